@@ -1,0 +1,40 @@
+# make demo    install, then label the quickstart's dictionary into demo/
+# make test    install what tests need, check types, lint and imports, run the tests without network
+# The environment is kept in .venv; a second call is quick.
+
+PY ?= python3
+BIN := .venv/bin
+TORCH_INDEX ?=
+# pip's own variables (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, ...) hold; TORCH_INDEX adds one more index for torch
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+
+.PHONY: demo test check clean
+.DELETE_ON_ERROR:
+
+demo: .venv/installed
+	$(BIN)/autointerp run examples/quickstart.toml --out demo
+
+test: check
+	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python -m pytest -n 2
+
+check: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/test_import_table.py
+
+clean:
+	rm -rf .venv demo
+
+.venv/made:
+	$(PY) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "autointerp needs Python 3.11 or newer, and $(PY) is " + sys.version.split()[0] + ": give another one, make PY=python3.12")'
+	$(PY) -m venv .venv
+	touch $@
+
+.venv/installed: pyproject.toml .venv/made
+	$(PIP) -e .
+	touch $@
+
+.venv/installed-test: pyproject.toml .venv/installed
+	$(PIP) -e '.[test]'
+	touch $@

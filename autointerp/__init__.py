@@ -1,0 +1,30 @@
+"""Labels for the latents of sparse coders, and how far each label can be trusted.
+
+``import autointerp`` loads no torch and no pydantic: names are read on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autointerp.explanation import Explanation
+    from autointerp.failure import Failure, FailureKind, LatentStatus
+    from autointerp.score import Score
+
+__all__ = ["Explanation", "Failure", "FailureKind", "LatentStatus", "Score"]
+
+_HOMES = {
+    "Explanation": "autointerp.explanation",
+    "Failure": "autointerp.failure",
+    "FailureKind": "autointerp.failure",
+    "LatentStatus": "autointerp.failure",
+    "Score": "autointerp.score",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

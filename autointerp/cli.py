@@ -1,0 +1,236 @@
+"""The ``autointerp`` command. Heavy modules are imported by the commands that need them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sae_core.errors import AutointerpError, StoreError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from autointerp.pipeline.context import RunContext
+    from autointerp.pipeline.starting import StartedRun
+    from autointerp.store import LabelStore
+
+REFUSED = 2
+"""Exit code where something that was given does not fit."""
+
+app = typer.Typer(
+    name="autointerp",
+    help="Label the latents of sparse coders, and say how far each label can be trusted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def main() -> None:
+    """Entry point: an error that the user can mend is one sentence on stderr and exit code 2."""
+    from autointerp.pipeline.interruption import Interrupted
+
+    try:
+        app()
+    except AutointerpError as error:
+        print(f"autointerp: {_one_line(str(error))}", file=sys.stderr)
+        sys.exit(REFUSED)
+    except Interrupted as interrupted:
+        print("Stopped. Run the same command again and it goes on from here.", file=sys.stderr)
+        sys.exit(128 + interrupted.signal_number)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from autointerp.pipeline.code_version import code_version
+
+        print(f"autointerp {code_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Label the latents of sparse coders, and say how far each label can be trusted."""
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="The run's TOML file.")],
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. extraction.num_tokens=500000."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder; by default runs/ and the file's name.")] = None,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Try chunks again that ended their process too often.")
+    ] = False,
+) -> None:
+    """Label a dictionary, or go on with a run that stopped."""
+    from autointerp.config import load_config
+    from autointerp.pipeline.interruption import Interrupted
+
+    try:
+        parsed = load_config(config, sets or [], os.environ)
+        from autointerp.pipeline.starting import start_run
+
+        started = start_run(parsed, config.stem, out or Path("runs") / config.stem)
+        _go_on(started, retry)
+    except KeyboardInterrupt:
+        raise Interrupted(2) from None
+
+
+@app.command()
+def status(
+    target: Annotated[
+        str, typer.Argument(metavar="[STORE|DIR]", help="An output folder, or a store's file or URL.")
+    ] = ".",
+) -> None:
+    """Show how far runs are."""
+    from autointerp.pipeline.finding import open_target, stores_below
+
+    folder = Path(target)
+    # a folder that is no run's own: whatever runs lie below it
+    below = folder.is_dir() and not any((folder / name).exists() for name in ("run.json", "autointerp.db"))
+    stores = list(stores_below(folder)) if below else [open_target(target)]
+    if not stores:
+        raise StoreError(f"no run was found below {str(folder.resolve())!r}: give an output folder, or a store's URL.")
+    console = _console()
+    for store in stores:
+        for record in store.runs():
+            _print_run(store, record.id, console)
+
+
+@app.command()
+def show(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="An output folder, a run id, or the beginning of one.")],
+    latent: Annotated[int, typer.Argument(min=0, help="Number of the latent.")],
+    source: Annotated[str | None, typer.Option(help="Name of the source, where the run has several.")] = None,
+    store: Annotated[str | None, typer.Option(help="Store in which to look for a run id.")] = None,
+) -> None:
+    """Show one latent: its label, how far it can be trusted, and where it fires."""
+    import pandas as pd
+
+    from autointerp.pipeline.dictionary_rows import latent_row
+    from autointerp.report.show import print_latent
+
+    context = _context(run_id, store)
+    name = source or next(record.name for record in context.sources if not record.control)
+    row = latent_row(context, name, latent)
+    has_exemplars = (context.folder.exemplars(name) / "index.json").is_file()
+    print_latent(pd.Series(row), context.exemplars(name) if has_exemplars else None, _console())
+
+
+@app.command()
+def export(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="An output folder, a run id, or the beginning of one.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write the dictionary to.")],
+    store: Annotated[str | None, typer.Option(help="Store in which to look for a run id.")] = None,
+) -> None:
+    """Write the labelled dictionary of a run as parquet."""
+    from autointerp.pipeline.exporting import export_run
+
+    context = _context(run_id, store)
+    if context.store.run(context.run_id).state != "done":
+        raise StoreError(
+            f"the run {context.run_id} has not ended: go on with it by the command that started it, then export."
+        )
+    manifest = export_run(context, folder)
+    print(f"{manifest.num_rows:,} latents written to {folder}")
+
+
+def _go_on(started: StartedRun, retry: bool) -> None:
+    from autointerp.pipeline.driver import LocalDriver
+    from autointerp.pipeline.stages import STAGES
+    from autointerp.progress import display
+    from sae_core.errors import InputError
+
+    context = started.context
+    if started.finished:
+        print(
+            f"Run {context.run_id} is done: there is nothing to do. Its results are in {context.folder.root} "
+            f"(summary.json, overview.png, dictionary/)."
+        )
+        return
+    try:
+        with display(_console(stderr=True), STAGES) as shown:
+            shown.note(f"run {context.run_id} in {context.folder.root}")
+            LocalDriver(context, STAGES, shown).run(retry_poisoned=retry)
+    except InputError:
+        started.undo_if_nothing_done()
+        raise
+    _print_end(context)
+
+
+def _print_end(context: RunContext) -> None:
+    import json
+
+    import pandas as pd
+
+    from autointerp.progress import print_timings
+    from autointerp.report.terminal import print_best_and_worst, print_summary
+
+    console = _console()
+    summary = json.loads(context.folder.summary.read_text(encoding="utf-8"))
+    readers = {source.name: context.exemplars(source.name) for source in context.sources if not source.control}
+    print_best_and_worst(pd.read_parquet(context.folder.dictionary), readers, console)
+    console.print()
+    print_timings(context.store.timings(context.run_id), console)
+    console.print()
+    print_summary(summary, console)
+
+
+def _print_run(store: LabelStore, run_id: str, console: Console) -> None:
+    from rich.table import Table
+
+    from autointerp.progress import print_timings
+    from autointerp.store import ChunkState
+
+    record = store.run(run_id)
+    console.print(
+        f"run {record.id} ({record.name}): {record.state}, begun {record.created_at:%Y-%m-%d %H:%M} UTC, in {record.folder}"
+    )
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("stage", "done", "of", "running", "poisoned"):
+        table.add_column(heading, justify="left" if heading == "stage" else "right")
+    counts = store.counts(run_id)
+    for stage in [name for name in store.timings(run_id) if any(count.stage == name for count in counts)]:
+        chunks = {count.state: count.chunks for count in counts if count.stage == stage}
+        done, running = chunks.get(ChunkState.DONE, 0), chunks.get(ChunkState.RUNNING, 0)
+        poisoned = chunks.get(ChunkState.POISONED, 0) + chunks.get(ChunkState.FAILED, 0)
+        table.add_row(stage, str(done), str(sum(chunks.values())), str(running), str(poisoned))
+    console.print(table)
+    for chunk in store.chunks(run_id, ChunkState.FAILED, ChunkState.POISONED, ChunkState.READY):
+        if chunk.error:
+            console.print(f"{chunk.stage} {chunk.ordinal}: {chunk.error}", markup=False)
+    print_timings(store.timings(run_id), console)
+
+
+def _context(given: str, store: str | None) -> RunContext:
+    from autointerp.pipeline.finding import find_run
+    from autointerp.pipeline.starting import open_run
+
+    found, run_id = find_run(given, store)
+    return open_run(found, run_id, Path(given) if Path(given).is_dir() else None)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+if __name__ == "__main__":
+    main()

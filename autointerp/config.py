@@ -1,0 +1,444 @@
+"""A run's configuration, declared once: TOML file, ``--set key=value`` and ``AUTOINTERP_*`` environment.
+
+Order of precedence: ``--set``, then the environment, then the file, then the defaults below. Nothing of
+the machine is read at import. Paths in a file are relative to that file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
+
+from sae_core.errors import ConfigError, MissingFileError, did_you_mean
+
+if TYPE_CHECKING:
+    from autointerp.explainers.base import Explainer
+    from autointerp.scorers.base import Scorer
+
+ENVIRONMENT_PREFIX = "AUTOINTERP_"
+RESERVED_VARIABLES = frozenset({"AUTOINTERP_FAULT", "AUTOINTERP_LOG"})
+"""Variables with our prefix that are no settings of a run."""
+STDLIB_CORPUS = "python-stdlib"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A table of the file: frozen, strict about types, no unknown keys, field docstrings are its documentation."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class SubjectConfig(Section):
+    """The language model that is explained."""
+
+    model: str = Field(min_length=1)
+    """Folder or hub id of the subject model."""
+    revision: str | None = None
+    """Commit, branch or tag of a hub model."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format that the subject runs in."""
+    device: str = "auto"
+    """Where it runs: auto, cpu, cuda or cuda:N; does not count for the run's identity."""
+
+
+class CoderConfig(Section):
+    """One sparse coder; each becomes a source of the labelled dictionary."""
+
+    path: str = Field(min_length=1)
+    """Folder or hub id of the sparse coder."""
+    hookpoint: str | None = None
+    """Module of the subject that it attaches to; needed only where the coder does not say it."""
+    revision: str | None = None
+    """Commit, branch or tag of a hub coder."""
+    name: str | None = None
+    """Short name of the source (letters, digits, dot, dash, underscore); by default made from path and hookpoint."""
+
+    @field_validator("name")
+    @classmethod
+    def _fits_a_folder(cls, value: str | None) -> str | None:
+        if value is not None and not _NAME.fullmatch(value):
+            raise ValueError("a name has 1 to 80 letters, digits, dots, dashes or underscores, a letter or digit first")
+        return value
+
+
+class CorpusConfig(Section):
+    """The text on which latents are observed."""
+
+    path: str = Field(min_length=1)
+    """Folder, .txt, .jsonl or .parquet file, hub data set id, or "python-stdlib" (this interpreter's own sources)."""
+    text_field: str = "text"
+    """Field of a .jsonl or .parquet record that holds the text."""
+    suffixes: tuple[str, ...] = ()
+    """Endings of the files that are read from a folder, such as ".md"; an empty list reads the usual kinds of text."""
+    revision: str | None = None
+    """Commit, branch or tag of a hub data set."""
+
+
+class ExtractionConfig(Section):
+    """How much text is read, and what is kept of it."""
+
+    num_tokens: Count = 10_000_000
+    """Tokens of the corpus to read."""
+    context_length: int = Field(default=256, ge=8)
+    """Tokens that the subject sees at once."""
+    window_length: int = Field(default=32, ge=4, le=192)
+    """Tokens of a window, the unit of evidence."""
+    top_exemplars: Count = 10
+    """Strongest firing windows kept of each latent, per side."""
+    sampled_exemplars: Count = 20
+    """Uniformly drawn firing windows kept of each latent, per side."""
+    pool_windows: Count = 30_000
+    """Uniformly drawn windows kept with all latents' activations, per side."""
+    batch_tokens: Count = 8192
+    """Tokens that go through the subject in one batch."""
+    shard_tokens: Count = 131_072
+    """Tokens of one chunk of extraction."""
+
+
+class ControlsConfig(Section):
+    """The floors that stand beside the scores."""
+
+    random_directions: int = Field(default=64, ge=0)
+    """Latents of the fake coder of random directions that is labelled beside each real one; 0 for none."""
+    shuffled_latents: Count = 200
+    """Latents, at least, that are scored under another latent's label (all, where a source has fewer)."""
+
+
+class StoreConfig(Section):
+    """Where results are kept as they are made."""
+
+    url: str | None = None
+    """SQLAlchemy URL of the store; by default autointerp.db in the output folder."""
+
+
+class RunConfig(Section):
+    """Everything that decides what a run computes."""
+
+    subject: SubjectConfig
+    """The language model that is explained."""
+    coders: tuple[CoderConfig, ...] = Field(min_length=1)
+    """The sparse coders whose latents are labelled."""
+    corpus: CorpusConfig
+    """The text on which latents are observed."""
+    extraction: ExtractionConfig = ExtractionConfig()
+    """How much text is read, and what is kept of it."""
+    latents: str | tuple[Annotated[int, Field(ge=0)], ...] = "all"
+    """Which latents are labelled: "all", a half-open range such as "0:512", or a list of numbers."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of every random choice."""
+    store: StoreConfig = StoreConfig()
+    """Where results are kept as they are made."""
+    explainers: tuple[dict[str, Any], ...] = ({"kind": "pattern"},)
+    """One table for each explainer: its kind and settings."""
+    scorers: tuple[dict[str, Any], ...] = ({"kind": "pattern"}, {"kind": "intervention"})
+    """One table for each scorer: its kind and settings."""
+    controls: ControlsConfig = ControlsConfig()
+    """The floors that stand beside the scores."""
+    chunk_latents: Count = 128
+    """Latents of one chunk of work."""
+
+    @field_validator("latents")
+    @classmethod
+    def _latents_parse(cls, value: str | tuple[int, ...]) -> str | tuple[int, ...]:
+        if isinstance(value, str) and value != "all":
+            match = re.fullmatch(r"(\d*):(\d*)", value)
+            if match is None:
+                raise ValueError('it must be "all", a range such as "0:512", or a list of numbers')
+            if match[1] and match[2] and int(match[1]) >= int(match[2]):
+                raise ValueError("the range is empty: its start must be below its end")
+        if isinstance(value, tuple):
+            if not value:
+                raise ValueError('an empty list selects nothing: leave the key out, or write "all"')
+            return tuple(sorted(set(value)))
+        return value
+
+    @property
+    def digest(self) -> str:
+        """sha256 of what decides the results: the resolved configuration without store and device."""
+        return hashlib.sha256(canonical_json(self.identity()).encode()).hexdigest()
+
+    def identity(self) -> dict[str, Any]:
+        """The JSON value that :attr:`digest` is taken of."""
+        data = self.model_dump(mode="json")
+        del data["store"], data["subject"]["device"]
+        return data
+
+    def select_latents(self, num_latents: int) -> list[int]:
+        """The selected latents of a source that has ``num_latents``, ascending.
+
+        Errors: ConfigError where the selection reaches beyond the source.
+        """
+        if self.latents == "all":
+            return list(range(num_latents))
+        if isinstance(self.latents, str):
+            first, last = self.latents.split(":")
+            start, stop = int(first or 0), int(last or num_latents)
+            if start >= num_latents or stop > num_latents:
+                raise ConfigError(
+                    f"latents = {self.latents!r} reaches beyond the coder, which has {num_latents} latents: "
+                    f'give a range within "0:{num_latents}", or "all".'
+                )
+            return list(range(start, stop))
+        beyond = [latent for latent in self.latents if latent >= num_latents]
+        if beyond:
+            raise ConfigError(
+                f"latents names {beyond[0]}, but the coder has {num_latents} latents: "
+                f"numbers from 0 to {num_latents - 1} are allowed."
+            )
+        return list(self.latents)
+
+    def source_names(self) -> list[str]:
+        """A short name, unique in the run, for each coder."""
+        names: list[str] = []
+        for coder in self.coders:
+            stem = coder.name
+            if stem is None:
+                parts = [Path(coder.path).name] + ([coder.hookpoint] if coder.hookpoint else [])
+                stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", "-".join(parts)).strip("-.")[:64] or "coder"
+            name, number = stem, 2
+            while name in names:
+                if coder.name is not None:
+                    raise ConfigError(f"two coders are named {stem!r}: give each its own coders.N.name.")
+                name, number = f"{stem}-{number}", number + 1
+            names.append(name)
+        return names
+
+    def build_explainers(self) -> list[Explainer]:
+        """The explainers as components, in the order of the file."""
+        from autointerp.components import parse_component
+
+        return [parse_component("explainers", table) for table in self.explainers]
+
+    def build_scorers(self) -> list[Scorer]:
+        """The scorers as components, in the order of the file."""
+        from autointerp.components import parse_component
+
+        return [parse_component("scorers", table) for table in self.scorers]
+
+
+def canonical_json(value: Any) -> str:
+    """JSON text that is the same for equal values: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def load_config(path: Path | str, sets: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> RunConfig:
+    """Read a configuration file, with ``sets`` (``key=value``) and ``environment`` laid over it.
+
+    ``environment`` is usually ``os.environ``; None reads none. Errors: MissingFileError, ConfigError.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise MissingFileError(
+            f"there is no configuration file {str(path)!r}: give the path of a TOML file."
+        ) from error
+    except (UnicodeDecodeError, PermissionError) as error:
+        raise ConfigError(f"{str(path)!r} cannot be read as text: give the path of a TOML file ({error}).") from error
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{str(path)!r} is not valid TOML: {error}.") from error
+    origins: dict[str, str] = {}
+    for key, value, origin in _environment_values(environment or {}):
+        _lay_over(data, key, value, origin)
+        origins[key] = origin
+    for item in sets:
+        key, separator, value = item.partition("=")
+        if not separator or not key.strip():
+            raise ConfigError(
+                f"--set {item!r} is not of the form key=value, for instance --set extraction.num_tokens=500000."
+            )
+        _lay_over(data, key.strip(), value.strip(), f"--set {item}")
+        origins[key.strip()] = f"--set {item}"
+    return parse_config(data, str(path), base=path.resolve().parent, origins=origins)
+
+
+def parse_config(
+    data: Mapping[str, Any], origin: str, base: Path | None = None, origins: Mapping[str, str] | None = None
+) -> RunConfig:
+    """Validate a configuration; ``origin`` names it in messages, ``base`` resolves relative paths.
+
+    ``origins`` maps dotted keys that did not come from the file to where they came from. Errors: ConfigError.
+    """
+    try:
+        config = RunConfig.model_validate_json(json.dumps(data, default=str))
+    except ValidationError as error:
+        errors = error.errors(include_url=False)
+        # a mistyped name is the likelier cause of a missing one
+        first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
+        raise ConfigError(_sentence(first, origin, origins or {})) from error
+    explainers = [component.model_dump(mode="json") for component in config.build_explainers()]
+    scorers = [component.model_dump(mode="json") for component in config.build_scorers()]
+    update: dict[str, Any] = {"explainers": tuple(explainers), "scorers": tuple(scorers)}
+    if base is not None:
+        update["subject"] = config.subject.model_copy(update={"model": _resolve(config.subject.model, base)})
+        update["coders"] = tuple(c.model_copy(update={"path": _resolve(c.path, base)}) for c in config.coders)
+        if config.corpus.path != STDLIB_CORPUS:
+            update["corpus"] = config.corpus.model_copy(update={"path": _resolve(config.corpus.path, base)})
+    resolved = config.model_copy(update=update)
+    resolved.source_names()
+    return resolved
+
+
+def is_hub_id(value: str) -> bool:
+    """Whether a resolved ``model`` or ``path`` stands for something on the hub, not for a local path."""
+    return not value.startswith("/") and _HUB_ID.fullmatch(value) is not None
+
+
+def _resolve(value: str, base: Path) -> str:
+    """An absolute path where ``value`` is one (it exists, or looks like one and not like a hub id), else itself."""
+    local = (base / Path(value).expanduser()).resolve()
+    looks_local = value.startswith(("/", "~", ".")) or not is_hub_id(value)
+    # "quickstart/subjct" beside an existing "quickstart/" is a mistyped path, not a hub id
+    beside = len(Path(value).parts) > 1 and local.parent.is_dir()
+    return str(local) if local.exists() or looks_local or beside else value
+
+
+def _environment_values(environment: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """``(dotted key, value, origin)`` of every setting in the environment: AUTOINTERP_CORPUS__PATH is corpus.path."""
+    return [
+        (name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", "."), value, f"the environment variable {name}")
+        for name, value in sorted(environment.items())
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in RESERVED_VARIABLES
+    ]
+
+
+def _lay_over(data: dict[str, Any], key: str, text: str, origin: str) -> None:
+    """Set the dotted ``key`` of nested tables and lists to ``text``, read as a TOML value where it is one."""
+    parts = key.split(".")
+    place: Any = data
+    for depth, part in enumerate(parts):
+        last = depth == len(parts) - 1
+        if isinstance(place, list):
+            if not part.isdecimal() or int(part) > len(place):
+                raise ConfigError(
+                    f"{origin}: {'.'.join(parts[:depth])!r} is a list of {len(place)}; "
+                    f"{part!r} must be a number from 0 to {len(place)} (the last one appends)."
+                )
+            index = int(part)
+            if index == len(place):
+                place.append({})
+            if last:
+                place[index] = _value(key, text)
+            else:
+                place = place[index]
+        elif isinstance(place, dict):
+            if last:
+                place[part] = _value(key, text)
+            else:
+                following = parts[depth + 1]
+                place = place.setdefault(part, [] if following.isdecimal() else {})
+        else:
+            raise ConfigError(f"{origin}: {'.'.join(parts[:depth])!r} is a single value and has no key {part!r}.")
+
+
+def _value(key: str, text: str) -> Any:
+    """``text`` as TOML, except for keys that hold text: a revision of digits stays text."""
+    if _annotation(key.split(".")) in (str, str | None):
+        return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _annotation(parts: Sequence[str]) -> Any:
+    """The declared type at a dotted key, None where it is not declared."""
+    annotation: Any = RunConfig
+    for part in parts:
+        if typing.get_origin(annotation) is tuple and part.isdecimal():
+            annotation = typing.get_args(annotation)[0]
+        elif isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+            field = annotation.model_fields.get(part) if issubclass(annotation, BaseModel) else None
+            if field is None:
+                return None
+            annotation = field.annotation
+        else:
+            return None
+    return annotation
+
+
+def known_keys() -> list[str]:
+    """Every dotted key of a configuration; a position in a list is written ``0``."""
+    keys: list[str] = []
+
+    def walk(model: type[BaseModel], prefix: str) -> None:
+        for name, field in model.model_fields.items():
+            annotation: Any = field.annotation
+            if typing.get_origin(annotation) is tuple and isinstance(typing.get_args(annotation)[0], type):
+                inner = typing.get_args(annotation)[0]
+                if issubclass(inner, BaseModel):
+                    keys.append(prefix + name)
+                    walk(inner, f"{prefix}{name}.0.")
+                    continue
+            keys.append(prefix + name)
+            plain = isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias)
+            if plain and issubclass(annotation, BaseModel):
+                walk(annotation, f"{prefix}{name}.")
+
+    walk(RunConfig, "")
+    return keys
+
+
+def _sentence(error: ErrorDetails, origin: str, origins: Mapping[str, str]) -> str:
+    """One pydantic error as one sentence: what was given, what is allowed, what to do."""
+    # a union adds the branch it tried to the location: not a part of the key
+    parts = [str(p) for p in error["loc"] if isinstance(p, int) or re.fullmatch(r"\w+", p)]
+    if parts[:1] == ["latents"]:
+        parts = ["latents"]
+    key = ".".join(parts)
+    where = next((f"({origins[k]})" for k in origins if k == key or k.startswith(key + ".")), f"in {origin}")
+    if error["type"] == "extra_forbidden":
+        given = error["input"]
+        if isinstance(given, dict) and given:
+            key = f"{key}.{next(iter(given))}"  # a mistyped table: name the key as the user thinks of it
+        generic = re.sub(r"\.\d+(?=\.|$)", ".0", key)
+        level = [k for k in known_keys() if k.count(".") == generic.count(".")] or known_keys()
+        return f"unknown key {key!r} {where}: {did_you_mean(generic, level, limit=3)}"
+    if error["type"] == "missing":
+        return f"the key {key!r} is missing {where}: {_described(parts)}"
+    if parts == ["latents"]:
+        allowed = 'it must be "all", a range such as "0:512", or a list of numbers from 0 on'
+        reason = error["msg"].removeprefix("Value error, ") if error["type"] == "value_error" else allowed
+        return f"{key!r} is {_shown(error['input'])} {where}: {reason}."
+    rule = error["msg"].removeprefix("Value error, ").replace("Input should", "it must").rstrip(".")
+    rule = rule.replace("Tuple should have", "it must be a list of").replace(" after validation", "")
+    return f"{key!r} is {_shown(error['input'])} {where}: {rule}. {_described(parts)}".rstrip()
+
+
+def _described(parts: Sequence[str]) -> str:
+    """The docstring of the field at a key."""
+    model: Any = RunConfig
+    text = ""
+    for part in parts:
+        if typing.get_origin(model) is tuple:
+            model = typing.get_args(model)[0]
+            if part.isdecimal():
+                continue
+        if not (isinstance(model, type) and not isinstance(model, types.GenericAlias) and issubclass(model, BaseModel)):
+            break
+        field = model.model_fields.get(part)
+        if field is None:
+            break
+        text, model = field.description or "", field.annotation
+    return text.replace("\n", " ").strip()
+
+
+def _shown(value: Any) -> str:
+    """A given value as it fits a sentence."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

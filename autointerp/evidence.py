@@ -1,0 +1,116 @@
+"""What components ask to be measured, and what they may read about one latent. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sae_core.records import Exemplar, LatentStatistics, Origin, Side, Source, SuffixProbe, WindowPool
+
+if TYPE_CHECKING:
+    from sae_core.intervention.evidence import AblationEvidence, SteeringEvidence
+
+    from sae_core.token_text import TokenText
+
+
+class EvidenceRequest(BaseModel):
+    """Something that a stage which runs the subject must measure before a component can work."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    """Which stage is asked."""
+
+
+class SuffixRequest(EvidenceRequest):
+    """Shortest suffixes and token importances at the peaks of exemplars (METHODS 2)."""
+
+    kind: Literal["suffix"] = "suffix"
+    """Which stage is asked."""
+    exemplars: int = Field(default=10, ge=1)
+    """Exemplars of the explain side to probe for each latent."""
+    keep: float = Field(default=0.5, gt=0, le=1)
+    """Share of the peak activation that a suffix must keep."""
+    longest: int = Field(default=32, ge=1)
+    """Longest suffix that is tried, in tokens."""
+
+
+class AblationRequest(EvidenceRequest):
+    """Effect of removing the latent, against random pushes of the same size (METHODS 5)."""
+
+    kind: Literal["ablation"] = "ablation"
+    """Which stage is asked."""
+    windows: int = Field(default=8, ge=2)
+    """Firing windows of the score side, drawn uniformly, one a document."""
+    control_directions: int = Field(default=4, ge=2)
+    """Random directions of the same norm for each window."""
+
+
+class SteeringRequest(EvidenceRequest):
+    """Effect of adding the latent's decoder row at a strength that reaches a given KL (METHODS 5)."""
+
+    kind: Literal["steering"] = "steering"
+    """Which stage is asked."""
+    latents: int = Field(default=256, ge=0)
+    """Size of the random sample of latents that is steered; 0 for none."""
+    targets: tuple[float, ...] = (0.1,)
+    """Mean KL divergences to reach, in nats."""
+    prompts: int = Field(default=16, ge=2)
+    """Prompts that fit the strength, and as many that report what it reaches."""
+    control_directions: int = Field(default=4, ge=2)
+    """Random directions for each target."""
+
+
+class EvidenceStore(Protocol):
+    """The part of :class:`sae_core.exemplar_store.ExemplarStore` that components read."""
+
+    @property
+    def source(self) -> Source:
+        """The coder on its subject."""
+        ...
+
+    @property
+    def statistics(self) -> LatentStatistics:
+        """Exact firing statistics of all latents."""
+        ...
+
+    @property
+    def pieces(self) -> TokenText:
+        """Readable text of token ids."""
+        ...
+
+    def exemplars(self, latent: int, side: Side, origin: Origin) -> list[Exemplar]:
+        """Stored windows: TOP strongest first, SAMPLED in uniform random order."""
+        ...
+
+    def pool(self, side: Side) -> WindowPool:
+        """Uniform windows of one side with every latent's activations; the same object at every call."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LatentEvidence:
+    """Everything that has been measured about one latent. An explainer keeps to the explain and choose sides."""
+
+    latent: int
+    """Ordinal of the latent in its coder."""
+    store: EvidenceStore
+    """Exemplars, statistics and pools of the source; read on use."""
+    suffix_probes: Sequence[SuffixProbe] = ()
+    """This latent's probes; empty where the stage did not run or found no exemplar."""
+    ablation: AblationEvidence | None = None
+    """Ablation rows, of this latent or of many; None where the stage did not run."""
+    steering: SteeringEvidence | None = None
+    """Steering rows, of this latent or of many; None where the stage did not run."""
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the latent never fires in the corpus."""
+        return int(self.store.statistics.fire_count[:, self.latent].sum()) == 0
+
+    def num_windows_firing(self, side: Side) -> int:
+        """Windows of the corpus's ``side`` in which the latent fires (exact, not only those in the pool)."""
+        return int(self.store.statistics.num_windows_firing[side, self.latent])

@@ -1,0 +1,176 @@
+"""The columns of the labelled dictionary: one row a latent, flat, documented and versioned (METHODS 7).
+
+Adding a column that may be null keeps the version's first number; renaming one, removing one or
+changing what it means raises it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import pyarrow as pa
+
+from sae_core.errors import InputError
+
+SCHEMA_VERSION = "1.0"
+
+_TEXT = pa.string()
+_COUNT = pa.int64()
+_REAL = pa.float64()
+_TEXTS = pa.list_(pa.string())
+_COUNTS = pa.list_(pa.int64())
+_TIME = pa.timestamp("us", tz="UTC")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of the dictionary."""
+
+    name: str
+    type: Any
+    """The pyarrow type."""
+    description: str
+    """One sentence for the docs; it stands in the parquet field's metadata as well."""
+    required: bool = False
+    """Never null; every other column is null where the figure is not defined or was not measured, and never NaN."""
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("source", _TEXT, "Name of the coder on its subject that the latent belongs to.", True),
+    Column("subject", _TEXT, "Folder or hub id of the subject model, as it was given.", True),
+    Column("subject_revision", _TEXT, "Hub commit of the subject, or the sha256 of a local folder's weights."),
+    Column("hookpoint", _TEXT, "Module of the subject whose output the coder writes to.", True),
+    Column("coder_fingerprint", _TEXT, "sha256 of the coder's weights.", True),
+    Column("corpus_fingerprint", _TEXT, "sha256 of the corpus that was read.", True),
+    Column("latent", _COUNT, "Index of the latent in the coder.", True),
+    Column("status", _TEXT, "`labelled`, `dead` (never fired), `rare` (too few windows on a side) or `failed`.", True),
+    Column("failure", _TEXT, "Kind of the failure where the status is `failed`."),
+    Column(
+        "failure_message", _TEXT, "One sentence on why there is no label, with the numbers, for rare and failed ones."
+    ),
+    Column("num_tokens", _COUNT, "Tokens that were read and count (no BOS, EOS or padding)."),
+    Column("fire_count", _COUNT, "Tokens on which the latent fires."),
+    Column("fire_rate", _REAL, "`fire_count / num_tokens`."),
+    Column("num_windows", _COUNT, "Windows that were read."),
+    Column("num_windows_firing", _COUNT, "Windows in which the latent fires."),
+    Column("max_activation", _REAL, "Largest activation by magnitude, with its sign."),
+    Column("context_dependence", _REAL, "Share of the firing windows that fall silent when run alone after BOS."),
+    Column("label", _TEXT, "The chosen label: on which input the latent fires."),
+    Column("label_output", _TEXT, "The chosen label of what the latent makes the subject write."),
+    Column("explainer", _TEXT, "Kind of the explainer that wrote the label."),
+    Column("explainer_model", _TEXT, "Language model that the explainer asked; null where none took part."),
+    Column("prompt_hash", _TEXT, "sha256 of the explainer's prompt; null where there was none."),
+    Column(
+        "precision", _REAL, "Share of the windows in which the label holds where the latent fires, at its natural rate."
+    ),
+    Column("precision_low", _REAL, "Lower bound of its 95% interval."),
+    Column("precision_high", _REAL, "Upper bound of its 95% interval."),
+    Column(
+        "precision_method",
+        _TEXT,
+        "How precision and recall came about: `counted` on all windows, or `judged` on a sample.",
+    ),
+    Column(
+        "precision_basis",
+        _TEXT,
+        "What the interval rests on: `counted`, `own`, `borrowed`, `judge_limited` or `unresolved`.",
+    ),
+    Column("precision_own_low", _REAL, "Lower bound from the latent's own windows alone (Clopper-Pearson)."),
+    Column("precision_own_high", _REAL, "Upper bound from the latent's own windows alone (Clopper-Pearson)."),
+    Column("recall", _REAL, "Share of the windows in which the latent fires where the label holds."),
+    Column("recall_low", _REAL, "Lower bound of its 95% interval."),
+    Column("recall_high", _REAL, "Upper bound of its 95% interval."),
+    Column("f1", _REAL, "Harmonic mean of precision and recall."),
+    Column("f1_low", _REAL, "Lower bound of its 95% interval."),
+    Column("f1_high", _REAL, "Upper bound of its 95% interval."),
+    Column(
+        "token_rule_f1", _REAL, "F1, on the same windows, of the tokens on which the latent fires more often than not."
+    ),
+    Column(
+        "balanced_accuracy",
+        _REAL,
+        "Mean of recall and of the share of silent windows left silent, for comparison only.",
+    ),
+    Column("correlation", _REAL, "Correlation of predicted and true activations over all score tokens."),
+    Column("correlation_low", _REAL, "Lower bound of its 95% interval over documents."),
+    Column("correlation_high", _REAL, "Upper bound of its 95% interval over documents."),
+    Column(
+        "causal_effect",
+        _REAL,
+        "Mean ln KL of ablating the latent minus that of random pushes of the same size; 0 = like a random push.",
+    ),
+    Column("causal_effect_low", _REAL, "Lower bound of its 95% interval."),
+    Column("causal_effect_high", _REAL, "Upper bound of its 95% interval."),
+    Column("causal_q", _REAL, "Benjamini-Yekutieli q-value of the effect against random directions of like norm."),
+    Column("ablation_kl", _REAL, "Mean KL in nats that ablating the latent makes at its firing tokens."),
+    Column("ablation_share", _REAL, "Share of the ablated windows whose KL exceeds the noise floor."),
+    Column("steering_kl", _REAL, "Mean KL in nats that steering reached on the score side."),
+    Column("steering_alpha", _REAL, "Strength that steering needed, in multiples of the decoder row."),
+    Column(
+        "steering_effect",
+        _REAL,
+        "ln of the strength that random directions need for the same KL over the latent's own.",
+    ),
+    Column(
+        "steering_failure",
+        _TEXT,
+        "Why steering gave no figure, e.g. `unreachable`; null where not tried or not failed.",
+    ),
+    Column("top_promoted_tokens", _TEXTS, "Tokens that the latent's direction raises most, strongest first."),
+    Column("top_suppressed_tokens", _TEXTS, "Tokens that it lowers most, strongest first."),
+    Column("neighbours", _COUNTS, "Latents of the same coder with the nearest decoder rows, nearest first."),
+    Column("judge_model", _TEXT, "Language model that judged; null where the figures are counted."),
+    Column("num_judged", _COUNT, "Windows that were judged or counted for precision and recall."),
+    Column("num_failed", _COUNT, "Judgements that failed and are in no figure."),
+    Column("input_tokens", _COUNT, "Tokens sent to language models for this latent."),
+    Column("output_tokens", _COUNT, "Tokens that they answered."),
+    Column("cost_usd", _REAL, "What that cost, in US dollars."),
+    Column("run_id", _TEXT, "Id of the run that made the row.", True),
+    Column("created_at", _TIME, "When the label was made, UTC."),
+    Column("code_version", _TEXT, "Version of autointerp that made it.", True),
+)
+
+
+@cache
+def dictionary_columns(scorers: tuple[str, ...] = ()) -> tuple[Column, ...]:
+    """:data:`COLUMNS` and, before the provenance, one ``<kind>_score`` column for each scorer kind that is named."""
+    known = {column.name for column in COLUMNS}
+    extra = tuple(
+        Column(f"{kind}_score", _REAL, f"The `{kind}` scorer's own headline figure (see its page).")
+        for kind in dict.fromkeys(scorers)
+    )
+    for column in extra:
+        if column.name in known or not column.name.isidentifier():
+            raise InputError(
+                f"a scorer would write the column {column.name!r}; name a scorer by letters, digits and underscores."
+            )
+    at = next(index for index, column in enumerate(COLUMNS) if column.name == "judge_model")
+    return COLUMNS[:at] + extra + COLUMNS[at:]
+
+
+def dictionary_schema(scorers: Sequence[str] = ()) -> pa.Schema:
+    """The pyarrow schema of the dictionary; descriptions are the fields' metadata, the version is the schema's."""
+    fields = [
+        pa.field(column.name, column.type, nullable=not column.required, metadata={"description": column.description})
+        for column in dictionary_columns(tuple(scorers))
+    ]
+    return pa.schema(fields, metadata={"autointerp.schema_version": SCHEMA_VERSION})
+
+
+def schema_markdown() -> str:
+    """The table of docs/dictionary.md."""
+    lines = ["| column | type | null | what it holds |", "|---|---|---|---|"]
+    for column in COLUMNS:
+        null = "never" if column.required else "possible"
+        lines.append(f"| `{column.name}` | {_type_name(column.type)} | {null} | {column.description} |")
+    scorer = "The scorer's own headline figure, one column for each scorer of the run."
+    lines.append(f"| `<scorer>_score` | {_type_name(_REAL)} | possible | {scorer} |")
+    return "\n".join(lines) + "\n"
+
+
+def _type_name(kind: Any) -> str:
+    names = {_TEXT: "text", _COUNT: "int64", _REAL: "float64", _TEXTS: "list of text", _COUNTS: "list of int64"}
+    return names.get(kind, "timestamp, UTC")

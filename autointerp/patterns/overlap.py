@@ -1,0 +1,65 @@
+"""Windows of one side that repeat a run of text from another one: headers and boilerplate are no test (METHODS 1)."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sae_core.hashing import hash64
+from sae_core.records import WindowPool
+
+RUN_LENGTH = 13
+"""Tokens of a run that counts as repeated."""
+
+
+class OverlapMask(NamedTuple):
+    """Which windows of a pool may be scored."""
+
+    kept: NDArray[np.bool_]
+    """[W] windows that share no run of tokens with the pool that was shown."""
+    share_skipped: float
+    """Share of the windows that do."""
+
+
+def _runs(tokens: NDArray[np.int32], length: int) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+    """Hash of the run that starts at each column [W, C - length + 1], and whether it holds tokens only."""
+    starts = max(tokens.shape[1] - length + 1, 0)
+    columns = [tokens[:, i : i + starts] for i in range(length)]
+    whole = np.all([column >= 0 for column in columns], axis=0)
+    return hash64(*columns), whole
+
+
+def _mask(shown: WindowPool, scored: WindowPool, length: int) -> OverlapMask:
+    hashes, whole = _runs(shown.tokens, length)
+    known = np.unique(hashes[whole])
+    hashes, whole = _runs(scored.tokens, length)
+    starts = np.arange(hashes.shape[1])
+    inside = whole & (starts >= scored.first_token[:, None])
+    repeated = np.zeros(hashes.shape, dtype=np.bool_)
+    repeated[inside] = np.isin(hashes[inside], known)
+    skipped = np.asarray(repeated.any(axis=1), dtype=np.bool_)
+    return OverlapMask(~skipped, float(skipped.mean()) if len(skipped) else 0.0)
+
+
+_MASKS: OrderedDict[tuple[int, int, int], tuple[OverlapMask, WindowPool, WindowPool]] = OrderedDict()
+_LOCK = threading.Lock()
+
+
+def overlap_mask(shown: WindowPool, scored: WindowPool, length: int = RUN_LENGTH) -> OverlapMask:
+    """Windows of ``scored`` whose own tokens repeat a run of ``length`` tokens of ``shown``, its context included.
+
+    Computed once for a pair of pools, which all latents of a source share.
+    """
+    key = id(shown), id(scored), length
+    with _LOCK:
+        if key not in _MASKS:
+            # The pools are kept beside the mask, so that their ids are not used again.
+            _MASKS[key] = _mask(shown, scored, length), shown, scored
+        _MASKS.move_to_end(key)
+        while len(_MASKS) > 4:
+            _MASKS.popitem(last=False)
+        return _MASKS[key][0]

@@ -1,0 +1,1 @@
+"""Runs a configuration: stages cut into chunks, chunks executed once each, one function for every driver."""

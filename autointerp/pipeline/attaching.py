@@ -1,0 +1,79 @@
+"""Puts sparse coders on a subject's hookpoints. Imports torch: only from within GPU stages and the preflight."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from autointerp.config import CoderConfig, RunConfig
+from autointerp.pipeline.control_sources import control_name
+from autointerp.pipeline.folder import RunFolder
+from sae_core.coder import SparseCoder
+from sae_core.errors import CoderError
+from sae_core.extraction import AttachedCoder, check_fits
+from sae_core.loading import load_coder
+from sae_core.records import Source
+
+if TYPE_CHECKING:
+    from sae_core.subject import SubjectModel
+
+
+def attach_configured(subject: SubjectModel, given: CoderConfig) -> AttachedCoder:
+    """A configured coder on the module that it reads.
+
+    Errors: MissingFileError, CoderError, UnknownNameError for a hookpoint that the subject does not have.
+    """
+    coder = load_coder(given.path, hookpoint=given.hookpoint, revision=given.revision, device=subject.device)
+    if coder.hookpoint_in is None:
+        raise CoderError(
+            f"the coder {given.path!r} does not say where it attaches: set coders.hookpoint to a module of the subject, "
+            "for instance 'layers.3'."
+        )
+    attached = AttachedCoder(coder, subject.hookpoint(coder.hookpoint_in))
+    check_fits(attached, subject.width(attached.hookpoint))
+    return attached
+
+
+def attach_directions(subject: SubjectModel, source: Source, folder: RunFolder) -> AttachedCoder:
+    """The fake coder of random directions that the ``directions`` stage left for a control source."""
+    from sae_core.random_directions import load_directions
+
+    coder: SparseCoder = load_directions(folder.source(source.name) / "directions.safetensors", device=subject.device)
+    return AttachedCoder(coder, subject.hookpoint(str(coder.hookpoint_in)))
+
+
+def sources_of(config: RunConfig, subject: SubjectModel, attached: dict[str, AttachedCoder]) -> list[Source]:
+    """The records of a run's sources: the configured coders, then a control for each.
+
+    Errors: ConfigError where the selected latents reach beyond a coder.
+    """
+    real: list[Source] = []
+    controls: list[Source] = []
+    for name, given in zip(config.source_names(), config.coders, strict=True):
+        coder = attached[name].coder
+        config.select_latents(coder.num_latents)
+        source = Source(
+            name=name,
+            subject=config.subject.model,
+            subject_revision=subject.revision,
+            hookpoint=str(coder.hookpoint_out or coder.hookpoint_in),
+            coder=given.path,
+            coder_fingerprint=coder.fingerprint,
+            num_latents=coder.num_latents,
+        )
+        real.append(source)
+        number = config.controls.random_directions
+        if number:
+            identity = f"random directions|{number}|{config.seed}|{coder.fingerprint}"
+            controls.append(
+                replace(
+                    source,
+                    name=control_name(name),
+                    coder="random directions",
+                    coder_fingerprint=hashlib.sha256(identity.encode()).hexdigest(),
+                    num_latents=number,
+                    control=True,
+                )
+            )
+    return real + controls

@@ -1,0 +1,152 @@
+"""``RunContext``: what a stage may reach. Heavy things are loaded once a process, when first asked for."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
+
+from autointerp.config import RunConfig
+from autointerp.evidence import EvidenceRequest
+from autointerp.pipeline.folder import RunFolder
+from autointerp.store import LabelStore
+from sae_core.errors import ConfigError, StoreError, UnknownNameError, did_you_mean
+from sae_core.records import Source
+
+if TYPE_CHECKING:
+    from autointerp.explainers.base import Explainer
+    from autointerp.scorers.base import Scorer
+    from sae_core.exemplar_store import ExemplarStore
+    from sae_core.extraction import AttachedCoder
+    from sae_core.partial import ExtractionSettings
+    from sae_core.subject import SubjectModel
+    from sae_core.tokens import TokenCorpus
+
+Request = TypeVar("Request", bound=EvidenceRequest)
+
+
+@dataclass
+class RunContext:
+    """One run as one process sees it."""
+
+    config: RunConfig
+    folder: RunFolder
+    store: LabelStore
+    run_id: str
+    _exemplars: dict[str, ExemplarStore] = field(default_factory=dict, repr=False)
+    _attached: dict[str, AttachedCoder] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def sources(self) -> list[Source]:
+        """The run's sources in their order, controls among them."""
+        return self.store.sources(self.run_id)
+
+    def source(self, name: str) -> Source:
+        """A source by its name. Errors: UnknownNameError."""
+        for source in self.sources:
+            if source.name == name:
+                return source
+        names = [source.name for source in self.sources]
+        raise UnknownNameError(f"the run {self.run_id} has no source {name!r}: {did_you_mean(name, names)}")
+
+    def latents(self, source: str) -> list[int]:
+        """The latents of a source that are labelled: the configured ones, or all of a control's."""
+        record = self.source(source)
+        return list(range(record.num_latents)) if record.control else self.config.select_latents(record.num_latents)
+
+    @cached_property
+    def explainers(self) -> list[Explainer]:
+        """The configured explainers."""
+        return self.config.build_explainers()
+
+    @cached_property
+    def scorers(self) -> list[Scorer]:
+        """The configured scorers."""
+        return self.config.build_scorers()
+
+    def request(self, kind: type[Request]) -> Request | None:
+        """What the components ask of one kind of evidence, None where none asks.
+
+        Errors: ConfigError where two ask for different settings.
+        """
+        components: list[Explainer | Scorer] = [*self.explainers, *self.scorers]
+        asked = [
+            (component.kind, need) for component in components for need in component.needs() if isinstance(need, kind)
+        ]
+        for name, need in asked[1:]:
+            if need != asked[0][1]:
+                raise ConfigError(
+                    f"{asked[0][0]!r} and {name!r} ask for different {need.kind} evidence ({asked[0][1]!r} and {need!r}): "
+                    "give both the same settings."
+                )
+        return asked[0][1] if asked else None
+
+    # what needs torch is imported on use
+
+    @cached_property
+    def subject(self) -> SubjectModel:
+        """The subject model, on its device."""
+        from sae_core.subject import SubjectModel
+
+        started = time.monotonic()
+        given = self.config.subject
+        subject = SubjectModel.load(given.model, revision=given.revision, device=given.device, dtype=given.dtype)
+        self.store.add_timing(self.run_id, "load the subject", time.monotonic() - started)
+        for source in self.sources:
+            self._check_unchanged("subject", given.model, source.subject_revision, subject.revision)
+        return subject
+
+    def attached(self, source: str) -> AttachedCoder:
+        """A source's coder on its hookpoint; that of a control is what the ``directions`` stage left."""
+        if source not in self._attached:
+            from autointerp.pipeline.attaching import attach_configured, attach_directions
+
+            record = self.source(source)
+            if record.control:
+                self._attached[source] = attach_directions(self.subject, record, self.folder)
+            else:
+                number = self.config.source_names().index(source)
+                attached = attach_configured(self.subject, self.config.coders[number])
+                self._check_unchanged("coder", record.coder, record.coder_fingerprint, attached.coder.fingerprint)
+                self._attached[source] = attached
+        return self._attached[source]
+
+    def _check_unchanged(self, what: str, given: str, before: str, now: str) -> None:
+        if before != now:
+            raise StoreError(
+                f"the {what} {given!r} has other weights now than when the run {self.run_id} began: "
+                "choose another --out, or delete that output folder."
+            )
+
+    @cached_property
+    def corpus(self) -> TokenCorpus:
+        """The token corpus; there once the ``tokenize`` stage is done."""
+        from sae_core.tokens import TokenCorpus
+
+        return TokenCorpus.open(self.folder.corpus)
+
+    @property
+    def extraction_settings(self) -> ExtractionSettings:
+        """What extraction keeps."""
+        from sae_core.partial import ExtractionSettings
+
+        given = self.config.extraction
+        return ExtractionSettings(
+            context_length=given.context_length,
+            window_length=given.window_length,
+            context_tokens=given.window_length,
+            top_exemplars=given.top_exemplars,
+            sampled_exemplars=given.sampled_exemplars,
+            pool_windows=given.pool_windows,
+            batch_tokens=given.batch_tokens,
+            seed=self.config.seed,
+        )
+
+    def exemplars(self, source: str) -> ExemplarStore:
+        """A source's exemplar store; there once the ``merge`` stage is done."""
+        if source not in self._exemplars:
+            from sae_core.exemplar_store import ExemplarStore
+
+            self._exemplars[source] = ExemplarStore.open(self.folder.exemplars(source))
+        return self._exemplars[source]

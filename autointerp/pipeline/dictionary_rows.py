@@ -1,0 +1,149 @@
+"""Joins labels, explanations, scores and statistics into the rows of the labelled dictionary. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from autointerp.explanation import Explanation
+from autointerp.pipeline.context import RunContext
+from autointerp.score import Score, ScoreValue
+from autointerp.store.models import LabelRow
+from sae_core.errors import StoreError
+from sae_core.records import LatentStatistics, Source
+
+
+def dictionary_rows(context: RunContext, columns: Sequence[str], code_version: str) -> Iterator[list[dict[str, Any]]]:
+    """Rows of every source that is no control, ``chunk_latents`` at a time, with those ``columns`` that are known."""
+    size = context.config.chunk_latents
+    for source in context.sources:
+        if source.control:
+            continue
+        latents = context.latents(source.name)
+        for start in range(0, len(latents), size):
+            yield _batch(context, source, latents[start : start + size], frozenset(columns), code_version)
+
+
+def latent_row(context: RunContext, source: str, latent: int) -> dict[str, Any]:
+    """One latent's row with every value of its scores. Errors: StoreError where it has no label yet, UnknownNameError."""
+    record = context.source(source)
+    version = context.store.run(context.run_id).code_version
+    columns = {name for score in context.store.scores(context.run_id, source, [latent]) for name in score.values}
+    rows = _batch(context, record, [latent], frozenset(columns), version)
+    if not rows:
+        raise StoreError(
+            f"latent {latent} of {source!r} has no label in the run {context.run_id}: the source has "
+            f"{record.num_latents} latents, the run labels those of latents = {context.config.latents!r}, and its state is "
+            f"{context.store.run(context.run_id).state!r}."
+        )
+    return rows[0]
+
+
+def score_values(scores: Sequence[Score], explainer: str | None) -> dict[str, ScoreValue]:
+    """The values of a latent's scores by column: those of the latent itself, and those of ``explainer``'s text.
+
+    Where two scorers give the same column, the first one by name that defines it counts.
+    """
+    values: dict[str, ScoreValue] = {}
+    for score in scores:
+        if score.explainer in (None, explainer):
+            for name, value in score.values.items():
+                if values.get(name) is None:
+                    values[name] = value
+    return values
+
+
+def _batch(
+    context: RunContext, source: Source, latents: Sequence[int], columns: frozenset[str], code_version: str
+) -> list[dict[str, Any]]:
+    store, run_id = context.store, context.run_id
+    scores: dict[int, list[Score]] = {latent: [] for latent in latents}
+    for score in store.scores(run_id, source.name, latents):
+        scores[score.latent].append(score)
+    explanations: dict[tuple[int, str], Explanation] = {
+        (e.latent, e.explainer): e for e in store.explanations(run_id, source.name, latents) if e.side == "input"
+    }
+    exemplars = context.exemplars(source.name)
+    common = {
+        "source": source.name,
+        "subject": source.subject,
+        "subject_revision": source.subject_revision,
+        "hookpoint": source.hookpoint,
+        "coder_fingerprint": source.coder_fingerprint,
+        "corpus_fingerprint": exemplars.corpus_fingerprint,
+        "run_id": run_id,
+        "code_version": code_version,
+    }
+    rows: list[dict[str, Any]] = []
+    for label in store.labels(run_id, source.name, latents):
+        values = score_values(scores[label.latent], label.explainer)
+        row = {name: value for name, value in values.items() if name in columns}
+        explanation = explanations.get((label.latent, label.explainer or ""))
+        row |= common | _statistics(exemplars.statistics, label.latent) | _label(label, explanation)
+        rows.append(row)
+    return rows
+
+
+def _statistics(statistics: LatentStatistics, latent: int) -> dict[str, Any]:
+    num_tokens = int(statistics.num_tokens.sum())
+    fire_count = int(statistics.fire_count[:, latent].sum())
+    peaks = statistics.max_activation[:, latent]
+    return {
+        "num_tokens": num_tokens,
+        "fire_count": fire_count,
+        "fire_rate": fire_count / num_tokens if num_tokens else None,
+        "num_windows": int(statistics.num_windows.sum()),
+        "num_windows_firing": int(statistics.num_windows_firing[:, latent].sum()),
+        "max_activation": float(peaks[int(np.argmax(np.abs(peaks)))]),
+    }
+
+
+def _label(label: LabelRow, explanation: Explanation | None) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "latent": label.latent,
+        "status": label.status,
+        "failure": label.failure_kind if label.status == "failed" else None,
+        "failure_message": label.failure_message,
+        "label": label.text,
+        "label_output": label.text_output,
+        "explainer": label.explainer,
+        "created_at": label.created_at,
+    }
+    if explanation is not None:
+        row |= {
+            "explainer_model": explanation.model,
+            "prompt_hash": explanation.prompt_hash,
+            "input_tokens": explanation.input_tokens,
+            "output_tokens": explanation.output_tokens,
+            "cost_usd": explanation.cost_usd,
+        }
+    return row
+
+
+def control_records(context: RunContext) -> list[Mapping[str, Any]]:
+    """Rows of all controls as the summary reads them: ``source, kind, latent`` and the values.
+
+    A control source's own scores are the kind ``random_direction`` of the source beside which it stands.
+    """
+    from autointerp.pipeline.control_sources import real_name
+
+    merged: dict[tuple[str, str, int], dict[str, Any]] = {}
+    for row in context.store.controls(context.run_id):
+        record = merged.setdefault((row.source, row.kind, row.latent), {})
+        record |= {name: value for name, value in row.values.items() if record.get(name) is None}
+    for source in context.sources:
+        if not source.control:
+            continue
+        scores: dict[int, list[Score]] = {}
+        for score in context.store.scores(context.run_id, source.name):
+            scores.setdefault(score.latent, []).append(score)
+        chosen = {label.latent: label.explainer for label in context.store.labels(context.run_id, source.name)}
+        for latent, own in scores.items():
+            values = score_values(own, chosen.get(latent))
+            merged[(real_name(source.name), "random_direction", latent)] = dict(values)
+    return [
+        {"source": source, "kind": kind, "latent": latent, **values}
+        for (source, kind, latent), values in merged.items()
+    ]

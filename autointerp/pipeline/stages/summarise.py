@@ -1,0 +1,66 @@
+"""Writes the summary and the picture, and clears away what only extraction needed."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+
+from autointerp.pipeline.atomic_files import atomic_write
+from autointerp.pipeline.context import RunContext
+from autointerp.pipeline.dictionary_rows import control_records
+from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage
+from sae_core.hashing import seed_for
+
+
+class Summarise(Stage):
+    """Dictionary and controls to ``summary.json`` and ``overview.png``."""
+
+    name = "summarise"
+    queue = "export"
+    unit = "summaries"
+    after_all = ("export",)
+
+    def plan(self, context: RunContext) -> list[ChunkSpec]:
+        return [ChunkSpec(0)]
+
+    def run(self, context: RunContext, spec: ChunkSpec, progress: Progress) -> ChunkResult:
+        import pandas as pd
+
+        from autointerp.report.overview import draw_overview
+        from autointerp.report.summary import build_summary, summary_json
+
+        folder, store = context.folder, context.store
+        table = pd.read_parquet(folder.dictionary)
+        controls = pd.DataFrame(control_records(context), columns=None)
+        if controls.empty:
+            controls = pd.DataFrame({"source": [], "kind": [], "latent": []})
+        run = store.run(context.run_id)
+        corpus = store.artefact(context.run_id, "corpus") or {}
+        summary = build_summary(
+            table,
+            controls,
+            {
+                "run_id": run.id,
+                "name": run.name,
+                "digest": run.digest,
+                "code_version": run.code_version,
+                "seed": context.config.seed,
+                "corpus": corpus,
+            },
+            store.timings(context.run_id),
+            {
+                "dictionary": folder.dictionary.name,
+                "summary": folder.summary.name,
+                "overview": folder.overview.name,
+                "store": folder.database.name,
+            },
+            np.random.default_rng(seed_for(context.config.seed, "summary")),
+        )
+        with atomic_write(folder.overview) as temporary:
+            draw_overview(table, summary, temporary, controls)
+        with atomic_write(folder.summary) as temporary:
+            temporary.write_text(summary_json(summary), encoding="utf-8")
+        for source in context.sources:
+            shutil.rmtree(folder.source(source.name) / "partials", ignore_errors=True)
+        return ChunkResult()

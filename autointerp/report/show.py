@@ -1,0 +1,124 @@
+"""One latent on the terminal: its label, how far it can be trusted, where it fires."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from autointerp.report.figures import (
+    UNDEFINED,
+    interval_text,
+    known,
+    percent_text,
+    ratio_text,
+    share_text,
+    signed_text,
+    size_text,
+)
+from autointerp.report.highlight import ExemplarReader, plain_line
+from autointerp.report.terminal import exemplar_lines
+
+
+def quotable_sentence(row: pd.Series[Any]) -> str:
+    """What is known about a latent in one sentence that can stand in a text: label, figures, intervals, provenance."""
+    name = f"Latent {int(row['latent'])} of {_text(row, 'source') or 'its source'}"
+    rate, tokens = known(row.get("fire_rate")), known(row.get("num_tokens"))
+    read = f" of {size_text(tokens)} tokens" if tokens else ""
+    status = str(row["status"])
+    if status == "dead":
+        return f"{name} never fired{' on' + read.removeprefix(' of') if read else ''}."
+    fires = f" (it fires on {_rate(rate)}{read})" if rate is not None else ""
+    if status != "labelled":
+        why = _text(row, "failure_message") or _text(row, "failure") or "no reason was stored"
+        return f"{name}{fires} has no label, status {status}: {why.rstrip('.')}."
+    sentence = f"{name} is labelled “{_text(row, 'label')}”{fires}: "
+    precision, recall = known(row.get("precision")), known(row.get("recall"))
+    if precision is None:
+        holding = "the label holds nowhere in the held-out text, so its precision is not defined"
+        sentence += holding + (f" (recall {share_text(recall)})" if recall is not None else "")
+    else:
+        sentence += f"where it holds the latent fires {_measured(row, 'precision')} of the time, "
+        sentence += f"and it holds in {_measured(row, 'recall')} of the windows where the latent fires"
+        method = _text(row, "precision_method")
+        sentence += f" ({method} on held-out documents, 95% intervals)" if method else ""
+    effect = known(row.get("causal_effect"))
+    if effect is not None:
+        low, high = known(row.get("causal_effect_low")), known(row.get("causal_effect_high"))
+        between = f" [{ratio_text(low).removesuffix(' times')}, {ratio_text(high)}]" if low is not None and high else ""
+        sentence += (
+            f"; ablating it changes the output {ratio_text(effect)}{between} as much as a random push of its size"
+        )
+    return sentence + "."
+
+
+def print_latent(row: pd.Series[Any], reader: ExemplarReader | None, console: Console, exemplars: int = 10) -> None:
+    """Print one row of the dictionary; ``reader`` is the exemplar store of its source, None where it is not there."""
+    label = _text(row, "label")
+    head = Text.assemble((f"{_text(row, 'source') or UNDEFINED} / {int(row['latent'])}", "bold cyan"), "  ")
+    head.append(label or str(row["status"]), style="bold" if label else "bold red")
+    console.print(head)
+    console.print(Text(quotable_sentence(row)), width=min(console.width, 110))
+    console.print()
+    console.print(_figures(row))
+    for name, column in (("raises", "top_promoted_tokens"), ("lowers", "top_suppressed_tokens")):
+        tokens = row.get(column)
+        if tokens is not None and not isinstance(tokens, float) and len(tokens):
+            console.print(Text.assemble((f"{name}  ", "dim"), "  ".join(plain_line(repr(str(t))) for t in tokens)))
+    if reader is None:
+        return
+    lines = exemplar_lines(row, reader, console, exemplars, indent=2)
+    if lines:
+        console.print()
+        console.print(
+            Text("Strongest exemplars, from documents that no explainer saw where there are any", style="dim")
+        )
+        for line in lines:
+            console.print(line)
+
+
+def _figures(row: pd.Series[Any]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(justify="right", style="bold")
+    table.add_column()
+    table.add_column(style="dim")
+    notes = {
+        "f1": f"token rule {share_text(known(row.get('token_rule_f1')))}",
+        "causal_effect": f"ln; 0 = like a random push; q {share_text(known(row.get('causal_q')), 3)}",
+    }
+    for column in ("precision", "recall", "f1", "correlation", "causal_effect"):
+        signed = column == "causal_effect"
+        value = known(row.get(column))
+        bounds = interval_text(known(row.get(f"{column}_low")), known(row.get(f"{column}_high")), signed=signed)
+        shown = signed_text(value) if signed else share_text(value)
+        table.add_row("F1" if column == "f1" else column.replace("_", " "), shown, bounds, notes.get(column, ""))
+    for column, unit in (("ablation_kl", "nats at its firing tokens"), ("steering_kl", "nats reached by steering")):
+        value = known(row.get(column))
+        if value is not None:
+            table.add_row(column.replace("_", " "), f"{value:.3g}", "", unit)
+    rate = known(row.get("fire_rate"))
+    windows, total = known(row.get("num_windows_firing")), known(row.get("num_windows"))
+    seen = f"{windows:,.0f} of {total:,.0f} windows" if windows is not None and total is not None else ""
+    table.add_row("fires on", _rate(rate), "", seen)
+    return table
+
+
+def _measured(row: pd.Series[Any], column: str) -> str:
+    """``71% [66%, 75%]``."""
+    low, high = known(row.get(f"{column}_low")), known(row.get(f"{column}_high"))
+    between = f" [{percent_text(low)}, {percent_text(high)}]" if low is not None and high is not None else ""
+    return f"{percent_text(known(row.get(column)))}{between}"
+
+
+def _rate(rate: float | None) -> str:
+    """A firing rate with two figures that mean something: ``0.31%``, ``0.0042%``."""
+    return UNDEFINED if rate is None else f"{100 * rate:.2g}%"
+
+
+def _text(row: pd.Series[Any], column: str) -> str:
+    value = row.get(column)
+    return plain_line(value) if isinstance(value, str) else ""

@@ -1,0 +1,243 @@
+"""``summary.json``: what a run found, beside what its controls found.
+
+Medians count every latent: where a figure is not defined (no label, a label that holds nowhere) it counts as 0, so that a
+run cannot look better by leaving latents out. The medians over labelled latents stand beside them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from autointerp.report.figures import numbers, plain
+from autointerp.statistics.bootstrap import paired_difference
+
+SUMMARY_VERSION = "1.0"
+STATUSES = ("labelled", "dead", "rare", "failed")
+HARD_TOKEN_RULE_F1 = 0.7
+"""Below it the tokens alone do not say when the latent fires: there a label has something to add."""
+_METRICS = ("precision", "recall", "f1")
+_FLOORS = ("shuffled", "null_nothing", "null_everything", "token_rule", "random_direction")
+_SHUFFLED_BALANCED_ACCURACY = (0.47, 0.55)
+
+Floats = NDArray[np.float64]
+
+
+def build_summary(
+    table: pd.DataFrame,
+    controls: pd.DataFrame,
+    run: Mapping[str, Any],
+    timings: Mapping[str, float],
+    files: Mapping[str, str],
+    rng: np.random.Generator,
+    resamples: int = 2000,
+) -> dict[str, Any]:
+    """The summary as JSON-ready values (None where not defined, never NaN).
+
+    ``table`` has the dictionary's columns. ``controls`` has ``kind`` (shuffled, null_nothing, null_everything,
+    token_rule or random_direction), ``latent`` and, where measured, ``source, precision, recall, f1, balanced_accuracy,
+    causal_effect, causal_effect_low, ablation_kl``; a shuffled row is about the latent that was scored, not about
+    the one whose label it was scored with. ``run`` is what is known about the run (JSON), ``timings`` seconds per stage
+    in their order, ``files`` names to paths relative to the run's folder. With several sources, ``sources`` repeats the
+    figures for each. Figures of ``comparisons`` are mean differences over latents in F1 with a 95% bootstrap interval.
+    """
+    summary: dict[str, Any] = {"summary_version": SUMMARY_VERSION, "run": dict(run)}
+    summary.update(_figures(table, controls, rng, resamples))
+    names = [str(name) for name in table["source"].drop_duplicates()] if "source" in table.columns else []
+    summary["coders"] = _fingerprints(table, "source", "coder_fingerprint")
+    summary["corpus"] = {
+        "fingerprints": _distinct(table, "corpus_fingerprint"),
+        "num_tokens": _largest(table, "num_tokens"),
+        "num_windows": _largest(table, "num_windows"),
+    }
+    summary["subjects"] = _fingerprints(table, "subject", "subject_revision")
+    summary["hookpoints"] = _fingerprints(table, "source", "hookpoint")
+    if len(names) > 1:
+        summary["sources"] = {
+            name: _figures(table[table["source"] == name], _controls_of(controls, name), rng, resamples)
+            for name in names
+        }
+    summary["timings_s"] = {stage: round(float(seconds), 3) for stage, seconds in timings.items()}
+    summary["total_s"] = round(float(sum(timings.values())), 3)
+    summary["files"] = dict(files)
+    return summary
+
+
+def summary_json(summary: Mapping[str, Any]) -> str:
+    """The text of summary.json. Raises ValueError for NaN, which JSON does not have."""
+    return json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+
+
+def _figures(table: pd.DataFrame, controls: pd.DataFrame, rng: np.random.Generator, resamples: int) -> dict[str, Any]:
+    """Everything that is about latents, of one source or of all."""
+    status = table["status"].astype(str)
+    alive, labelled = table[status != "dead"], table[status == "labelled"]
+    return {
+        "latents": {
+            "total": len(table),
+            **{name: int((status == name).sum()) for name in STATUSES},
+            "alive": len(alive),
+            "failures": _counts(table[status == "failed"], "failure"),
+        },
+        "scores": {
+            "all": _score_block(table),
+            "alive": _score_block(alive),
+            "labelled": _score_block(labelled),
+        },
+        "floors": {kind: _floor_block(_of_kind(controls, kind)) for kind in _FLOORS},
+        "comparisons": _comparisons(alive, _of_kind(controls, "shuffled"), rng, resamples),
+        "labels": _label_block(labelled),
+        "causal": _causal_block(alive, _of_kind(controls, "random_direction")),
+        "steering": _steering_block(alive),
+    }
+
+
+def _score_block(table: pd.DataFrame) -> dict[str, Any]:
+    """Medians of the scores; what is not defined counts as 0."""
+    block: dict[str, Any] = {"num_latents": len(table)}
+    for metric in (*_METRICS, "correlation"):
+        values = numbers(table, metric)
+        defined = ~np.isnan(values)
+        quartiles = np.quantile(np.where(defined, values, 0.0), [0.25, 0.5, 0.75]) if len(values) else [np.nan] * 3
+        block[metric] = {
+            "median": plain(quartiles[1]),
+            "quartile_low": plain(quartiles[0]),
+            "quartile_high": plain(quartiles[2]),
+            "num_defined": int(defined.sum()),
+        }
+    return block
+
+
+def _floor_block(rows: pd.DataFrame) -> dict[str, Any]:
+    block: dict[str, Any] = {"num_latents": len(rows)}
+    for metric in _METRICS:
+        block[metric] = _median(np.nan_to_num(numbers(rows, metric)))
+    accuracy = numbers(rows, "balanced_accuracy")
+    accuracy = accuracy[~np.isnan(accuracy)]
+    block["balanced_accuracy_mean"] = plain(accuracy.mean()) if len(accuracy) else None
+    if len(rows) and (rows["kind"] == "shuffled").all() and len(accuracy):
+        low, high = _SHUFFLED_BALANCED_ACCURACY
+        block["balanced_accuracy_alert"] = bool(not low <= accuracy.mean() <= high)
+    return block
+
+
+def _comparisons(
+    alive: pd.DataFrame, shuffled: pd.DataFrame, rng: np.random.Generator, resamples: int
+) -> dict[str, Any]:
+    """Paired differences in F1 over alive latents, what is not defined counted as 0 on either side."""
+    label = np.nan_to_num(numbers(alive, "f1"))
+    rule = np.nan_to_num(numbers(alive, "token_rule_f1"))
+    hard = rule < HARD_TOKEN_RULE_F1
+    keys = ["source", "latent"] if {"source"} <= set(alive.columns) & set(shuffled.columns) else ["latent"]
+    pairs = alive[[*keys, *(["f1"] if "f1" in alive.columns else [])]].merge(
+        shuffled[[*keys]].assign(floor=np.nan_to_num(numbers(shuffled, "f1"))), on=keys, how="inner"
+    )
+    return {
+        "label_minus_token_rule_f1": {
+            "alive": asdict(paired_difference(label, rule, rng, resamples)),
+            "token_rule_below_0.7": asdict(paired_difference(label[hard], rule[hard], rng, resamples)),
+        },
+        "label_minus_shuffled_f1": {
+            "alive": asdict(
+                paired_difference(np.nan_to_num(numbers(pairs, "f1")), numbers(pairs, "floor"), rng, resamples)
+            )
+        },
+    }
+
+
+def _label_block(labelled: pd.DataFrame) -> dict[str, Any]:
+    """How often one label text stands for different latents: detection cannot see that."""
+    texts = labelled["label"].dropna().astype(str) if "label" in labelled.columns else pd.Series([], dtype=str)
+    counts = texts.value_counts()
+    return {
+        "distinct": len(counts),
+        "most_common": str(counts.index[0]) if len(counts) else None,
+        "largest_share": plain(counts.iloc[0] / len(labelled)) if len(counts) else None,
+        "holding_nowhere": int(np.isnan(numbers(labelled, "precision")).sum()),
+    }
+
+
+def _causal_block(alive: pd.DataFrame, directions: pd.DataFrame) -> dict[str, Any]:
+    effect, low, q = (numbers(alive, name) for name in ("causal_effect", "causal_effect_low", "causal_q"))
+    control, control_low = numbers(directions, "causal_effect"), numbers(directions, "causal_effect_low")
+    measured, controlled = ~np.isnan(effect), ~np.isnan(control)
+    top = np.quantile(control[controlled], 0.95) if controlled.any() else np.nan
+    return {
+        "num_measured": int(measured.sum()),
+        "median": _median(effect[measured]),
+        "share_interval_above_zero": _share(low[measured] > 0),
+        "share_above_95_percent_of_controls": _share(effect[measured] > top) if controlled.any() else None,
+        "share_q_below_0.05": _share(q[~np.isnan(q)] < 0.05),
+        "ablation_kl_median": _median(numbers(alive, "ablation_kl")),
+        "control": {
+            "num_measured": int(controlled.sum()),
+            "median": _median(control[controlled]),
+            "share_interval_above_zero": _share(control_low[~np.isnan(control_low)] > 0),
+            "ablation_kl_median": _median(numbers(directions, "ablation_kl")),
+        },
+    }
+
+
+def _steering_block(alive: pd.DataFrame) -> dict[str, Any]:
+    reached = ~np.isnan(numbers(alive, "steering_kl"))
+    failures = _counts(alive, "steering_failure")
+    effect = numbers(alive, "steering_effect")
+    return {
+        "num_reached": int(reached.sum()),
+        "failures": failures,
+        "kl_median": _median(numbers(alive, "steering_kl")),
+        "alpha_median": _median(numbers(alive, "steering_alpha")),
+        "effect_median": _median(effect),
+        "share_effect_above_zero": _share(effect[~np.isnan(effect)] > 0),
+    }
+
+
+def _controls_of(controls: pd.DataFrame, source: str) -> pd.DataFrame:
+    """Controls of one source; random directions are a source of their own and stand beside every one."""
+    if "source" not in controls.columns:
+        return controls
+    return controls[(controls["source"] == source) | (controls["kind"] == "random_direction")]
+
+
+def _of_kind(controls: pd.DataFrame, kind: str) -> pd.DataFrame:
+    if "kind" not in controls.columns:
+        return pd.DataFrame({"kind": pd.Series([], dtype=str), "latent": pd.Series([], dtype=np.int64)})
+    return controls[controls["kind"] == kind]
+
+
+def _median(values: Floats) -> float | None:
+    values = values[~np.isnan(values)]
+    return plain(np.median(values)) if len(values) else None
+
+
+def _share(hits: NDArray[np.bool_]) -> float | None:
+    return plain(hits.mean()) if len(hits) else None
+
+
+def _counts(table: pd.DataFrame, column: str) -> dict[str, int]:
+    if column not in table.columns:
+        return {}
+    return {str(name): int(count) for name, count in table[column].dropna().value_counts().items()}
+
+
+def _distinct(table: pd.DataFrame, column: str) -> list[str]:
+    return sorted(table[column].dropna().astype(str).unique()) if column in table.columns else []
+
+
+def _largest(table: pd.DataFrame, column: str) -> int | None:
+    values = numbers(table, column)
+    values = values[~np.isnan(values)]
+    return int(values.max()) if len(values) else None
+
+
+def _fingerprints(table: pd.DataFrame, name: str, fingerprint: str) -> dict[str, str | None]:
+    if not {name, fingerprint} <= set(table.columns):
+        return {}
+    rows = table[[name, fingerprint]].drop_duplicates()
+    return {str(key): None if pd.isna(value) else str(value) for key, value in rows.itertuples(index=False)}

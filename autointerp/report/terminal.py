@@ -1,0 +1,224 @@
+"""The end of a run on the terminal: ten seconds of figures, then the best and the worst labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from autointerp.report.figures import (
+    UNDEFINED,
+    duration_text,
+    interval_text,
+    known,
+    numbers,
+    percent_text,
+    ratio_text,
+    share_text,
+    signed_text,
+    size_text,
+)
+from autointerp.report.highlight import ExemplarReader, exemplar_line, held_out_exemplars, needs_marks, plain_line
+
+_GOOD, _BAD, _QUIET = "bold green", "bold red", "dim"
+_MOST_STAGES = 6
+
+
+def print_summary(summary: Mapping[str, Any], console: Console) -> None:
+    """The panel of figures."""
+    title = Text.assemble("autointerp", (" · run ", _QUIET), plain_line(str(summary["run"].get("run_id", UNDEFINED))))
+    parts: list[RenderableType] = [_what(summary), _status_line(summary["latents"]), Text(), _score_table(summary)]
+    parts += [Text(), *_findings(summary)]
+    if summary["timings_s"] or summary["files"]:
+        parts += [Text(), *_ending(summary)]
+    console.print(Panel(Group(*parts), title=title, title_align="left", padding=(1, 2), width=min(console.width, 110)))
+
+
+def print_best_and_worst(
+    table: pd.DataFrame,
+    readers: Mapping[str, ExemplarReader],
+    console: Console,
+    count: int = 5,
+    exemplars: int = 2,
+) -> None:
+    """The labels with the best lower bound of F1 and those with the worst F1, each with held-out exemplars.
+
+    ``readers`` are the exemplar stores by source. Of latents with the same label text the first one is shown.
+    """
+    labelled = table[table["status"] == "labelled"].assign(
+        _f1=lambda rows: np.nan_to_num(numbers(rows, "f1")),
+        _low=lambda rows: np.nan_to_num(numbers(rows, "f1_low")),
+        _seen=lambda rows: np.nan_to_num(numbers(rows, "num_windows_firing")),
+    )
+    if labelled.empty:
+        return
+    best = labelled.sort_values(["_low", "_seen", "latent"], ascending=[False, False, True], kind="stable")
+    worst = labelled.sort_values(["_f1", "_seen", "latent"], ascending=[True, False, True], kind="stable")
+    several = labelled["source"].nunique() > 1
+    shown_best = best.drop_duplicates("label").head(count)
+    rest = worst[~worst.index.isin(shown_best.index)].drop_duplicates("label").head(count)
+    headings = (("Best labels", "highest lower bound of F1", shown_best), ("Worst labels", "lowest F1", rest))
+    for heading, rule, rows in headings:
+        if rows.empty:
+            continue
+        console.print()
+        console.print(
+            Text.assemble(
+                (heading, "bold"), (f"  {rule}; exemplars from documents that no explainer saw, if any", _QUIET)
+            )
+        )
+        for _, row in rows.iterrows():
+            console.print(_entry(row, readers.get(str(row["source"])), console, exemplars, several))
+
+
+def exemplar_lines(
+    row: pd.Series[Any], reader: ExemplarReader, console: Console, limit: int, indent: int
+) -> list[RenderableType]:
+    """Held-out exemplars of one latent, highlighted on one scale, each on a line of its own."""
+    found = held_out_exemplars(reader, int(row["latent"]), limit)
+    scale = max((abs(exemplar.max_activation) for exemplar in found), default=0.0)
+    width = max(min(console.width, 110) - indent, 10)
+    marks = needs_marks(console)
+    return [
+        Padding(exemplar_line(exemplar, reader.pieces, width, marks, scale), (0, 0, 0, indent)) for exemplar in found
+    ]
+
+
+def _entry(
+    row: pd.Series[Any], reader: ExemplarReader | None, console: Console, exemplars: int, several: bool
+) -> RenderableType:
+    figures = f"F1 {share_text(known(row['_f1']))} {interval_text(known(row.get('f1_low')), known(row.get('f1_high')))}"
+    where = f"{row['source']}/{row['latent']}" if several else str(row["latent"])
+    head = Text.assemble(("  " + plain_line(where).rjust(6), "cyan"), "  ", (figures.ljust(19), "bold"), " ")
+    head.append(plain_line(str(row.get("label") or "")), style="bold")
+    head.no_wrap, head.overflow = True, "ellipsis"
+    lines = exemplar_lines(row, reader, console, exemplars, indent=10) if reader is not None else []
+    return Group(head, *lines)
+
+
+def _what(summary: Mapping[str, Any]) -> Text:
+    subjects = ", ".join(plain_line(name) for name in summary["subjects"]) or UNDEFINED
+    hookpoints = ", ".join(f"{plain_line(k)} at {plain_line(str(v))}" for k, v in summary["hookpoints"].items())
+    corpus = summary["corpus"]
+    read = f"{size_text(corpus['num_tokens'])} tokens" if corpus["num_tokens"] else "no tokens"
+    return Text(f"{subjects} · {hookpoints or UNDEFINED} · {read}", style=_QUIET)
+
+
+def _status_line(latents: Mapping[str, Any]) -> Text:
+    line = Text.assemble((f"{latents['labelled']:,} of {latents['total']:,} latents labelled", "bold"))
+    for name, meaning in (("rare", "too few windows"), ("dead", "never fired"), ("failed", "")):
+        count = latents[name]
+        if count:
+            line.append(f" · {count:,} {name}", style=_BAD if name == "failed" else "")
+            reasons = ", ".join(f"{plain_line(kind)} {number:,}" for kind, number in latents["failures"].items())
+            note = reasons if name == "failed" else meaning
+            if note:
+                line.append(f" ({note})", style=_QUIET)
+    return line
+
+
+def _score_table(summary: Mapping[str, Any]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    table.add_column("median on held-out windows")
+    for name in ("precision", "recall", "F1"):
+        table.add_column(name, justify="right")
+    metrics = ("precision", "recall", "f1")
+    for name, key in (("labels, all alive latents", "alive"), ("labels, labelled latents", "labelled")):
+        block = summary["scores"][key]
+        table.add_row(
+            Text(name, style="bold" if key == "alive" else ""),
+            *(Text(share_text(block[m]["median"]), style="bold" if key == "alive" else "") for m in metrics),
+        )
+    for name, key in (
+        ("  token rule", "token_rule"),
+        ("  another latent's label", "shuffled"),
+        ("  a label that always holds", "null_everything"),
+        ("  random directions' labels", "random_direction"),
+    ):
+        block = summary["floors"][key]
+        if block["num_latents"]:
+            cells = (Text(share_text(block[m]), style=_QUIET) for m in metrics)
+            table.add_row(Text(f"{name} ({block['num_latents']:,})", style=_QUIET), *cells)
+    return table
+
+
+def _findings(summary: Mapping[str, Any]) -> list[Text]:
+    compared = summary["comparisons"]
+    rule = compared["label_minus_token_rule_f1"]
+    lines = [
+        _difference("Labels against the token rule", rule["alive"], "alive"),
+        _difference("", rule["token_rule_below_0.7"], "where it is < .70"),
+        _difference("Labels against shuffled ones", compared["label_minus_shuffled_f1"]["alive"], "alive"),
+    ]
+    found = [line for line in lines if line is not None]
+    causal, steering = summary["causal"], summary["steering"]
+    if causal["median"] is not None:
+        line = Text.assemble("Causal effect: ablating the median latent changes the output ")
+        line.append(f"{ratio_text(causal['median'])} as much", style="bold")
+        line.append(f" as a random push of its size (ln {signed_text(causal['median'])}")
+        if causal["control"]["median"] is not None:
+            line.append(f"; random directions {signed_text(causal['control']['median'])}")
+        line.append("); surely more for ")
+        line.append(percent_text(causal["share_interval_above_zero"]), style="bold")
+        line.append(f" of {causal['num_measured']:,} latents.")
+        found.append(line)
+    if steering["num_reached"]:
+        line = Text(f"Steering reached its KL with {steering['num_reached']:,} latents")
+        if steering["failures"]:
+            line.append(" (" + ", ".join(f"{plain_line(k)} {v:,}" for k, v in steering["failures"].items()) + ")")
+        if steering["effect_median"] is not None:
+            line.append(f"; random directions needed {ratio_text(steering['effect_median'])} the strength")
+        line.append(".")
+        found.append(line)
+    labels = summary["labels"]
+    if labels["distinct"]:
+        line = Text(f"{labels['distinct']:,} distinct labels; the most common stands for ")
+        line.append(f"{percent_text(labels['largest_share'])} of the labelled: {plain_line(labels['most_common'])}")
+        line.truncate(300, overflow="ellipsis")
+        found.append(line)
+    if summary["floors"]["shuffled"].get("balanced_accuracy_alert"):
+        mean = share_text(summary["floors"]["shuffled"]["balanced_accuracy_mean"])
+        found.append(Text(f"Warning: shuffled labels have a balanced accuracy of {mean}, not about .50.", style=_BAD))
+    return found
+
+
+def _difference(what: str, difference: Mapping[str, Any], over: str) -> Text | None:
+    if difference["mean"] is None:
+        return None
+    low, high = difference["low"], difference["high"]
+    if low is None:
+        verdict, style = "too few to tell", ""
+    elif low > 0:
+        verdict, style = "better", _GOOD
+    elif high < 0:
+        verdict, style = "worse", _BAD
+    else:
+        verdict, style = "no difference shown", ""
+    line = Text(what.ljust(31))
+    line.append(f"F1 {signed_text(difference['mean'], 3)} ", style="bold")
+    line.append(f"{interval_text(low, high, 3, signed=True)} ")
+    line.append(verdict, style=style)
+    line.append(f"  {difference['num_pairs']:,} {over}", style=_QUIET)
+    return line
+
+
+def _ending(summary: Mapping[str, Any]) -> list[RenderableType]:
+    lines: list[RenderableType] = []
+    stages = sorted(summary["timings_s"].items(), key=lambda item: -item[1])
+    if stages:
+        line = Text.assemble(("Time  ", "bold"), duration_text(summary["total_s"]), ": ")
+        line.append(", ".join(f"{plain_line(n)} {duration_text(s)}" for n, s in stages[:_MOST_STAGES]))
+        if len(stages) > _MOST_STAGES:
+            line.append(f", the rest {duration_text(sum(s for _, s in stages[_MOST_STAGES:]))}")
+        lines.append(line)
+    if summary["files"]:
+        names = ", ".join(plain_line(str(path)) for path in summary["files"].values())
+        lines.append(Text.assemble(("Files ", "bold"), names))
+    return lines

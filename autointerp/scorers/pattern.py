@@ -1,0 +1,162 @@
+"""Counted precision and recall of a pattern label at the natural base rate (METHODS 4)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from autointerp.evidence import LatentEvidence
+from autointerp.explanation import Explanation
+from autointerp.failure import Failure, FailureKind
+from autointerp.llm.protocol import LLMClient
+from autointerp.patterns.counting import ScoredWindows, WindowCounts, count_predicted, count_windows, scored_windows
+from autointerp.patterns.token_rule import token_rule_trie
+from autointerp.patterns.trie import PatternTrie
+from autointerp.score import Score, ScoreValue, defined
+from autointerp.scorers.base import Scorer
+from autointerp.statistics.correlation import document_correlation
+from autointerp.statistics.counted import counted_ratios
+from sae_core.hashing import seed_for
+from sae_core.records import Side, WindowPool
+
+_DENSE = 0.2
+"""Share of firing windows above which windows say little and tokens are counted too (METHODS 4)."""
+
+
+class PatternScorer(Scorer):
+    """Precision, recall and F1 of a pattern, counted on the score side of the window pool."""
+
+    kind: Literal["pattern"] = "pattern"
+    """Name in the config file."""
+    skip_repeated: bool = True
+    """Whether windows that share a run of 13 tokens with the explain side are left out."""
+    seed: int = 0
+    """Seed of the bootstrap for the correlation's interval."""
+    min_windows: int = Field(default=1, ge=1)
+    """Firing windows that the score side must have."""
+
+    def score(
+        self, explanation: Explanation | None, evidence: LatentEvidence, llm: LLMClient | None = None
+    ) -> Score:
+        """Counts of one label on the score side, with the token rule and the always-yes baseline beside it.
+
+        ``no_explanation`` and ``too_few_windows`` are its failures; the numbers of windows stand beside both.
+        """
+        latent, store = evidence.latent, evidence.store
+        windows = scored_windows(store.pool(Side.SCORE), store.pool(Side.EXPLAIN) if self.skip_repeated else None)
+        rule = token_rule_trie(evidence)
+        if explanation is None or explanation.failure is not None:
+            counts = count_windows(PatternTrie(()), latent, windows)
+            values = _basis(counts, windows) | _rule_values(rule, latent, windows)
+            reason = explanation.failure.message if explanation and explanation.failure else "none was written"
+            failure = Failure(kind=FailureKind.NO_EXPLANATION, message=f"there is no label to score: {reason}")
+            name = explanation.explainer if explanation else None
+            return Score(latent=latent, scorer=self.kind, explainer=name, values=defined(values), failure=failure)
+        counts = count_windows(PatternTrie.from_payload(explanation.payload), latent, windows)
+        rng = np.random.default_rng(seed_for(self.seed, "correlation", latent))
+        values = score_values(counts, windows, rng) | _rule_values(rule, latent, windows)
+        failure_few: Failure | None = None
+        if counts.num_firing < self.min_windows:
+            failure_few = Failure(
+                kind=FailureKind.TOO_FEW_WINDOWS,
+                message=f"fires in {counts.num_firing} of {counts.num_windows:,} windows of the score side, "
+                f"{self.min_windows} are needed",
+            )
+        return Score(
+            latent=latent,
+            scorer=self.kind,
+            explainer=explanation.explainer,
+            values=defined(values),
+            failure=failure_few,
+        )
+
+
+def score_prediction(
+    trie: PatternTrie | Literal["nothing", "everything"], latent: int, pool: WindowPool, shown: WindowPool | None = None
+) -> dict[str, ScoreValue]:
+    """Precision, recall, F1 and balanced accuracy of any prediction against any latent, for controls.
+
+    Args:
+        trie: another latent's trie (a shuffled label), a token rule, or one of the null labels.
+        latent: whose firing is the truth.
+        pool: the score side's.
+        shown: the explain side's, to leave out what repeats it, as :class:`PatternScorer` does.
+    """
+    windows = scored_windows(pool, shown)
+    if isinstance(trie, PatternTrie):
+        counts = count_windows(trie, latent, windows)
+    else:
+        every = np.full(windows.index.num_positions, trie == "everything", dtype=np.bool_)
+        counts = count_predicted(every, every.astype(np.float64), latent, windows)
+    return defined(_basis(counts, windows) | _ratio_values(counts))
+
+
+def score_values(counts: WindowCounts, windows: ScoredWindows, rng: np.random.Generator) -> dict[str, ScoreValue]:
+    """All values of a prediction except those of the token rule."""
+    correlation = document_correlation(
+        windows.positions_D, counts.sum_p_D, counts.sum_t_D, counts.sum_pp_D, counts.sum_tt_D, counts.sum_pt_D, rng
+    )
+    values = _basis(counts, windows) | _ratio_values(counts)
+    values |= {
+        "correlation": correlation.value,
+        "correlation_low": correlation.low,
+        "correlation_high": correlation.high,
+        "correlation_constant": int(correlation.constant),
+    }
+    dense = counts.rate > _DENSE
+    values["token_precision"] = _share(counts.token_both, counts.token_predicted) if dense else None
+    values["token_recall"] = _share(counts.token_both, counts.token_firing) if dense else None
+    return values
+
+
+def _basis(counts: WindowCounts, windows: ScoredWindows) -> dict[str, ScoreValue]:
+    rate = counts.rate
+    return {
+        "precision_method": "counted",
+        "precision_basis": "counted",
+        "num_documents": windows.num_documents,
+        "num_windows_scored": counts.num_windows,
+        "num_windows_firing_scored": counts.num_firing,
+        "num_windows_predicted": counts.num_predicted,
+        "share_skipped": windows.share_skipped,
+        "always_yes_precision": rate if counts.num_windows else None,
+        "always_yes_f1": 2 * rate / (1 + rate) if counts.num_windows else None,
+    }
+
+
+def _ratio_values(counts: WindowCounts) -> dict[str, ScoreValue]:
+    ratios = counted_ratios(counts.both_D, counts.predicted_D, counts.firing_D)
+    silent = counts.num_windows - counts.num_firing
+    false = counts.num_predicted - counts.num_both
+    balanced: float | None = None
+    if silent and counts.num_firing:
+        balanced = 0.5 * (counts.num_both / counts.num_firing + 1 - false / silent)
+    return {
+        "precision": ratios.precision,
+        "precision_low": ratios.precision_low,
+        "precision_high": ratios.precision_high,
+        "recall": ratios.recall,
+        "recall_low": ratios.recall_low,
+        "recall_high": ratios.recall_high,
+        "f1": ratios.f1,
+        "f1_low": ratios.f1_low,
+        "f1_high": ratios.f1_high,
+        "predicts_nothing": int(ratios.predicts_nothing),
+        "balanced_accuracy": balanced,
+    }
+
+
+def _rule_values(rule: PatternTrie, latent: int, windows: ScoredWindows) -> dict[str, ScoreValue]:
+    counts = count_windows(rule, latent, windows)
+    return {
+        "token_rule_precision": _share(counts.num_both, counts.num_predicted),
+        "token_rule_recall": _share(counts.num_both, counts.num_firing),
+        "token_rule_f1": _share(2 * counts.num_both, counts.num_predicted + counts.num_firing),
+        "token_rule_num_tokens": len(rule.patterns),
+    }
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

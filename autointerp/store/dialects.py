@@ -1,0 +1,100 @@
+"""The one module that knows which database it talks to: engines, transactions, clock, migration lock."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+from sae_core.errors import StoreError
+
+BUSY_TIMEOUT_S = 20
+READ_ONLY = "autointerp_read"
+"""Execution option of a connection that only reads: its transaction takes no write lock."""
+_WAL_SAFE = (3, 51, 3)
+"""First SQLite without the WAL-reset bug, which can corrupt a database that two connections write and checkpoint
+(sqlite.org/wal.html, "The WAL-Reset Bug")."""
+
+
+def parse_url(url: str) -> URL:
+    """An SQLAlchemy URL. Errors: StoreError."""
+    try:
+        parsed = make_url(url)
+        parsed.get_dialect()
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+        raise StoreError(
+            f"store.url is {url.split('@')[-1]!r}, which is no database URL known here: give for instance "
+            "'sqlite:////absolute/path/autointerp.db' or 'postgresql+psycopg://user@host/database'."
+        ) from error
+    if parsed.get_backend_name() == "postgresql" and parsed.drivername == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+        raise StoreError(
+            f"store.url names the database {parsed.get_backend_name()!r}; sqlite and postgresql are allowed."
+        )
+    return parsed
+
+
+def make_engine(url: URL) -> Engine:
+    """An engine whose transactions are short and take their locks at the start. Errors: StoreError."""
+    if url.get_backend_name() == "sqlite":
+        return _sqlite_engine(url)
+    try:
+        return create_engine(url, pool_pre_ping=True, isolation_level="READ COMMITTED")
+    except ModuleNotFoundError as error:
+        raise StoreError(
+            f"the store {url.render_as_string()!r} needs the package {error.name!r}: "
+            "pip install 'autointerp[postgres]'."
+        ) from error
+
+
+def journal_mode() -> str:
+    """WAL where this SQLite writes it safely, else a rollback journal."""
+    return "WAL" if sqlite3.sqlite_version_info >= _WAL_SAFE else "DELETE"
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    if url.database and url.database != ":memory:":
+        folder = Path(url.database).parent
+        if not folder.is_dir():
+            raise StoreError(
+                f"the store's folder {str(folder)!r} does not exist: make it, or choose another store.url."
+            )
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves, below
+        for pragma in (
+            f"journal_mode={journal_mode()}",
+            "synchronous=NORMAL" if journal_mode() == "WAL" else "synchronous=FULL",
+            "foreign_keys=ON",
+            f"busy_timeout={BUSY_TIMEOUT_S * 1000}",
+            "journal_size_limit=67108864",
+        ):
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # a deferred transaction that reads and then writes fails at once, whatever the busy timeout, if another wrote
+        read_only = connection.get_execution_options().get(READ_ONLY, False)
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def database_time(connection: Connection) -> float:
+    """Seconds since 1970 by the database's clock (SQLite serves one host, whose clock it is)."""
+    if connection.dialect.name == "postgresql":
+        return float(connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
+    return time.time()
+
+
+def lock_for_migration(connection: Connection) -> None:
+    """Let one process migrate at a time, until its transaction ends (SQLite's BEGIN IMMEDIATE does it already)."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(7234171)"))

@@ -1,0 +1,226 @@
+"""The tables of the store. ``migrations/versions`` makes them; a test compares the two.
+
+Terminal rows are unique by their keys: one explanation for each (run, source, latent, explainer, side), one
+score for each (run, source, latent, scorer, explainer), one label for each (run, source, latent).
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, MetaData, String, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from autointerp.store.column_types import FiniteFloat, JsonText, SafeText, UtcTime, utc_now
+
+_CONVENTION = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "pk": "pk_%(table_name)s",
+}
+LARGEST_DOUBLE = "1.7976931348623157e308"
+
+
+def finite(column: str) -> CheckConstraint:
+    """NaN sorts above every number in PostgreSQL, so one comparison refuses NaN and both infinities there."""
+    return CheckConstraint(f"abs({column}) <= {LARGEST_DOUBLE}", name=f"{column}_finite")
+
+
+class Base(DeclarativeBase):
+    """Base of all tables."""
+
+    metadata = MetaData(naming_convention=_CONVENTION)
+    type_annotation_map = {
+        float: FiniteFloat,
+        str: SafeText,
+        datetime: UtcTime,
+        dict[str, Any]: JsonText,
+        list[str]: JsonText,
+    }
+
+
+class Run(Base):
+    """One stored configuration and what became of it."""
+
+    __tablename__ = "run"
+    __table_args__ = (
+        UniqueConstraint("digest", "ordinal"),
+        CheckConstraint("state IN ('running', 'done', 'failed')", name="state_known"),
+    )
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    name: Mapped[str]
+    digest: Mapped[str] = mapped_column(String(64))
+    ordinal: Mapped[int]
+    config: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(String(16), default="running")
+    folder: Mapped[str]
+    code_version: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    finished_at: Mapped[datetime | None]
+
+
+class SourceRow(Base):
+    """One coder on one subject in one run; ``record`` is a sae_core.records.Source."""
+
+    __tablename__ = "source"
+    __table_args__ = (UniqueConstraint("run_id", "name"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[str] = mapped_column(String(32), ForeignKey("run.id", ondelete="CASCADE"))
+    name: Mapped[str] = mapped_column(String(80))
+    subject: Mapped[str]
+    subject_revision: Mapped[str]
+    hookpoint: Mapped[str]
+    coder: Mapped[str]
+    coder_fingerprint: Mapped[str] = mapped_column(String(64))
+    num_latents: Mapped[int]
+    control: Mapped[bool]
+
+
+class Chunk(Base):
+    """The unit of leased work. ``lease_until`` is seconds since 1970 by the database's clock, 0 for nobody's."""
+
+    __tablename__ = "chunk"
+    __table_args__ = (
+        UniqueConstraint("run_id", "stage", "source", "ordinal"),
+        Index(None, "run_id", "state"),
+        CheckConstraint("state IN ('waiting', 'ready', 'running', 'done', 'failed', 'poisoned')", name="state_known"),
+        finite("lease_until"),
+        finite("seconds"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[str] = mapped_column(String(32), ForeignKey("run.id", ondelete="CASCADE"))
+    stage: Mapped[str] = mapped_column(String(40))
+    queue: Mapped[str] = mapped_column(String(16))
+    source: Mapped[str] = mapped_column(String(80), default="")
+    ordinal: Mapped[int]
+    spec: Mapped[dict[str, Any]]
+    planned_units: Mapped[int] = mapped_column(BigInteger, default=1)
+    state: Mapped[str] = mapped_column(String(16), default="waiting")
+    owner: Mapped[str] = mapped_column(SafeText, default="")
+    lease_until: Mapped[float] = mapped_column(default=0.0)
+    fence: Mapped[int] = mapped_column(default=0)
+    attempts: Mapped[int] = mapped_column(default=0)
+    seconds: Mapped[float] = mapped_column(default=0.0)
+    units: Mapped[int] = mapped_column(BigInteger, default=0)
+    error: Mapped[str | None]
+
+
+class ExplanationRow(Base):
+    """One autointerp.explanation.Explanation: a text or a typed failure."""
+
+    __tablename__ = "explanation"
+    __table_args__ = (
+        UniqueConstraint("run_id", "source", "latent", "explainer", "side"),
+        CheckConstraint("(text = '') = (failure_kind IS NOT NULL)", name="text_or_failure"),
+        finite("cost_usd"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[str] = mapped_column(String(32), ForeignKey("run.id", ondelete="CASCADE"))
+    source: Mapped[str] = mapped_column(String(80))
+    latent: Mapped[int]
+    explainer: Mapped[str] = mapped_column(String(80))
+    side: Mapped[str] = mapped_column(String(8))
+    text: Mapped[str]
+    payload: Mapped[dict[str, Any]]
+    exemplar_ids: Mapped[list[str]]
+    prompt_hash: Mapped[str | None] = mapped_column(String(64))
+    model: Mapped[str | None]
+    input_tokens: Mapped[int]
+    output_tokens: Mapped[int]
+    cost_usd: Mapped[float]
+    failure_kind: Mapped[str | None] = mapped_column(String(40))
+    failure_message: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class ScoreRow(Base):
+    """One autointerp.score.Score; ``explainer`` is "" for a score of the latent itself."""
+
+    __tablename__ = "score"
+    __table_args__ = (UniqueConstraint("run_id", "source", "latent", "scorer", "explainer"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[str] = mapped_column(String(32), ForeignKey("run.id", ondelete="CASCADE"))
+    source: Mapped[str] = mapped_column(String(80))
+    latent: Mapped[int]
+    scorer: Mapped[str] = mapped_column(String(80))
+    explainer: Mapped[str] = mapped_column(String(80), default="")
+    values: Mapped[dict[str, Any]]
+    failure_kind: Mapped[str | None] = mapped_column(String(40))
+    failure_message: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class LabelRow(Base):
+    """The chosen text of a latent, or the state that stands in its place."""
+
+    __tablename__ = "label"
+    __table_args__ = (
+        UniqueConstraint("run_id", "source", "latent"),
+        CheckConstraint("status IN ('labelled', 'dead', 'rare', 'failed')", name="status_known"),
+        CheckConstraint("(status = 'labelled') = (text IS NOT NULL)", name="text_iff_labelled"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[str] = mapped_column(String(32), ForeignKey("run.id", ondelete="CASCADE"))
+    source: Mapped[str] = mapped_column(String(80))
+    latent: Mapped[int]
+    status: Mapped[str] = mapped_column(String(16))
+    text: Mapped[str | None]
+    text_output: Mapped[str | None]
+    explainer: Mapped[str | None] = mapped_column(String(80))
+    decided_by: Mapped[str] = mapped_column(String(80))
+    failure_kind: Mapped[str | None] = mapped_column(String(40))
+    failure_message: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class ControlRow(Base):
+    """What a scorer gives where it should give nothing (METHODS 6): shuffled, null, token_rule, ..."""
+
+    __tablename__ = "control_row"
+    __table_args__ = (UniqueConstraint("run_id", "source", "kind", "component", "latent"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[str] = mapped_column(String(32), ForeignKey("run.id", ondelete="CASCADE"))
+    source: Mapped[str] = mapped_column(String(80))
+    kind: Mapped[str] = mapped_column(String(40))
+    component: Mapped[str] = mapped_column(String(80))
+    latent: Mapped[int]
+    values: Mapped[dict[str, Any]]
+    failure_kind: Mapped[str | None] = mapped_column(String(40))
+    failure_message: Mapped[str | None]
+
+
+class Artefact(Base):
+    """A versioned value that a barrier computed (a plan, a permutation, a prior); written once."""
+
+    __tablename__ = "artefact"
+    __table_args__ = (UniqueConstraint("run_id", "kind", "version"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[str] = mapped_column(String(32), ForeignKey("run.id", ondelete="CASCADE"))
+    kind: Mapped[str] = mapped_column(String(120))
+    version: Mapped[int] = mapped_column(Integer, default=1)
+    value: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Timing(Base):
+    """Wall time that no chunk accounts for, such as loading the subject."""
+
+    __tablename__ = "timing"
+    __table_args__ = (finite("seconds"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[str] = mapped_column(String(32), ForeignKey("run.id", ondelete="CASCADE"))
+    name: Mapped[str] = mapped_column(String(80))
+    seconds: Mapped[float]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)

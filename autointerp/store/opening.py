@@ -1,0 +1,77 @@
+"""Opens a store and brings its tables to this version's revision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, inspect, select, table
+from sqlalchemy import column as sql_column
+from sqlalchemy.exc import DatabaseError, OperationalError
+
+from autointerp.store.dialects import READ_ONLY, lock_for_migration, make_engine, parse_url
+from autointerp.store.store import LabelStore
+from sae_core.errors import StoreError
+
+HEAD = "0001"
+"""Newest revision in ``migrations/versions``; a store that is there already opens without loading Alembic."""
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def sqlite_url(path: Path) -> str:
+    """URL of an SQLite file."""
+    return f"sqlite:///{path.absolute()}"
+
+
+def open_store(url: str, *, create: bool = True) -> LabelStore:
+    """The store at an SQLAlchemy URL, upgraded to this version's tables.
+
+    With ``create=False`` a store that is not there is an error, not made. Errors: StoreError.
+    """
+    parsed = parse_url(url)
+    if not create and parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
+        raise StoreError(
+            f"there is no store at {parsed.database!r}: give the output folder of a run, or its store's URL."
+        )
+    engine = make_engine(parsed)
+    shown = parsed.render_as_string()
+    try:
+        _upgrade(engine, shown)
+    except OperationalError as error:
+        raise StoreError(f"the store {shown!r} cannot be opened: {error.orig}.") from error
+    except DatabaseError as error:
+        raise StoreError(f"the store {shown!r} is not a database that can be read: {error.orig}.") from error
+    return LabelStore(engine)
+
+
+def current_revision(connection: Connection) -> str | None:
+    """The revision that a store's tables have, None for an empty database."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    version = table("alembic_version", sql_column("version_num"))
+    return connection.execute(select(version.c.version_num)).scalar_one_or_none()
+
+
+def _upgrade(engine: Engine, shown: str) -> None:
+    with engine.connect().execution_options(**{READ_ONLY: True}) as connection, connection.begin():
+        if current_revision(connection) == HEAD:
+            return
+
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    settings = Config()
+    settings.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    known = {script.revision for script in ScriptDirectory.from_config(settings).walk_revisions()}
+    with engine.begin() as connection:
+        lock_for_migration(connection)
+        revision = current_revision(connection)
+        if revision == HEAD:
+            return
+        if revision is not None and revision not in known:
+            raise StoreError(
+                f"the store {shown!r} was written by a newer autointerp (revision {revision!r}, this version knows "
+                f"up to {HEAD!r}): upgrade autointerp, or choose another store.url."
+            )
+        settings.attributes["connection"] = connection
+        command.upgrade(settings, "head")

@@ -1,0 +1,350 @@
+"""``LabelStore``: everything that is read from and written to the database, each call one short transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar
+
+from sqlalchemy import Connection, Engine, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from autointerp.explanation import Explanation
+from autointerp.score import Score
+from autointerp.store import chunks
+from autointerp.store.chunks import ChunkState, Lease, NewChunk, Successor
+from autointerp.store.column_types import utc_now
+from autointerp.store.dialects import READ_ONLY
+from autointerp.store.models import (
+    Artefact,
+    Base,
+    Chunk,
+    ControlRow,
+    ExplanationRow,
+    LabelRow,
+    Run,
+    ScoreRow,
+    SourceRow,
+    Timing,
+)
+from autointerp.store.rows import read_explanation, read_score, read_source, source_row
+from sae_core.errors import StoreError
+from sae_core.records import Source
+
+Row = TypeVar("Row", bound=Base)
+
+
+class StageCount(NamedTuple):
+    """How far one stage of a run is."""
+
+    stage: str
+    state: ChunkState
+    chunks: int
+    units: int
+    """Planned units of these chunks."""
+    seconds: float
+    """Time spent on them so far."""
+
+
+class LabelStore:
+    """A database of runs. Methods are safe to call from several threads and processes."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """One transaction that may write; keep it short."""
+        with self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """One transaction that only reads."""
+        with self.engine.connect().execution_options(**{READ_ONLY: True}) as connection, connection.begin():
+            yield connection
+
+    # runs
+
+    def create_run(self, run: Run) -> None:
+        """Add a run. Errors: StoreError where its id is taken."""
+        try:
+            self._add([run])
+        except IntegrityError as error:
+            raise StoreError(f"the store has a run {run.id!r} already: start again.") from error
+
+    def next_ordinal(self, digest: str) -> int:
+        """Ordinal of the next run of a configuration, from 1."""
+        with self.reading() as connection:
+            last = connection.execute(select(func.max(Run.ordinal)).where(Run.digest == digest)).scalar_one()
+        return 1 if last is None else int(last) + 1
+
+    def run(self, run_id: str) -> Run:
+        """A run by its id or a unique beginning of it. Errors: StoreError."""
+        found = [run for run in self.runs() if run.id.startswith(run_id)]
+        exact = [run for run in found if run.id == run_id]
+        if exact or len(found) == 1:
+            return (exact or found)[0]
+        if found:
+            ids = ", ".join(run.id for run in found[:5])
+            raise StoreError(f"{run_id!r} is the beginning of {len(found)} runs ({ids}): give more of the id.")
+        known = ", ".join(run.id for run in self.runs()[-5:]) or "none"
+        raise StoreError(
+            f"the store has no run {run_id!r}; it has {known}: "
+            "give one of these, a beginning of one, or an output folder."
+        )
+
+    def has_run(self, run_id: str) -> bool:
+        """Whether a run of exactly this id is there."""
+        with self.reading() as connection:
+            return connection.execute(select(Run.id).where(Run.id == run_id)).first() is not None
+
+    def runs(self) -> list[Run]:
+        """All runs, oldest first."""
+        return self._all(select(Run).order_by(Run.created_at, Run.id))
+
+    def set_run_state(self, run_id: str, state: str) -> None:
+        """Set a run's state: running, done or failed."""
+        finished = None if state == "running" else utc_now()
+        with self.writing() as connection:
+            connection.execute(update(Run).where(Run.id == run_id).values(state=state, finished_at=finished))
+
+    # sources
+
+    def add_sources(self, run_id: str, sources: Sequence[Source]) -> None:
+        """Register the run's sources, once. Errors: StoreError where they differ from what is registered."""
+        with self.writing() as connection, Session(bind=connection) as session:
+            known = {
+                row.name: read_source(row)
+                for row in session.scalars(select(SourceRow).where(SourceRow.run_id == run_id))
+            }
+            for source in sources:
+                before = known.get(source.name)
+                if before is None:
+                    session.add(source_row(run_id, source))
+                elif before != source:
+                    raise StoreError(
+                        f"source {source.name!r} of run {run_id!r} has changed since the run began (its coder or "
+                        "subject has other weights now): choose another --out, or delete that output folder."
+                    )
+            session.flush()
+
+    def sources(self, run_id: str) -> list[Source]:
+        """The run's sources in the order of registration."""
+        rows: list[SourceRow] = self._all(select(SourceRow).where(SourceRow.run_id == run_id).order_by(SourceRow.id))
+        return [read_source(row) for row in rows]
+
+    # chunks
+
+    def plan(self, run_id: str, stage: str, new: Sequence[NewChunk]) -> bool:
+        """Add a stage's chunks, all or none, once; False where they were planned before."""
+        try:
+            with self.writing() as connection:
+                connection.execute(
+                    insert(Artefact).values(
+                        run_id=run_id, kind=f"plan/{stage}", version=1, value={"chunks": len(new)}, created_at=utc_now()
+                    )
+                )
+                if new:
+                    connection.execute(
+                        insert(Chunk),
+                        [
+                            {
+                                "run_id": run_id,
+                                "stage": chunk.stage,
+                                "queue": chunk.queue,
+                                "source": chunk.source,
+                                "ordinal": chunk.ordinal,
+                                "spec": chunk.spec,
+                                "planned_units": chunk.planned_units,
+                                "state": chunk.state,
+                            }
+                            for chunk in new
+                        ],
+                    )
+        except IntegrityError:
+            if f"plan/{stage}" in self.planned(run_id):
+                return False
+            raise
+        return True
+
+    def planned(self, run_id: str) -> set[str]:
+        """Artefact kinds ``plan/<stage>`` of the stages that have been planned."""
+        with self.reading() as connection:
+            rows = connection.execute(
+                select(Artefact.kind).where(
+                    Artefact.run_id == run_id, Artefact.kind.startswith("plan/", autoescape=True)
+                )
+            )
+            return set(rows.scalars())
+
+    def claim(self, chunk_id: int, owner: str, lease_s: float, max_attempts: int = chunks.MAX_ATTEMPTS) -> Lease | None:
+        """See :func:`autointerp.store.chunks.claim`."""
+        with self.writing() as connection:
+            return chunks.claim(connection, chunk_id, owner, lease_s, max_attempts)
+
+    def renew(self, lease: Lease, lease_s: float) -> bool:
+        """See :func:`autointerp.store.chunks.renew`."""
+        with self.writing() as connection:
+            return chunks.renew(connection, lease, lease_s)
+
+    def finish(
+        self,
+        lease: Lease,
+        rows: Sequence[Base] = (),
+        successors: Sequence[Successor] = (),
+        units: int = 0,
+        seconds: float = 0.0,
+    ) -> None:
+        """Write a chunk's rows and its end in one transaction. Errors: chunks.Fenced, and then nothing is written."""
+        with self.writing() as connection:
+            chunks.finish(connection, lease, rows, successors, units, seconds)
+
+    def put_back(
+        self,
+        lease: Lease,
+        state: ChunkState = ChunkState.READY,
+        error: str | None = None,
+        *,
+        counts: bool,
+        seconds: float = 0.0,
+    ) -> None:
+        """See :func:`autointerp.store.chunks.put_back`."""
+        with self.writing() as connection:
+            chunks.put_back(connection, lease, state, error, counts=counts, seconds=seconds)
+
+    def free_dead(self, run_id: str, is_dead: Callable[[str], bool]) -> int:
+        """See :func:`autointerp.store.chunks.free_dead`."""
+        with self.writing() as connection:
+            return chunks.free_dead(connection, run_id, is_dead)
+
+    def poison(self, run_id: str, max_attempts: int = chunks.MAX_ATTEMPTS) -> int:
+        """See :func:`autointerp.store.chunks.poison`."""
+        with self.writing() as connection:
+            return chunks.poison(connection, run_id, max_attempts)
+
+    def revive(self, run_id: str, states: Sequence[ChunkState]) -> int:
+        """See :func:`autointerp.store.chunks.revive`."""
+        with self.writing() as connection:
+            return chunks.revive(connection, run_id, states)
+
+    def release_successors(self, run_id: str, successor: Successor) -> int:
+        """See :func:`autointerp.store.chunks.release_successors`."""
+        with self.writing() as connection:
+            return chunks.release_successors(connection, run_id, successor)
+
+    def chunks(self, run_id: str, *states: ChunkState) -> list[Chunk]:
+        """A run's chunks (in the given states) by stage, source and ordinal."""
+        query = select(Chunk).where(Chunk.run_id == run_id).order_by(Chunk.stage, Chunk.source, Chunk.ordinal)
+        return self._all(query.where(Chunk.state.in_(states)) if states else query)
+
+    def ready(self, run_id: str, stages: Sequence[str]) -> list[int]:
+        """Ids of the ready chunks in the order of ``stages``, then source and ordinal."""
+        with self.reading() as connection:
+            rows = connection.execute(
+                select(Chunk.id, Chunk.stage)
+                .where(Chunk.run_id == run_id, Chunk.state == ChunkState.READY)
+                .order_by(Chunk.source, Chunk.ordinal)
+            ).all()
+        place = {stage: number for number, stage in enumerate(stages)}
+        return [row.id for row in sorted(rows, key=lambda row: place[row.stage])]
+
+    def counts(self, run_id: str) -> list[StageCount]:
+        """Chunks, units and seconds of a run by stage and state."""
+        with self.reading() as connection:
+            rows = connection.execute(
+                select(Chunk.stage, Chunk.state, func.count(), func.sum(Chunk.planned_units), func.sum(Chunk.seconds))
+                .where(Chunk.run_id == run_id)
+                .group_by(Chunk.stage, Chunk.state)
+            ).all()
+        return [StageCount(r[0], ChunkState(r[1]), int(r[2]), int(r[3] or 0), float(r[4] or 0.0)) for r in rows]
+
+    # results
+
+    def explanations(self, run_id: str, source: str, latents: Sequence[int] | None = None) -> list[Explanation]:
+        """Explanations of a source (of some latents), by latent and explainer."""
+        query = select(ExplanationRow).where(ExplanationRow.run_id == run_id, ExplanationRow.source == source)
+        query = query.order_by(ExplanationRow.latent, ExplanationRow.explainer, ExplanationRow.side)
+        return [read_explanation(row) for row in self._of_latents(query, ExplanationRow, latents)]
+
+    def scores(self, run_id: str, source: str, latents: Sequence[int] | None = None) -> list[Score]:
+        """Scores of a source (of some latents), by latent, scorer and explainer."""
+        query = select(ScoreRow).where(ScoreRow.run_id == run_id, ScoreRow.source == source)
+        query = query.order_by(ScoreRow.latent, ScoreRow.scorer, ScoreRow.explainer)
+        return [read_score(row) for row in self._of_latents(query, ScoreRow, latents)]
+
+    def labels(self, run_id: str, source: str, latents: Sequence[int] | None = None) -> list[LabelRow]:
+        """Labels of a source (of some latents), by latent."""
+        query = select(LabelRow).where(LabelRow.run_id == run_id, LabelRow.source == source).order_by(LabelRow.latent)
+        return self._of_latents(query, LabelRow, latents)
+
+    def controls(self, run_id: str, source: str | None = None, kind: str | None = None) -> list[ControlRow]:
+        """Rows of the controls, by source, kind, component and latent."""
+        query = select(ControlRow).where(ControlRow.run_id == run_id)
+        query = query.order_by(ControlRow.source, ControlRow.kind, ControlRow.component, ControlRow.latent)
+        if source is not None:
+            query = query.where(ControlRow.source == source)
+        if kind is not None:
+            query = query.where(ControlRow.kind == kind)
+        return self._all(query)
+
+    def artefact(self, run_id: str, kind: str, version: int = 1) -> dict[str, Any] | None:
+        """A stored artefact's value, None where it is not there."""
+        with self.reading() as connection:
+            query = select(Artefact.value).where(
+                Artefact.run_id == run_id, Artefact.kind == kind, Artefact.version == version
+            )
+            return connection.execute(query).scalar_one_or_none()
+
+    def add_timing(self, run_id: str, name: str, seconds: float) -> None:
+        """Note wall time that belongs to no chunk."""
+        self._add([Timing(run_id=run_id, name=name, seconds=seconds)])
+
+    def timings(self, run_id: str) -> dict[str, float]:
+        """Seconds by name, chunks and other times added up; stages in the order of their first chunk."""
+        with self.reading() as connection:
+            stages = connection.execute(
+                select(Chunk.stage, func.sum(Chunk.seconds))
+                .where(Chunk.run_id == run_id)
+                .group_by(Chunk.stage)
+                .order_by(func.min(Chunk.id))
+            ).all()
+            others = connection.execute(
+                select(Timing.name, func.sum(Timing.seconds))
+                .where(Timing.run_id == run_id)
+                .group_by(Timing.name)
+                .order_by(func.min(Timing.id))
+            ).all()
+        return {str(name): float(seconds) for name, seconds in [*others, *stages]}
+
+    # helpers
+
+    def _add(self, rows: Sequence[Base]) -> None:
+        with self.writing() as connection, Session(bind=connection) as session:
+            session.add_all(rows)
+            session.flush()
+
+    def _all(self, query: Any) -> list[Any]:
+        with self.reading() as connection, Session(bind=connection, expire_on_commit=False) as session:
+            rows = list(session.scalars(query))
+            session.expunge_all()
+        return rows
+
+    def _of_latents(self, query: Any, table: Any, latents: Sequence[int] | None) -> list[Any]:
+        if latents is None:
+            return self._all(query)
+        if not latents:
+            return []
+        wanted = set(latents)  # a range in the query, not a list: databases limit the number of parameters
+        rows = self._all(query.where(table.latent.between(min(wanted), max(wanted))))
+        return [row for row in rows if row.latent in wanted]
+
+
+def as_mapping(row: Base) -> Mapping[str, Any]:
+    """A row's columns by name."""
+    return {column.key: getattr(row, column.key) for column in row.__table__.columns}

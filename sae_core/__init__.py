@@ -1,0 +1,1 @@
+"""Tensors: the subject model, sparse coders, the corpus, extraction and intervention."""

@@ -1,0 +1,124 @@
+"""SAELens' coders: ``cfg.json`` + ``sae_weights.safetensors`` (FORMATS A.1), version 6 and older."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sae_core.coder import Activation, JumpReLU, ReLU, SparseCoder, TopK, fingerprint_tensors
+from sae_core.errors import CoderError, did_you_mean
+from sae_core.formats.reading import check_shape, config_int, read_config, read_tensors
+
+CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+ARCHITECTURES = ("standard", "topk", "jumprelu")
+
+
+def matches(folder: Path) -> bool:
+    """Whether ``folder`` holds this format."""
+    return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
+
+
+def _hook_name(config: dict[str, Any]) -> str | None:
+    metadata = config.get("metadata") or {}
+    name = metadata.get("hook_name") or config.get("hook_name") or config.get("hook_point")
+    return str(name) if name else None
+
+
+def _is_legacy(config: dict[str, Any]) -> bool:
+    """Whether a version before 6 wrote it: flat, without ``sae_lens_version``."""
+    version = config.get("sae_lens_version") or (config.get("metadata") or {}).get("sae_lens_version")
+    return version is None or int(str(version).split(".")[0]) < 6
+
+
+def read(folder: Path) -> SparseCoder:
+    """Architectures of :data:`ARCHITECTURES` without run-time normalisation; what is not understood is refused."""
+    path = folder / CONFIG
+    config = read_config(path)
+    legacy = _is_legacy(config)
+    architecture = config.get("architecture", "standard")
+    k = config.get("k")
+    if legacy and config.get("activation_fn", config.get("activation_fn_str")) == "topk":
+        architecture, k = "topk", (config.get("activation_fn_kwargs") or {}).get("k")
+    if architecture not in ARCHITECTURES:
+        raise CoderError(
+            f"{path}: architecture is {architecture!r}, which this version does not read; {did_you_mean(str(architecture), ARCHITECTURES)}"
+        )
+    normalise = config.get("normalize_activations", "none")
+    if normalise not in ("none", None, False):
+        raise CoderError(f"{path}: normalize_activations is {normalise!r}; this version reads coders with 'none' only.")
+    reshape = config.get("reshape_activations", "none")
+    hook = _hook_name(config)
+    if reshape not in ("none", None) or (hook is not None and "hook_z" in hook):
+        raise CoderError(
+            f"{path}: the coder sits on {hook!r} and reshapes its input; this version reads coders of unreshaped activations."
+        )
+    if config.get("rescale_acts_by_decoder_norm"):
+        raise CoderError(f"{path}: rescale_acts_by_decoder_norm is set; this version reads coders without it.")
+    d_in, num_latents = config_int(path, config, "d_in"), config_int(path, config, "d_sae")
+    required = {"W_enc", "W_dec", "b_enc", "b_dec"} | ({"threshold"} if architecture == "jumprelu" else set())
+    weights = folder / WEIGHTS
+    tensors = read_tensors(weights, required)
+    expected = {
+        "W_enc": (d_in, num_latents),
+        "W_dec": (num_latents, d_in),
+        "b_enc": (num_latents,),
+        "b_dec": (d_in,),
+        "threshold": (num_latents,),
+    }
+    for name, tensor in tensors.items():
+        check_shape(weights, name, tensor, expected[name])
+    activation: Activation
+    if architecture == "topk":
+        activation = TopK(config_int(path, {"k": k}, "k"))
+    elif architecture == "jumprelu":
+        activation = JumpReLU(tensors["threshold"].float())
+    else:
+        activation = ReLU()
+    subtract = bool(config.get("apply_b_dec_to_input", legacy))
+    return SparseCoder(
+        encoder_weight=tensors["W_enc"].float().T.contiguous(),
+        encoder_bias=tensors["b_enc"].float(),
+        decoder_weight=tensors["W_dec"].float(),
+        decoder_bias=tensors["b_dec"].float(),
+        activation=activation,
+        shift=tensors["b_dec"].float() if subtract else None,
+        hookpoint_in=hook,
+        hookpoint_out=hook,
+        format=f"sae_lens {architecture}",
+        fingerprint=fingerprint_tensors(tensors),
+        notes=(f"hookpoint {hook!r} from {CONFIG}",) if hook else (),
+    )
+
+
+def write_jumprelu(folder: Path, coder: SparseCoder) -> None:
+    """Write a coder with JumpReLU activation so that :func:`read` gives it back."""
+    import json
+
+    from safetensors.torch import save_file
+
+    if not isinstance(coder.activation, JumpReLU):
+        raise CoderError(f"only a JumpReLU coder can be written here, not {type(coder.activation).__name__}.")
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "architecture": "jumprelu",
+        "d_in": coder.d_in,
+        "d_sae": coder.num_latents,
+        "dtype": "float32",
+        "apply_b_dec_to_input": coder.shift is not None,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "metadata": {"hook_name": coder.hookpoint_out, "sae_lens_version": "6.0.0"},
+    }
+    save_file(
+        {
+            "W_enc": coder.encoder_weight.T.contiguous(),
+            "W_dec": coder.decoder_weight.contiguous(),
+            "b_enc": coder.encoder_bias.contiguous(),
+            "b_dec": coder.decoder_bias.contiguous(),
+            "threshold": torch.as_tensor(coder.activation.threshold).contiguous(),
+        },
+        folder / WEIGHTS,
+    )
+    (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")

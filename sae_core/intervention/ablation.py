@@ -1,0 +1,403 @@
+"""Ablate latents and see what the subject predicts then, beside pushes of the same size in random directions.
+
+Letters in shapes: J jobs (a window of a latent), N packed tokens, R control directions, D width, L latents asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sae_core.errors import CoderError, NonFiniteError
+from sae_core.hookpoints import Hookpoint
+from sae_core.intervention.directions import Coder, ContextTokens, ControlDirections, draw_control_directions
+from sae_core.intervention.divergence import CleanPredictions, Unembedding
+from sae_core.intervention.evidence import AblationEvidence
+from sae_core.intervention.resume import CleanContext, Rows, UpperLayers
+from sae_core.intervention.windows import InterventionWindow
+from sae_core.subject import SubjectModel
+
+
+@dataclass(frozen=True)
+class AblationSettings:
+    """How ablation is run."""
+
+    control_directions: int = 4
+    """R, half of them isotropic, half typical."""
+    threshold: float = 0.0
+    """A latent fires where its activation is above this by magnitude."""
+    top_tokens: int = 10
+    """Tokens listed as raised and as lowered."""
+    max_tokens: int = 1024
+    """Packed tokens of one batch: memory is about this times the width of the MLP times 4 bytes."""
+    contexts_per_pass: int = 8
+    """Contexts of one clean pass."""
+    noise_every: int = 16
+    """In every so-manieth pass of contexts (the first included) each batch gets one unedited row a context."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One window of one latent, as it really fires there."""
+
+    row: int
+    """Its place in the evidence."""
+    latent: int
+    """Index among the latents asked for."""
+    context: int
+    """Index in the pass."""
+    start: int
+    """Position of the first firing token."""
+    stop: int
+    activations: NDArray[np.float32]
+    """[stop - start] 0 where it is silent."""
+
+
+class _Sums:
+    """What is added up over batches."""
+
+    def __init__(self, num_rows: int, num_latents: int, num_directions: int, width: int, device: torch.device) -> None:
+        shape = (num_rows, 1 + num_directions)
+        self.kl_firing = np.zeros(shape)
+        self.kl_rest = np.zeros(shape)
+        self.delta_ce = np.zeros(shape)
+        self.count_firing = np.zeros(num_rows, dtype=np.int32)
+        self.count_rest = np.zeros(num_rows, dtype=np.int32)
+        self.count_ce = np.zeros(num_rows, dtype=np.int32)
+        self.difference = torch.zeros(num_latents, width, dtype=torch.float64, device=device)
+        self.noise_floor = 0.0
+        self.num_noise_tokens = 0
+
+
+def coder_hookpoints(subject: SubjectModel, coder: Coder) -> tuple[Hookpoint, Hookpoint]:
+    """Where a coder reads and where its directions act, checked against the subject.
+
+    Raises:
+        CoderError: the coder does not say where it belongs, or its directions do not fit there.
+    """
+    into, out = coder.hookpoint_in, coder.hookpoint_out or coder.hookpoint_in
+    if into is None or out is None:
+        raise CoderError("The coder does not say which hookpoint it belongs to; set coders.hookpoint.")
+    read, write = subject.hookpoint(into), subject.hookpoint(out)
+    if (width := subject.width(write)) != coder.directions.shape[-1]:
+        raise CoderError(
+            f"The coder's directions have {coder.directions.shape[-1]} dimensions, the activations at {write} have "
+            f"{width}; give the hookpoint that the coder was trained on."
+        )
+    return read, write
+
+
+def run_ablation(
+    subject: SubjectModel,
+    coder: Coder,
+    context_tokens: ContextTokens,
+    num_contexts: int,
+    windows: Mapping[int, Sequence[InterventionWindow]],
+    *,
+    settings: AblationSettings | None = None,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> AblationEvidence:
+    """Ablate every latent of ``windows`` on its windows, and push along the control directions at the same tokens.
+
+    ``h' = h - z_f d_f`` at the latent's firing tokens of the window, with z from a clean pass, all at once; measured
+    at every token from the first firing one to the window's end against the clean pass. Work goes context by context:
+    rows of all latents that meet in a context share its clean pass and prefix, so that the more latents a call holds,
+    the less a latent costs. What comes out for a latent depends on the other latents of the call by float32 rounding
+    only; the same call gives the same bits.
+
+    Args:
+        subject: the model.
+        coder: reads at ``hookpoint_in``, acts at ``hookpoint_out``.
+        context_tokens: the corpus, a context at a time.
+        num_contexts: how many contexts it has (typical directions are drawn from all of them).
+        windows: latent -> its windows, see :func:`sae_core.intervention.windows.choose_windows`.
+        settings: how to run.
+        seed: of the run; the control directions depend on it and not on the latents.
+        progress: called with the number of windows done so far.
+
+    Raises:
+        CoderError: the coder does not fit the subject.
+        NonFiniteError: an edited pass gave NaN or infinite values.
+    """
+    settings = settings or AblationSettings()
+    read, write = coder_hookpoints(subject, coder)
+    controls = draw_control_directions(subject, write, context_tokens, num_contexts, settings.control_directions, seed)
+    run = _Ablation(subject, coder, read, write, controls, settings, windows)
+    by_context: dict[int, list[int]] = {}
+    for row, window in enumerate(run.window):
+        by_context.setdefault(window.context, []).append(row)
+    ordinals = sorted(by_context)
+    done = 0
+    for number, begin in enumerate(range(0, len(ordinals), settings.contexts_per_pass)):
+        part = ordinals[begin : begin + settings.contexts_per_pass]
+        run.contexts(
+            [np.asarray(context_tokens(o)) for o in part],
+            [by_context[o] for o in part],
+            measure_noise=number % settings.noise_every == 0,
+        )
+        done += sum(len(by_context[o]) for o in part)
+        if progress is not None:
+            progress(done)
+    return run.evidence(seed)
+
+
+class _Ablation:
+    """One call of :func:`run_ablation`."""
+
+    def __init__(
+        self,
+        subject: SubjectModel,
+        coder: Coder,
+        read: Hookpoint,
+        write: Hookpoint,
+        controls: ControlDirections,
+        settings: AblationSettings,
+        windows: Mapping[int, Sequence[InterventionWindow]],
+    ) -> None:
+        self.subject = subject
+        self.coder = coder
+        self.read = read
+        self.controls = controls
+        self.settings = settings
+        self.latents = np.array(sorted(windows), dtype=np.int32)
+        self.latent = np.array(
+            [i for i, latent in enumerate(self.latents.tolist()) for _ in windows[latent]], dtype=np.int64
+        )
+        self.window = [window for latent in self.latents.tolist() for window in windows[latent]]
+        self.upper = UpperLayers(subject, write)
+        self.unembedding = Unembedding(subject)
+        index = torch.from_numpy(self.latents.astype(np.int64)).to(coder.directions.device)
+        self.directions = coder.directions.index_select(0, index).to(subject.device).float()
+        self.norms = self.directions.norm(dim=-1).cpu().numpy()
+        self.special = np.array(sorted(subject.special_ids), dtype=np.int64)
+        self.columns = index
+        self.sums = _Sums(
+            len(self.window),
+            len(self.latents),
+            len(controls.kinds),
+            self.unembedding.weight.shape[1],
+            subject.device,
+        )
+
+    def contexts(
+        self,
+        tokens: list[NDArray[np.integer[Any]]],
+        rows: list[list[int]],
+        measure_noise: bool,
+    ) -> None:
+        """All windows of a few contexts."""
+        needed = [max(self.window[r].position + self.window[r].length for r in mine) for mine in rows]
+        clean = self.upper.clean([ids[:stop] for ids, stop in zip(tokens, needed, strict=True)], [self.read])
+        jobs: list[_Job] = []
+        for number, (ids, mine) in enumerate(zip(tokens, rows, strict=True)):
+            jobs += self._jobs(number, ids, clean[number], mine)
+        if not jobs:
+            return
+        # Rows of like start and length meet in a batch: short prefixes stay short, little is padded.
+        jobs.sort(key=lambda job: (job.context, job.start, job.stop, job.row))
+        predictions = [self.unembedding.predictions(context.final) for context in clean]
+        per_row = 1 + len(self.controls.kinds)
+        batch: list[_Job] = []
+        size = 0
+        for job in jobs:
+            tokens_of_job = per_row * (job.stop - job.start)
+            if batch and size + tokens_of_job > self.settings.max_tokens:
+                self._batch(batch, clean, predictions, tokens, measure_noise)
+                batch, size = [], 0
+            batch.append(job)
+            size += tokens_of_job
+        self._batch(batch, clean, predictions, tokens, measure_noise)
+
+    def _jobs(
+        self,
+        number: int,
+        ids: NDArray[np.integer[Any]],
+        clean: CleanContext,
+        rows: list[int],
+    ) -> list[_Job]:
+        """The windows of one context in which the latent fires."""
+        used = np.zeros(len(clean.tokens), dtype=bool)
+        for row in rows:
+            window = self.window[row]
+            used[window.position : window.position + window.length] = True
+        at = np.flatnonzero(used)
+        place = np.cumsum(used) - 1
+        latents = np.unique(self.latent[rows])
+        hidden = clean.captured[self.read][torch.from_numpy(at).to(self.subject.device)]
+        columns = self.columns[torch.from_numpy(latents).to(self.columns.device)]
+        coded = self.coder.encode(hidden.to(self.coder.directions.device))[:, columns].float().cpu().numpy()
+        coded[np.isin(ids[at], self.special)] = 0
+        coded[np.abs(coded) <= self.settings.threshold] = 0
+        column = np.searchsorted(latents, self.latent[rows])
+        jobs = []
+        for row, mine in zip(rows, column.tolist(), strict=True):
+            window = self.window[row]
+            begin = int(place[window.position])
+            activations = coded[begin : begin + window.length, mine]
+            firing = np.flatnonzero(activations)
+            if len(firing) == 0:
+                continue
+            first = int(firing[0])
+            jobs.append(
+                _Job(
+                    row=row,
+                    latent=int(self.latent[row]),
+                    context=number,
+                    start=window.position + first,
+                    stop=window.position + len(activations),
+                    activations=activations[first:],
+                )
+            )
+        return jobs
+
+    def _batch(
+        self,
+        jobs: list[_Job],
+        clean: list[CleanContext],
+        predictions: list[CleanPredictions],
+        tokens: list[NDArray[np.integer[Any]]],
+        measure_noise: bool,
+    ) -> None:
+        device = self.subject.device
+        directions = 1 + len(self.controls.kinds)
+        lengths = np.array([job.stop - job.start for job in jobs])
+        start = np.repeat([job.start for job in jobs], directions)
+        stop = np.repeat([job.stop for job in jobs], directions)
+        owner = np.repeat([job.context for job in jobs], directions)
+        job_of_row = np.repeat(np.arange(len(jobs)), directions)
+        if measure_noise:  # an unedited row a context, as long as its longest row
+            for number in sorted({job.context for job in jobs}):
+                longest = max((j for j in jobs if j.context == number), key=lambda j: j.stop - j.start)
+                at = int(np.searchsorted(owner, number, side="right"))
+                start, stop = np.insert(start, at, longest.start), np.insert(stop, at, longest.stop)
+                owner, job_of_row = np.insert(owner, at, number), np.insert(job_of_row, at, -1)
+        present = np.unique(owner)
+        rows = Rows(start, stop, np.searchsorted(present, owner))
+        row, position = rows.row, rows.position
+        job, edited = job_of_row[row], job_of_row[row] >= 0
+        within = np.zeros(len(job_of_row), dtype=np.int64)
+        within[job_of_row >= 0] = np.tile(np.arange(directions), len(jobs))
+        direction = within[row]
+        offset = np.cumsum(lengths) - lengths
+        slot = position - start[row]
+        activations = np.concatenate([j.activations for j in jobs])
+        z = np.where(edited, activations[np.where(edited, offset[job] + slot, 0)], 0.0)
+        latent = np.array([j.latent for j in jobs])[job]
+        size = np.where(direction == 0, 1.0, self.norms[latent])
+        source = np.where(direction == 0, job, len(jobs) + direction - 1)
+        moved = np.flatnonzero(z)
+        mine = [j.latent for j in jobs]
+        table = torch.cat([self.directions[torch.tensor(mine, device=device)], self.controls.vectors])
+        delta = torch.zeros(len(row), table.shape[1], device=device)
+        coefficient = torch.from_numpy((-z[moved] * size[moved]).astype(np.float32)).to(device)
+        delta[torch.from_numpy(moved).to(device)] = (
+            coefficient[:, None] * table[torch.from_numpy(source[moved]).to(device)]
+        )
+        contexts = [clean[int(number)] for number in present]
+        final = self.upper.run(contexts, rows, delta.to(self.subject.dtype))
+        place = torch.from_numpy(position).to(device)
+        spans = [*np.searchsorted(owner[row], present, side="left").tolist(), len(row)]
+        reference = torch.cat([c.final[place[a:b]] for c, a, b in zip(contexts, spans[:-1], spans[1:], strict=True)])
+        difference = final.float() - reference.float()
+        kl = np.empty(len(row))
+        delta_ce = np.empty(len(row))
+        has_next = np.zeros(len(row), dtype=bool)
+        for number, a, b in zip(present.tolist(), spans[:-1], spans[1:], strict=True):
+            ids = tokens[number].astype(np.int64)
+            following = np.append(ids, -1)[position[a:b] + 1]
+            has_next[a:b] = following >= 0
+            result = self.unembedding.divergence(
+                predictions[number], place[a:b], difference[a:b], torch.from_numpy(following).to(device)
+            )
+            kl[a:b] = result.kl.double().cpu().numpy()
+            delta_ce[a:b] = result.delta_ce.double().cpu().numpy()
+        if not np.isfinite(kl).all():
+            raise NonFiniteError(
+                f"The subject {self.subject.name} gave NaN or infinite values when latents were ablated at "
+                f"{self.upper.hookpoint}; use dtype float32."
+            )
+        sums = self.sums
+        if measure_noise:
+            sums.noise_floor = max(sums.noise_floor, float(kl[~edited].max()))
+            sums.num_noise_tokens += int((~edited).sum())
+        firing = z != 0
+        cell = job * directions + direction
+        cells = len(jobs) * directions
+
+        def summed(values: NDArray[np.float64], where: NDArray[np.bool_]) -> NDArray[np.float64]:
+            totals: NDArray[np.float64] = np.bincount(cell[where], weights=values[where], minlength=cells)
+            return totals.reshape(-1, directions)
+
+        ones = np.ones(len(row))
+        out = np.array([j.row for j in jobs])
+        sums.kl_firing[out] = summed(kl, firing)
+        sums.kl_rest[out] = summed(kl, edited & ~firing)
+        sums.delta_ce[out] = summed(delta_ce, firing)
+        sums.count_firing[out] = summed(ones, firing)[:, 0]
+        sums.count_rest[out] = summed(ones, edited & ~firing)[:, 0]
+        sums.count_ce[out] = summed(ones, firing & has_next)[:, 0]
+        own = np.flatnonzero(firing & (direction == 0))
+        sums.difference.index_add_(
+            0,
+            torch.from_numpy(latent[own]).to(device),
+            difference[torch.from_numpy(own).to(device)].double(),
+        )
+
+    def evidence(self, seed: int) -> AblationEvidence:
+        """Sums to means; rows of one latent together."""
+        sums, settings = self.sums, self.settings
+        kept = np.flatnonzero(sums.count_firing)
+        num_latents = len(self.latents)
+        firing = sums.count_firing[kept][:, None]
+        rest = np.maximum(sums.count_rest[kept], 1)[:, None]
+        with_next = np.maximum(sums.count_ce[kept], 1)[:, None]
+        kl_firing, kl_rest = sums.kl_firing[kept] / firing, sums.kl_rest[kept] / rest
+        delta_ce = sums.delta_ce[kept] / with_next
+        num_windows = np.bincount(self.latent[kept], minlength=num_latents)
+        asked = np.bincount(self.latent, minlength=num_latents)
+        tokens_fired = np.bincount(self.latent[kept], weights=sums.count_firing[kept], minlength=num_latents)
+        count = min(settings.top_tokens, self.unembedding.weight.shape[0])
+        tokens = {name: np.full((num_latents, count), -1, dtype=np.int32) for name in ("raised", "lowered")}
+        logits = {name: np.zeros((num_latents, count), dtype=np.float32) for name in ("raised", "lowered")}
+        with_rows = np.flatnonzero(num_windows)
+        for begin in range(0, len(with_rows), 256):
+            part = with_rows[begin : begin + 256]
+            place = torch.from_numpy(part).to(self.subject.device)
+            fired = torch.from_numpy(tokens_fired[part]).to(self.subject.device)
+            change = self.unembedding.delta_logits(sums.difference[place] / fired[:, None])
+            for name, largest in (("raised", True), ("lowered", False)):
+                top = change.topk(count, dim=-1, largest=largest)
+                tokens[name][part] = top.indices.cpu().numpy()
+                logits[name][part] = top.values.cpu().numpy()
+        return AblationEvidence(
+            latent=self.latents[self.latent[kept]],
+            document=np.array([self.window[r].document for r in kept], dtype=np.int32),
+            context=np.array([self.window[r].context for r in kept], dtype=np.int32),
+            position=np.array([self.window[r].position for r in kept], dtype=np.int32),
+            num_firing_tokens=sums.count_firing[kept],
+            kl_firing=kl_firing[:, 0],
+            kl_rest=kl_rest[:, 0],
+            count_rest=sums.count_rest[kept],
+            delta_ce=delta_ce[:, 0],
+            count_ce=sums.count_ce[kept],
+            control_kl_firing=kl_firing[:, 1:],
+            control_kl_rest=kl_rest[:, 1:],
+            control_delta_ce=delta_ce[:, 1:],
+            control_kind=np.array(self.controls.kinds, dtype=np.uint8),
+            latents=self.latents,
+            num_windows=num_windows.astype(np.int32),
+            num_windows_silent=(asked - num_windows).astype(np.int32),
+            tokens_raised=tokens["raised"],
+            logits_raised=logits["raised"],
+            tokens_lowered=tokens["lowered"],
+            logits_lowered=logits["lowered"],
+            noise_floor=sums.noise_floor,
+            num_noise_tokens=sums.num_noise_tokens,
+            control_seed=seed,
+        )

@@ -1,0 +1,271 @@
+"""What interventions leave behind for those who score: raw rows, no verdicts. Torch-free.
+
+Letters in shapes: M rows of ablation, Q rows of steering, R control directions, F latents, K tokens of a list.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from sae_core.errors import DiskFullError, InputError, MissingFileError
+
+FORMAT_VERSION = 1
+
+
+class ControlKind(IntEnum):
+    """Where a control direction comes from."""
+
+    ISOTROPIC = 0
+    """Uniform on the sphere: most of these point where the subject is blind."""
+    TYPICAL = 1
+    """The difference of the activations at two random tokens."""
+
+
+class _Table:
+    """Arrays under names, with a few numbers beside them, in one safetensors file.
+
+    Fields annotated as arrays are stored as tensors and joined by :meth:`concatenate`, except those in ``_SHARED``,
+    which all parts must agree on; all other fields are numbers in the header.
+    """
+
+    _KIND: ClassVar[str]
+    _SHARED: ClassVar[tuple[str, ...]] = ()
+    _LARGEST: ClassVar[tuple[str, ...]] = ()
+    _SUMMED: ClassVar[tuple[str, ...]] = ()
+
+    def save(self, path: Path) -> None:
+        """Write to ``path``, at once or not at all.
+
+        Raises:
+            DiskFullError: no room for it.
+        """
+        arrays: dict[str, NDArray[Any]] = {}
+        header: dict[str, Any] = {"kind": self._KIND, "format_version": FORMAT_VERSION}
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if isinstance(value, np.ndarray):
+                arrays[field.name] = np.ascontiguousarray(value)
+            else:
+                header[field.name] = value
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
+        try:
+            save_file(arrays, temporary, metadata={"evidence": json.dumps(header, sort_keys=True)})
+            temporary.replace(path)
+        except (OSError, SafetensorError) as error:
+            temporary.unlink(missing_ok=True)
+            if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+                raise DiskFullError(
+                    f"No room left on the disk for {path}; free some and start the run again."
+                ) from error
+            raise
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            MissingFileError: there is no such file.
+            InputError: it is not evidence of this kind.
+        """
+        if not path.is_file():
+            raise MissingFileError(f"{path} is not there; run the intervention stage first.")
+        try:
+            with safe_open(path, framework="numpy") as file:
+                header = json.loads((file.metadata() or {}).get("evidence", "{}"))
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        except SafetensorError as error:
+            raise InputError(f"{path} is not a whole safetensors file; delete it and run the stage again.") from error
+        found = (header.pop("kind", None), header.pop("format_version", None))
+        if found != (cls._KIND, FORMAT_VERSION):
+            raise InputError(
+                f"{path} holds {found[0]} of format {found[1]}; {cls._KIND} of format {FORMAT_VERSION} is needed."
+            )
+        return cls(**arrays, **header)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """The rows of all parts, in their order.
+
+        Raises:
+            InputError: no parts, or parts with different control directions.
+        """
+        if not parts:
+            raise InputError(f"Nothing to join: give at least one part of {cls._KIND}.")
+        values: dict[str, Any] = {}
+        for field in fields(cls):  # type: ignore[arg-type]
+            name = field.name
+            given = [getattr(part, name) for part in parts]
+            if name in cls._SHARED:
+                if any(not np.array_equal(value, given[0]) for value in given):
+                    raise InputError(f"The parts of {cls._KIND} differ in {name}; join parts of one run only.")
+                values[name] = given[0]
+            elif name in cls._LARGEST:
+                values[name] = max(given)
+            elif name in cls._SUMMED:
+                values[name] = sum(given)
+            else:
+                values[name] = np.concatenate(given)
+        return cls(**values)
+
+
+@dataclass(frozen=True, eq=False)
+class AblationEvidence(_Table):
+    """Ablation of latents on their firing windows: ``h' = h - z d`` at the firing tokens (METHODS 5).
+
+    A row is one window of one latent; all of one latent's rows stand together. Measured from the first firing token
+    to the window's end. The control is the same displacement ``|z| |d|`` at the same tokens along random directions,
+    the same R for all rows.
+    """
+
+    _KIND = "ablation evidence"
+    _SHARED = ("control_kind", "control_seed")
+    _LARGEST = ("noise_floor",)
+    _SUMMED = ("num_noise_tokens",)
+
+    latent: NDArray[np.int32]
+    """[M]"""
+    document: NDArray[np.int32]
+    """[M] ordinal of the document."""
+    context: NDArray[np.int32]
+    """[M] ordinal of the context."""
+    position: NDArray[np.int32]
+    """[M] position of the window's first token in its context."""
+    num_firing_tokens: NDArray[np.int32]
+    """[M] tokens of the window on which the latent fires, at least 1."""
+    kl_firing: NDArray[np.float64]
+    """[M] mean KL(clean || ablated) over the firing tokens, nats."""
+    kl_rest: NDArray[np.float64]
+    """[M] the same over the window's silent tokens from the first firing one on; 0 where there is none."""
+    count_rest: NDArray[np.int32]
+    """[M] how many these are."""
+    delta_ce: NDArray[np.float64]
+    """[M] mean change of the true next token's cross-entropy over the firing tokens, nats; positive = ablation hurts."""
+    count_ce: NDArray[np.int32]
+    """[M] firing tokens with a next token in the context."""
+    control_kl_firing: NDArray[np.float64]
+    """[M, R] ``kl_firing`` of each control direction."""
+    control_kl_rest: NDArray[np.float64]
+    """[M, R] ``kl_rest`` of each control direction."""
+    control_delta_ce: NDArray[np.float64]
+    """[M, R] ``delta_ce`` of each control direction."""
+    control_kind: NDArray[np.uint8]
+    """[R] :class:`ControlKind` of each direction."""
+    latents: NDArray[np.int32]
+    """[F] every latent that was asked for, with or without rows."""
+    num_windows: NDArray[np.int32]
+    """[F] rows of each."""
+    num_windows_silent: NDArray[np.int32]
+    """[F] windows left out because the latent did not fire there when it was run again (rounding at a threshold)."""
+    tokens_raised: NDArray[np.int32]
+    """[F, K] tokens whose logit the ablation raises most (mean over the firing tokens), strongest first; -1: no rows."""
+    logits_raised: NDArray[np.float32]
+    """[F, K] by how much."""
+    tokens_lowered: NDArray[np.int32]
+    """[F, K] tokens whose logit it lowers most: what the latent promotes, with all its indirect effects."""
+    logits_lowered: NDArray[np.float32]
+    """[F, K] by how much (negative)."""
+    noise_floor: float
+    """Largest KL between a clean row and the clean pass, nats: what no edit at all shows."""
+    num_noise_tokens: int
+    """Tokens that the noise floor was measured on."""
+    control_seed: int
+    """Seed that the control directions were drawn from."""
+
+    @property
+    def epsilon(self) -> float:
+        """Nats to add before taking logs: max(1e-6, 10 x the noise floor)."""
+        return max(1e-6, 10 * self.noise_floor)
+
+    def rows_of(self, latent: int) -> NDArray[np.intp]:
+        """Indices of a latent's rows."""
+        return np.flatnonzero(self.latent == latent)
+
+
+KL_DIRECTION = "KL(clean || steered)"
+"""What ``kl`` means in :class:`SteeringEvidence`."""
+KL_POSITIONS = "mean over prompts of the mean over the prompt's tokens from the first firing token to the window's end"
+"""Where it is measured (and steered)."""
+
+
+@dataclass(frozen=True, eq=False)
+class SteeringEvidence(_Table):
+    """Steering to a KL target: ``h' = h + alpha d`` (METHODS 5).
+
+    A row is one latent at one target. ``alpha`` was fitted on prompts of the explain side; everything with ``score``
+    in its name was measured at that alpha on prompts of the score side. KL is :data:`KL_DIRECTION`, nats,
+    :data:`KL_POSITIONS`. Control directions have the length of the latent's direction, so that alphas compare.
+    Numbers that do not exist are NaN, and the flags say why.
+    """
+
+    _KIND = "steering evidence"
+    _SHARED = ("control_kind", "control_seed", "tolerance")
+
+    latent: NDArray[np.int32]
+    """[Q]"""
+    target: NDArray[np.float64]
+    """[Q] KL aimed at, nats."""
+    unreachable: NDArray[np.uint8]
+    """[Q] 1: no alpha tried met the target within the tolerance."""
+    num_prompts_fit: NDArray[np.int32]
+    """[Q] prompts of the explain side; 0: none fires, hence nothing was fitted."""
+    num_prompts_score: NDArray[np.int32]
+    """[Q] prompts of the score side; 0: nothing could be measured there."""
+    alpha: NDArray[np.float64]
+    """[Q] smallest alpha found that meets the target; NaN where unreachable."""
+    direction_norm: NDArray[np.float64]
+    """[Q] length of d, so that ``alpha * direction_norm`` is the displacement."""
+    kl_fit: NDArray[np.float64]
+    """[Q] KL met on the explain side; where unreachable, the one that came nearest."""
+    kl_score_mean: NDArray[np.float64]
+    """[Q] mean over the score side's prompts."""
+    kl_score_median: NDArray[np.float64]
+    """[Q] median over them."""
+    kl_score_largest_share: NDArray[np.float64]
+    """[Q] the largest prompt's share of their sum."""
+    control_unreachable: NDArray[np.uint8]
+    """[Q, R]"""
+    control_alpha: NDArray[np.float64]
+    """[Q, R] the alpha of each control direction on the same prompts."""
+    control_kl_fit: NDArray[np.float64]
+    """[Q, R]"""
+    control_kl_score: NDArray[np.float64]
+    """[Q, R] mean over the score side's prompts."""
+    tokens_raised: NDArray[np.int32]
+    """[Q, K] tokens whose logit rises most on the score side (mean over tokens), strongest first; -1: none."""
+    tokens_lowered: NDArray[np.int32]
+    """[Q, K] tokens whose logit falls most."""
+    lens_auroc: NDArray[np.float64]
+    """[Q] AUROC over the vocabulary: do the direction's logit-lens tokens rise on the score side?"""
+    control_lens_auroc: NDArray[np.float64]
+    """[Q, R] the same for each control direction with *its own* lens tokens."""
+    control_kind: NDArray[np.uint8]
+    """[R] :class:`ControlKind` of each direction."""
+    tolerance: float
+    """Largest relative distance from the target that counts as met."""
+    control_seed: int
+    """Seed that the control directions were drawn from."""
+
+    @property
+    def log_alpha_ratio(self) -> NDArray[np.float64]:
+        """[Q, R] ln(control alpha / alpha): above 0 where the latent needs a smaller push than the control direction.
+
+        NaN where either cannot reach the target.
+        """
+        return np.asarray(np.log(self.control_alpha) - np.log(self.alpha)[:, None], dtype=np.float64)
+
+    def rows_of(self, latent: int) -> NDArray[np.intp]:
+        """Indices of a latent's rows."""
+        return np.flatnonzero(self.latent == latent)

@@ -1,0 +1,58 @@
+"""For every test: no network but this machine, one thread for numerical libraries, fixed hypothesis settings."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# two test processes share two cores; set before numpy or torch start their pools
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+settings.register_profile(
+    "autointerp",
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile("autointerp")
+
+_LOOPBACK = ("127.", "::1", "localhost")
+
+
+class NetworkUsedError(RuntimeError):
+    """A test reached for the network."""
+
+
+@pytest.fixture(autouse=True)
+def network_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections and name look-ups beyond this machine raise; unix sockets and loopback work."""
+    connect, connect_ex, look_up = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
+
+    def allowed(family: int, address: Any) -> bool:
+        return family == socket.AF_UNIX or (isinstance(address, tuple) and str(address[0]).startswith(_LOOPBACK))
+
+    def guarded_connect(self: socket.socket, address: Any) -> None:
+        if not allowed(self.family, address):
+            raise NetworkUsedError(f"a test connects to {address!r}; tests run with the network off")
+        connect(self, address)
+
+    def guarded_connect_ex(self: socket.socket, address: Any) -> int:
+        if not allowed(self.family, address):
+            raise NetworkUsedError(f"a test connects to {address!r}; tests run with the network off")
+        return connect_ex(self, address)
+
+    def guarded_look_up(host: Any, *args: Any, **kwargs: Any) -> Any:
+        if host is not None and not str(host).startswith(_LOOPBACK):
+            raise NetworkUsedError(f"a test looks up {host!r}; tests run with the network off")
+        return look_up(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded_connect)
+    monkeypatch.setattr(socket.socket, "connect_ex", guarded_connect_ex)
+    monkeypatch.setattr(socket, "getaddrinfo", guarded_look_up)

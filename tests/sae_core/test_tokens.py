@@ -1,0 +1,139 @@
+"""Documents and contexts against files written by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from sae_core.documents import PYTHON_STDLIB, read_documents
+from sae_core.errors import CorpusError, MissingFileError
+from sae_core.hashing import hash64
+from sae_core.records import Side
+from sae_core.tokens import CorpusSpec, build_corpus, sides_of
+
+TEXTS = [f"{chr(97 + i)} " * (5 + i) for i in range(20)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    built = Tokenizer(models.WordLevel({chr(97 + i): i + 1 for i in range(20)} | {"?": 0}, unk_token="?"))
+    built.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return built
+
+
+def test_every_form_gives_the_same_documents(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"body": t}) + "\n" for t in [*TEXTS, TEXTS[3], "  "]))
+    pd.DataFrame({"body": [*TEXTS, TEXTS[3], None]}).to_parquet(tmp_path / "a.parquet")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for i, text in enumerate(TEXTS):
+        (folder / f"{i}.txt").write_text(text)
+    (folder / "copy.txt").write_text(TEXTS[0])
+    (folder / "latin.txt").write_bytes(b"caf\xe9")
+    for path in (tmp_path / "a.jsonl", tmp_path / "a.parquet", folder):
+        found = [d.text for d in read_documents(str(path), text_field="body")]
+        assert sorted(found) == sorted(TEXTS), path
+    assert [d.text for d in read_documents(str(tmp_path / "a.jsonl"), text_field="body")] == TEXTS
+
+
+def test_contexts_hold_one_document_and_the_bos(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": t}) + "\n" for t in TEXTS))
+    total = sum(range(5, 25))
+    corpus = build_corpus(CorpusSpec(str(path), total - 3, 8), tokenizer, 99, tmp_path / "out")
+    rows = [corpus.context(c).tolist() for c in range(corpus.num_contexts)]
+    assert all(row[0] == 99 and len(row) <= 8 and len(set(row[1:])) == 1 for row in rows)
+    assert [row[1] - 1 for row in rows] == corpus.context_document.tolist()
+    expected = [n for i in range(20) for n in [7] * ((5 + i) // 7) + [(5 + i) % 7] if n]
+    expected[-1] = 0
+    assert [len(row) - 1 for row in rows] == [n for n in expected if n]
+    assert corpus.num_tokens == total - 3
+    assert len(set(corpus.context_uid.tolist())) == corpus.num_contexts
+
+
+def test_documents_are_cut_to_a_stretch_of_their_own(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": t}) + "\n" for t in TEXTS))
+    corpus = build_corpus(CorpusSpec(str(path), 20 * 5, 8, tokens_per_document=5), tokenizer, None, tmp_path / "out")
+    assert np.bincount(corpus.context_document).tolist() == [1] * 20
+    assert np.diff(corpus.context_start).tolist() == [5] * 20
+
+
+def test_a_lone_text_is_split_by_context(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    (tmp_path / "a.txt").write_text("a b c d " * 500)
+    corpus = build_corpus(CorpusSpec(str(tmp_path / "a.txt"), 2000, 8), tokenizer, None, tmp_path / "out")
+    assert corpus.num_documents == corpus.num_contexts == 250
+    assert set(corpus.context_side.tolist()) == {0, 1, 2}
+
+
+def test_the_fingerprint_follows_text_and_cut(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path = tmp_path / "a.jsonl"
+
+    def fingerprint(texts: list[str], length: int) -> str:
+        path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+        return build_corpus(CorpusSpec(str(path), 50, length), tokenizer, None, tmp_path / "out").fingerprint
+
+    assert fingerprint(TEXTS, 8) == fingerprint(TEXTS, 8)
+    assert len({fingerprint(TEXTS, 8), fingerprint(TEXTS, 9), fingerprint(TEXTS[::-1], 8)}) == 3
+
+
+def test_refusals_name_the_remedy(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    def build(path: Path | str, tokens: int = 100, field: str = "text") -> None:
+        build_corpus(CorpusSpec(str(path), tokens, 8, text_field=field), tokenizer, None, tmp_path / "out")
+
+    with pytest.raises(MissingFileError, match=r"corpus\.path is '.*nowhere\.jsonl', and there is no such file"):
+        build(tmp_path / "nowhere.jsonl")
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("\n")
+    with pytest.raises(CorpusError, match="holds no text"):
+        build(empty)
+    short = tmp_path / "short.jsonl"
+    short.write_text(json.dumps({"text": TEXTS[0]}) + "\n")
+    with pytest.raises(
+        CorpusError,
+        match=r"gives 5 tokens and extraction\.num_tokens asks for 100: set extraction\.num_tokens to at most 5",
+    ):
+        build(short)
+    with pytest.raises(CorpusError, match=r"line 1 has no text under 'body' \(it has 'text'\): set corpus.text_field"):
+        build(short, field="body")
+    short.write_text("{nonsense\n")
+    with pytest.raises(CorpusError, match="line 1 is not JSON"):
+        build(short)
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(CorpusError, match="no file in it ends in"):
+        build(tmp_path / "nothing")
+    (tmp_path / "a.zip").write_bytes(b"")
+    with pytest.raises(CorpusError, match=r"a file that ends in \.txt"):
+        build(tmp_path / "a.zip")
+
+
+def test_the_standard_library_is_a_corpus() -> None:
+    documents = read_documents(PYTHON_STDLIB, suffixes=(".py",), seed=1)
+    names = [next(documents).name for _ in range(20)]
+    assert all(name.endswith(".py") and "site-packages" not in name for name in names)
+    assert names != sorted(names)
+    again = read_documents(PYTHON_STDLIB, suffixes=(".py",), seed=1)
+    assert names == [next(again).name for _ in range(20)]
+
+
+@given(st.integers(0, 1000))
+def test_sides_have_the_asked_shares(seed: int) -> None:
+    sides = sides_of(np.arange(4000, dtype=np.int64), seed)
+    shares = np.bincount(sides, minlength=3) / 4000
+    np.testing.assert_allclose(shares, [0.4, 0.2, 0.4], atol=0.05)
+    assert Side(int(sides[0])) == sides_of(np.arange(1, dtype=np.int64), seed)[0]
+
+
+def test_hashes_do_not_collide_or_correlate() -> None:
+    hashes = hash64(7, np.repeat(np.arange(300), 300), np.tile(np.arange(300), 300))
+    assert len(np.unique(hashes)) == 90_000
+    uniform = hashes.astype(float) / 2.0**64
+    assert abs(np.corrcoef(uniform[:-1], uniform[1:])[0, 1]) < 0.02
+    assert abs(uniform.mean() - 0.5) < 0.01
