@@ -6,6 +6,7 @@ the machine is read at import. Paths in a file are relative to that file.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
@@ -121,7 +122,7 @@ class StoreConfig(Section):
     """Where results are kept as they are made."""
 
     url: str | None = None
-    """SQLAlchemy URL of the store; by default autointerp.db in the output folder."""
+    """SQLAlchemy URL of the store, such as postgresql://user@host/name; by default autointerp.db in the output folder."""
 
 
 class RunConfig(Section):
@@ -289,6 +290,8 @@ def parse_config(
         update["coders"] = tuple(c.model_copy(update={"path": _resolve(c.path, base)}) for c in config.coders)
         if config.corpus.path != STDLIB_CORPUS:
             update["corpus"] = config.corpus.model_copy(update={"path": _resolve(config.corpus.path, base)})
+        if config.store.url is not None:
+            update["store"] = StoreConfig(url=_resolve_url(config.store.url, base))
     resolved = config.model_copy(update=update)
     resolved.source_names()
     return resolved
@@ -306,6 +309,12 @@ def _resolve(value: str, base: Path) -> str:
     # "quickstart/subjct" beside an existing "quickstart/" is a mistyped path, not a hub id
     beside = len(Path(value).parts) > 1 and local.parent.is_dir()
     return str(local) if local.exists() or looks_local or beside else value
+
+
+def _resolve_url(url: str, base: Path) -> str:
+    """The URL of an SQLite file with its relative path resolved; any other URL as it is."""
+    match = re.fullmatch(r"(sqlite(?:\+\w+)?:///)([^/:].*)", url)
+    return f"{match[1]}{(base / match[2]).resolve()}" if match else url
 
 
 def _environment_values(environment: Mapping[str, str]) -> list[tuple[str, str, str]]:
@@ -341,9 +350,15 @@ def _lay_over(data: dict[str, Any], key: str, text: str, origin: str) -> None:
                 place[part] = _value(key, text)
             else:
                 following = parts[depth + 1]
-                place = place.setdefault(part, [] if following.isdecimal() else {})
+                place = place.setdefault(part, _default_tables(part) if following.isdecimal() else {})
         else:
             raise ConfigError(f"{origin}: {'.'.join(parts[:depth])!r} is a single value and has no key {part!r}.")
+
+
+def _default_tables(key: str) -> list[Any]:
+    """What a list holds where the file leaves it out, so that ``explainers.0.x`` means the default explainer's x."""
+    field = RunConfig.model_fields.get(key)
+    return copy.deepcopy(list(field.default)) if field is not None and isinstance(field.default, tuple) else []
 
 
 def _value(key: str, text: str) -> Any:

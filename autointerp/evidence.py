@@ -12,7 +12,6 @@ from sae_core.records import Exemplar, LatentStatistics, Origin, Side, Source, S
 
 if TYPE_CHECKING:
     from sae_core.intervention.evidence import AblationEvidence, SteeringEvidence
-
     from sae_core.token_text import TokenText
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import (
@@ -30,8 +30,7 @@ PLAIN_EVERY_S = 5.0
 """Pause between two lines of a stage where there is no terminal."""
 
 
-@dataclass(frozen=True, slots=True)
-class StageTotals:
+class StageTotals(NamedTuple):
     """Units of one stage."""
 
     total: int

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from autointerp.failure import Failure
 
-ScoreValue = float | int | str | None
-"""A value of a score; None where it is not defined, never NaN."""
+ScoreValue = float | int | str | tuple[str, ...] | None
+"""A value of a score: a number, a text or a list of texts; None where it is not defined, never NaN."""
 
 
 class Score(BaseModel):
@@ -42,7 +42,7 @@ def defined(values: Mapping[str, ScoreValue]) -> dict[str, ScoreValue]:
     """The same values as plain Python numbers, None where one is NaN or infinite."""
     out: dict[str, ScoreValue] = {}
     for name, value in values.items():
-        if value is None or isinstance(value, str):
+        if value is None or isinstance(value, (str, tuple)):
             out[name] = value
         elif isinstance(value, (bool, int)):
             out[name] = int(value)

@@ -119,6 +119,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--vocab-size", type=int, default=4096)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resume", action="store_true", help="go on from --out's weights (optimizer states start anew)")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -139,7 +140,12 @@ def main() -> None:
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    model = LlamaForCausalLM(config).to(device)
+    first_step = 0
+    model = LlamaForCausalLM(config)
+    if args.resume:
+        first_step = json.loads((args.out / "training.json").read_text())["steps"]
+        model.load_state_dict(LlamaForCausalLM.from_pretrained(args.out, dtype=torch.float32).state_dict())
+    model = model.to(device)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed_tokens" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed_tokens" in n]
     optimizers = [
@@ -151,15 +157,16 @@ def main() -> None:
     def scale(step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup
+        step += first_step
         return min(1.0, max(0.02, (args.steps - step) / (args.steps - decay_from)))
 
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, scale) for o in optimizers]
     compiled = torch.compile(model)
-    generator = np.random.default_rng(args.seed)
+    generator = np.random.default_rng((args.seed, first_step))
     bos = tokenizer.bos_token_id
     started = time.monotonic()
     running = 0.0
-    for step in range(args.steps):
+    for step in range(first_step, args.steps):
         rows = batch(stream, args.batch_size, generator, bos).to(device)
         with torch.autocast(device, torch.bfloat16):
             loss = compiled(input_ids=rows, labels=rows).loss
@@ -169,9 +176,9 @@ def main() -> None:
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-        running = loss.item() if step == 0 else 0.98 * running + 0.02 * loss.item()
+        running = loss.item() if step == first_step else 0.98 * running + 0.02 * loss.item()
         if (step + 1) % 50 == 0:
-            rate = (step + 1) * rows.numel() / (time.monotonic() - started)
+            rate = (step + 1 - first_step) * rows.numel() / (time.monotonic() - started)
             print(f"step {step + 1} loss {running:.3f} {rate:,.0f} tokens/s", flush=True)
         if (step + 1) % 1000 == 0 or step + 1 == args.steps:
             model.eval()

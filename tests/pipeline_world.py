@@ -160,7 +160,7 @@ def open_context(out: Path) -> RunContext:
                 state="running",
                 folder=str(out),
                 code_version="0",
-            )  # fmt: skip
+            )
         )
     store.add_sources(RUN_ID, fake_sources())
     return RunContext(config, RunFolder(out), store, RUN_ID)

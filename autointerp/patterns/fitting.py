@@ -65,6 +65,8 @@ class _Fit:
 
     groups: list[tuple[Template, Ints]] = field(default_factory=list)
     """Template and literals [K_t, len(template)]."""
+    matches: list[tuple[NDArray[np.int32], Ints]] = field(default_factory=list)
+    """Positions of the explain side that match, and the row of the literals each."""
     prior_share: list[Floats] = field(default_factory=list)
     """[K_t] what shorter patterns predict at the matches."""
     prior_activation: list[Floats] = field(default_factory=list)
@@ -132,9 +134,7 @@ def fit_patterns(
     return _prune(explain, fit, threshold, settings.max_patterns)
 
 
-def _grow(
-    counts: _Counts, probes: Sequence[SuffixProbe], templates: Sequence[Template], settings: FitSettings
-) -> _Fit:
+def _grow(counts: _Counts, probes: Sequence[SuffixProbe], templates: Sequence[Template], settings: FitSettings) -> _Fit:
     """Keeps, template after template, the candidates that add enough likelihood over those kept so far."""
     index = counts.index
     min_support = settings.min_support if len(counts.ordinals) >= _FEW_POSITIONS else 1
@@ -157,9 +157,8 @@ def _grow(
         size = len(literals)
         n = np.bincount(which, minlength=size).astype(np.float64)
         hits = np.bincount(which, weights=counts.fires[ordinals], minlength=size)
-        seen = np.maximum(n, 1)
-        before = np.where(n > 0, np.bincount(which, weights=share[ordinals], minlength=size) / seen, counts.base)
-        before_activation = np.bincount(which, weights=activation[ordinals], minlength=size) / seen
+        before = np.bincount(which, weights=share[ordinals], minlength=size) / np.maximum(n, 1)
+        before[n == 0] = counts.base
         if template == (0,):
             keep = (hits + pseudo) >= _LEAST_SHARE * (n + pseudo)
         else:
@@ -167,18 +166,21 @@ def _grow(
         kept = np.flatnonzero(keep)
         if not len(kept):
             continue
-        after = (hits + pseudo + settings.prior_count * before) / (n + pseudo + settings.prior_count)
-        total = np.bincount(which, weights=counts.activation[ordinals], minlength=size)
-        after_activation = (total + settings.prior_count * before_activation) / (n + settings.prior_count)
-        number = np.full(size, -1, dtype=np.int32)
-        number[kept] = num_kept + np.arange(len(kept))
+        # From here on only the kept ones: most candidates of the longer templates add nothing.
         chosen = keep[which]
-        ordinals, which = ordinals[chosen], which[chosen]
-        share[ordinals], activation[ordinals], owner[ordinals] = after[which], after_activation[which], number[which]
+        ordinals, which = ordinals[chosen], (np.cumsum(keep) - 1)[which[chosen]]
+        n, hits, before, pseudo = n[kept], hits[kept], before[kept], pseudo[kept]
+        after = (hits + pseudo + settings.prior_count * before) / (n + pseudo + settings.prior_count)
+        total = np.bincount(which, weights=counts.activation[ordinals], minlength=len(kept))
+        before_total = np.bincount(which, weights=activation[ordinals], minlength=len(kept))
+        before_activation = before_total / np.maximum(n, 1)
+        after_activation = (total + settings.prior_count * before_activation) / (n + settings.prior_count)
+        share[ordinals], activation[ordinals], owner[ordinals] = after[which], after_activation[which], num_kept + which
         fit.groups.append((template, literals[kept]))
-        fit.prior_share.append(before[kept])
-        fit.prior_activation.append(before_activation[kept])
-        fit.pseudo.append(pseudo[kept])
+        fit.matches.append((ordinals, which))
+        fit.prior_share.append(before)
+        fit.prior_activation.append(before_activation)
+        fit.pseudo.append(pseudo)
         num_kept += len(kept)
     if num_kept:
         _settle(counts, fit, owner, num_kept, settings.prior_count)
@@ -269,10 +271,9 @@ def _prune(index: PoolIndex, fit: _Fit, threshold: float, most: int) -> PatternT
     predicted = np.zeros(index.num_positions)
     kept: list[tuple[int, Pattern]] = []
     begin = 0
-    for template, literals in fit.groups:
+    for (template, literals), (ordinals, which) in zip(fit.groups, fit.matches, strict=True):
         part = slice(begin, begin + len(literals))
         own_fires, own_activation = fires[part], fit.activation[part]
-        ordinals, which = match_literals(index, template, literals)
         differs = decided[ordinals] != own_fires[which]
         other = np.abs(predicted[ordinals] - own_activation[which]) > 0.34 * np.abs(own_activation[which])
         differs |= other & own_fires[which]

@@ -16,12 +16,14 @@ _MOST_ALTERNATIVES = 6
 
 @dataclass(frozen=True, slots=True)
 class _Phrase:
-    """One part of a label."""
+    """Patterns that one part of a label tells of: one without context, or several that share a side."""
 
-    text: str
+    patterns: list[tuple[int, ...]]
+    """Symbols of each, the one that explains most first."""
     hits: int
-    """Firing tokens that it explains on the explain side."""
-    num_patterns: int
+    """Firing tokens that they explain on the explain side."""
+    by_context: bool = False
+    """Whether what they share is the context (else the firing token)."""
 
 
 def describe(trie: PatternTrie, pieces: TokenText, longest: int = 160) -> str:
@@ -35,16 +37,21 @@ def describe(trie: PatternTrie, pieces: TokenText, longest: int = 160) -> str:
     heads: dict[tuple[int, ...], int] = defaultdict(int)
     for pattern in firing:
         heads[_head(pattern, by_symbols)] += max(pattern.hits, 1)
-    phrases = sorted(_phrases(heads, trie, pieces), key=lambda phrase: (-phrase.hits, phrase.text))
-    total = sum(phrase.num_patterns for phrase in phrases)
+    phrases = sorted(_phrases(heads), key=lambda phrase: (-phrase.hits, phrase.patterns))
+    exceptions: dict[int, list[Pattern]] = defaultdict(list)
+    for pattern in trie.patterns:
+        if not pattern.fires and len(pattern.symbols) > 1 and pattern.support:
+            exceptions[pattern.symbols[0]].append(pattern)
     shown: list[str] = []
     told = length = 0
     for phrase in phrases:
-        if shown and length + 2 + len(phrase.text) > longest - len(_rest(total)):
+        text = _written(phrase, heads, exceptions, pieces)
+        if shown and length + 2 + len(text) > longest - len(_rest(len(heads))):
             break
-        shown.append(phrase.text)
-        told += phrase.num_patterns
-        length += len(phrase.text) + 2
+        shown.append(text)
+        told += len(phrase.patterns)
+        length += len(text) + 2
+    total = len(heads)
     return "; ".join(shown) + (_rest(total - told) if told < total else "")
 
 
@@ -65,41 +72,50 @@ def _head(pattern: Pattern, by_symbols: dict[tuple[int, ...], Pattern]) -> tuple
     return any_token.symbols if any_token is not None and any_token.fires else head
 
 
-def _phrases(heads: dict[tuple[int, ...], int], trie: PatternTrie, pieces: TokenText) -> Iterable[_Phrase]:
-    """Heads in groups: single tokens by themselves, and those with context by whichever side they share."""
-    exceptions: dict[int, list[Pattern]] = defaultdict(list)
-    for pattern in trie.patterns:
-        if not pattern.fires and len(pattern.symbols) > 1 and pattern.support:
-            exceptions[pattern.symbols[0]].append(pattern)
+def _phrases(heads: dict[tuple[int, ...], int]) -> Iterable[_Phrase]:
+    """Heads in groups: single tokens by themselves, and those with context by whichever side explains more."""
     after: dict[tuple[int, ...], list[tuple[int, ...]]] = defaultdict(list)
     of_token: dict[int, list[tuple[int, ...]]] = defaultdict(list)
-    for head in heads:
+    order = sorted(heads, key=lambda h: (-heads[h], h))
+    for head in order:
         if len(head) > 1:
             after[head[1:]].append(head)
             of_token[head[0]].append(head)
     done: set[tuple[int, ...]] = set()
-    for head in sorted(heads, key=lambda h: (-heads[h], h)):
+    for head in order:
         if head in done:
             continue
         if len(head) == 1:
-            done.add(head)
-            silent = sorted(exceptions[head[0]], key=lambda p: (p.hits - p.support, p.symbols))
-            worth = [p for p in silent if p.support - p.hits >= 0.05 * heads[head]][:2]
-            text = _quoted(head[0], pieces)
-            if worth:
-                text += " but not after " + _either([_context(p.symbols[1:], pieces) for p in worth])
-            yield _Phrase(text, heads[head], 1)
+            yield _Phrase([head], heads[head])
             continue
-        same_context = [h for h in after[head[1:]] if h not in done]
-        same_token = [h for h in of_token[head[0]] if h not in done]
+        same_context = [h for h in after[head[1:]] if h not in done][:_MOST_ALTERNATIVES]
+        same_token = [h for h in of_token[head[0]] if h not in done][:_MOST_ALTERNATIVES]
         by_context = sum(heads[h] for h in same_context) > sum(heads[h] for h in same_token)
-        group = sorted(same_context if by_context else same_token, key=lambda h: (-heads[h], h))[:_MOST_ALTERNATIVES]
+        group = same_context if by_context else same_token
         done.update(group)
-        if by_context:
-            text = f"{_either([_quoted(h[0], pieces) for h in group])} after {_context(head[1:], pieces)}"
-        else:
-            text = f"{_quoted(head[0], pieces)} after {_either([_context(h[1:], pieces) for h in group])}"
-        yield _Phrase(text, sum(heads[h] for h in group), len(group))
+        yield _Phrase(group, sum(heads[h] for h in group), by_context)
+
+
+def _written(
+    phrase: _Phrase,
+    heads: dict[tuple[int, ...], int],
+    exceptions: dict[int, list[Pattern]],
+    pieces: TokenText,
+) -> str:
+    """The words of one phrase."""
+    head = phrase.patterns[0]
+    if len(head) == 1:
+        silent = sorted(exceptions[head[0]], key=lambda p: (p.hits - p.support, p.symbols))
+        worth = [p for p in silent if p.support - p.hits >= 0.05 * heads[head]][:2]
+        text = _quoted(head[0], pieces)
+        if worth:
+            text += " but not after " + _either([_context(p.symbols[1:], pieces) for p in worth])
+        return text
+    if phrase.by_context:
+        firing = _either([_quoted(h[0], pieces) for h in phrase.patterns])
+        return f"{firing} after {_context(head[1:], pieces)}"
+    contexts = _either([_context(h[1:], pieces) for h in phrase.patterns])
+    return f"{_quoted(head[0], pieces)} after {contexts}"
 
 
 def _either(parts: list[str]) -> str:

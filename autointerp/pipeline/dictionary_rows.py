@@ -9,10 +9,14 @@ import numpy as np
 
 from autointerp.explanation import Explanation
 from autointerp.pipeline.context import RunContext
+from autointerp.pipeline.control_sources import real_name
 from autointerp.score import Score, ScoreValue
 from autointerp.store.models import LabelRow
 from sae_core.errors import StoreError
 from sae_core.records import LatentStatistics, Source
+
+_RULE = "token_rule_"
+"""Beginning of the names of a score's values that are about the token rule."""
 
 
 def dictionary_rows(context: RunContext, columns: Sequence[str], code_version: str) -> Iterator[list[dict[str, Any]]]:
@@ -125,24 +129,26 @@ def _label(label: LabelRow, explanation: Explanation | None) -> dict[str, Any]:
 def control_records(context: RunContext) -> list[Mapping[str, Any]]:
     """Rows of all controls as the summary reads them: ``source, kind, latent`` and the values.
 
-    A control source's own scores are the kind ``random_direction`` of the source beside which it stands.
+    A control source's own scores are the kind ``random_direction`` of the source beside which it stands; values that
+    scorers call ``token_rule_*`` are the kind ``token_rule`` of the latent that they are about.
     """
-    from autointerp.pipeline.control_sources import real_name
-
     merged: dict[tuple[str, str, int], dict[str, Any]] = {}
     for row in context.store.controls(context.run_id):
         record = merged.setdefault((row.source, row.kind, row.latent), {})
         record |= {name: value for name, value in row.values.items() if record.get(name) is None}
     for source in context.sources:
-        if not source.control:
-            continue
         scores: dict[int, list[Score]] = {}
         for score in context.store.scores(context.run_id, source.name):
             scores.setdefault(score.latent, []).append(score)
         chosen = {label.latent: label.explainer for label in context.store.labels(context.run_id, source.name)}
         for latent, own in scores.items():
             values = score_values(own, chosen.get(latent))
-            merged[(real_name(source.name), "random_direction", latent)] = dict(values)
+            if source.control:
+                merged[(real_name(source.name), "random_direction", latent)] = dict(values)
+            else:
+                rule = {name.removeprefix(_RULE): value for name, value in values.items() if name.startswith(_RULE)}
+                if rule:
+                    merged[(source.name, "token_rule", latent)] = rule
     return [
         {"source": source, "kind": kind, "latent": latent, **values}
         for (source, kind, latent), values in merged.items()

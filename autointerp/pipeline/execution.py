@@ -134,7 +134,7 @@ class _Heartbeat:
         while not self._ended.wait(self._lease_s / 3):
             try:
                 renewed = self._store.renew(self._lease, self._lease_s)
-            except OperationalError:
+            except (OperationalError, AutointerpError):
                 continue  # the database is busy; two more beats fit into the lease, and the fence guards the rest
             if not renewed:
                 self.lost = True

@@ -74,7 +74,12 @@ def start_run(config: RunConfig, name: str, out: Path) -> StartedRun:
     sources, loaded = preflight(config, folder)
     made = not folder.root.exists()
     folder.root.mkdir(parents=True, exist_ok=True)
-    store = open_store(store_url(config, folder))
+    try:
+        store = open_store(store_url(config, folder))
+    except StoreError:
+        if made:
+            folder.root.rmdir()
+        raise
     if note is None:
         run_id = f"{config.digest[:12]}-{store.next_ordinal(config.digest)}"
         shown = None if config.store.url is None else parse_url(config.store.url).render_as_string(hide_password=True)

@@ -34,7 +34,5 @@ class Scorer(BaseModel, ABC):
         return None
 
     @abstractmethod
-    def score(
-        self, explanation: Explanation | None, evidence: LatentEvidence, llm: LLMClient | None = None
-    ) -> Score:
+    def score(self, explanation: Explanation | None, evidence: LatentEvidence, llm: LLMClient | None = None) -> Score:
         """One score; what goes wrong with the latent is its ``failure``, not an exception."""

@@ -37,9 +37,7 @@ class PatternScorer(Scorer):
     min_windows: int = Field(default=1, ge=1)
     """Firing windows that the score side must have."""
 
-    def score(
-        self, explanation: Explanation | None, evidence: LatentEvidence, llm: LLMClient | None = None
-    ) -> Score:
+    def score(self, explanation: Explanation | None, evidence: LatentEvidence, llm: LLMClient | None = None) -> Score:
         """Counts of one label on the score side, with the token rule and the always-yes baseline beside it.
 
         ``no_explanation`` and ``too_few_windows`` are its failures; the numbers of windows stand beside both.
@@ -117,6 +115,7 @@ def _basis(counts: WindowCounts, windows: ScoredWindows) -> dict[str, ScoreValue
         "precision_method": "counted",
         "precision_basis": "counted",
         "num_documents": windows.num_documents,
+        "num_judged": counts.num_windows,
         "num_windows_scored": counts.num_windows,
         "num_windows_firing_scored": counts.num_firing,
         "num_windows_predicted": counts.num_predicted,

@@ -36,6 +36,8 @@ def parse_url(url: str) -> URL:
         raise StoreError(
             f"store.url names the database {parsed.get_backend_name()!r}; sqlite and postgresql are allowed."
         )
+    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise StoreError("store.url names an SQLite database in memory, which would be lost: give the path of a file.")
     return parsed
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, func, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
 from autointerp.explanation import Explanation
@@ -15,7 +15,7 @@ from autointerp.score import Score
 from autointerp.store import chunks
 from autointerp.store.chunks import ChunkState, Lease, NewChunk, Successor
 from autointerp.store.column_types import utc_now
-from autointerp.store.dialects import READ_ONLY
+from autointerp.store.dialects import BUSY_TIMEOUT_S, READ_ONLY
 from autointerp.store.models import (
     Artefact,
     Base,
@@ -29,10 +29,8 @@ from autointerp.store.models import (
     Timing,
 )
 from autointerp.store.rows import read_explanation, read_score, read_source, source_row
-from sae_core.errors import StoreError
+from sae_core.errors import DiskFullError, StoreError
 from sae_core.records import Source
-
-Row = TypeVar("Row", bound=Base)
 
 
 class StageCount(NamedTuple):
@@ -60,13 +58,14 @@ class LabelStore:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """One transaction that may write; keep it short."""
-        with self.engine.begin() as connection:
+        with _sentences(), self.engine.begin() as connection:
             yield connection
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """One transaction that only reads."""
-        with self.engine.connect().execution_options(**{READ_ONLY: True}) as connection, connection.begin():
+        connection = self.engine.connect().execution_options(**{READ_ONLY: True})
+        with _sentences(), connection, connection.begin():
             yield connection
 
     # runs
@@ -345,6 +344,20 @@ class LabelStore:
         return [row for row in rows if row.latent in wanted]
 
 
-def as_mapping(row: Base) -> Mapping[str, Any]:
-    """A row's columns by name."""
-    return {column.key: getattr(row, column.key) for column in row.__table__.columns}
+@contextmanager
+def _sentences() -> Iterator[None]:
+    """Turn what an operator can mend, a full disk or a database that is held, into its own error."""
+    try:
+        yield
+    except OperationalError as error:
+        reason = str(error.orig)
+        if "disk is full" in reason or "No space left" in reason:
+            raise DiskFullError(
+                "no room left for the store: free some space on its disk and run the same command again, it goes on from here."
+            ) from error
+        if "is locked" in reason:
+            raise StoreError(
+                f"the store has been held by another process for {BUSY_TIMEOUT_S} s: end that process, or wait for it, and "
+                "run the same command again."
+            ) from error
+        raise

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sae_core.errors import CoderError, NonFiniteError
 from sae_core.hookpoints import Hookpoint
 from sae_core.intervention.directions import Coder, ContextTokens, ControlDirections, draw_control_directions
-from sae_core.intervention.divergence import CleanPredictions, Unembedding
+from sae_core.intervention.divergence import Unembedding
 from sae_core.intervention.evidence import AblationEvidence
-from sae_core.intervention.resume import CleanContext, Rows, UpperLayers
+from sae_core.intervention.firing import FiringFinder, FiringSpan, coder_hookpoints
+from sae_core.intervention.measure import Reference, measure, reference
+from sae_core.intervention.resume import Rows, UpperLayers
 from sae_core.intervention.windows import InterventionWindow
 from sae_core.subject import SubjectModel
 
@@ -33,29 +34,14 @@ class AblationSettings:
     """A latent fires where its activation is above this by magnitude."""
     top_tokens: int = 10
     """Tokens listed as raised and as lowered."""
+    max_positions: int | None = None
+    """Most positions edited and measured from the first firing token on; None: to the window's end."""
     max_tokens: int = 1024
     """Packed tokens of one batch: memory is about this times the width of the MLP times 4 bytes."""
     contexts_per_pass: int = 8
     """Contexts of one clean pass."""
     noise_every: int = 16
     """In every so-manieth pass of contexts (the first included) each batch gets one unedited row a context."""
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One window of one latent, as it really fires there."""
-
-    row: int
-    """Its place in the evidence."""
-    latent: int
-    """Index among the latents asked for."""
-    context: int
-    """Index in the pass."""
-    start: int
-    """Position of the first firing token."""
-    stop: int
-    activations: NDArray[np.float32]
-    """[stop - start] 0 where it is silent."""
 
 
 class _Sums:
@@ -72,24 +58,6 @@ class _Sums:
         self.difference = torch.zeros(num_latents, width, dtype=torch.float64, device=device)
         self.noise_floor = 0.0
         self.num_noise_tokens = 0
-
-
-def coder_hookpoints(subject: SubjectModel, coder: Coder) -> tuple[Hookpoint, Hookpoint]:
-    """Where a coder reads and where its directions act, checked against the subject.
-
-    Raises:
-        CoderError: the coder does not say where it belongs, or its directions do not fit there.
-    """
-    into, out = coder.hookpoint_in, coder.hookpoint_out or coder.hookpoint_in
-    if into is None or out is None:
-        raise CoderError("The coder does not say which hookpoint it belongs to; set coders.hookpoint.")
-    read, write = subject.hookpoint(into), subject.hookpoint(out)
-    if (width := subject.width(write)) != coder.directions.shape[-1]:
-        raise CoderError(
-            f"The coder's directions have {coder.directions.shape[-1]} dimensions, the activations at {write} have "
-            f"{width}; give the hookpoint that the coder was trained on."
-        )
-    return read, write
 
 
 def run_ablation(
@@ -161,7 +129,6 @@ class _Ablation:
         windows: Mapping[int, Sequence[InterventionWindow]],
     ) -> None:
         self.subject = subject
-        self.coder = coder
         self.read = read
         self.controls = controls
         self.settings = settings
@@ -175,8 +142,14 @@ class _Ablation:
         index = torch.from_numpy(self.latents.astype(np.int64)).to(coder.directions.device)
         self.directions = coder.directions.index_select(0, index).to(subject.device).float()
         self.norms = self.directions.norm(dim=-1).cpu().numpy()
-        self.special = np.array(sorted(subject.special_ids), dtype=np.int64)
-        self.columns = index
+        self.finder = FiringFinder(
+            subject,
+            coder,
+            read,
+            self.latents,
+            threshold=settings.threshold,
+            max_positions=settings.max_positions,
+        )
         self.sums = _Sums(
             len(self.window),
             len(self.latents),
@@ -185,168 +158,92 @@ class _Ablation:
             subject.device,
         )
 
-    def contexts(
-        self,
-        tokens: list[NDArray[np.integer[Any]]],
-        rows: list[list[int]],
-        measure_noise: bool,
-    ) -> None:
+    def contexts(self, tokens: list[NDArray[np.integer[Any]]], rows: list[list[int]], measure_noise: bool) -> None:
         """All windows of a few contexts."""
         needed = [max(self.window[r].position + self.window[r].length for r in mine) for mine in rows]
         clean = self.upper.clean([ids[:stop] for ids, stop in zip(tokens, needed, strict=True)], [self.read])
-        jobs: list[_Job] = []
+        spans: list[FiringSpan] = []
+        references: list[Reference] = []
         for number, (ids, mine) in enumerate(zip(tokens, rows, strict=True)):
-            jobs += self._jobs(number, ids, clean[number], mine)
-        if not jobs:
-            return
-        # Rows of like start and length meet in a batch: short prefixes stay short, little is padded.
-        jobs.sort(key=lambda job: (job.context, job.start, job.stop, job.row))
-        predictions = [self.unembedding.predictions(context.final) for context in clean]
+            listed = [(row, int(self.latent[row]), self.window[row]) for row in mine]
+            found = self.finder.spans(number, ids, clean[number], listed)
+            references.append(reference(self.unembedding, clean[number], ids, [(s.start, s.stop) for s in found]))
+            # Rows of like start and length meet in a batch: short prefixes stay short, little is padded.
+            spans += sorted(found, key=lambda s: (s.start, s.stop, s.row))
         per_row = 1 + len(self.controls.kinds)
-        batch: list[_Job] = []
+        batch: list[FiringSpan] = []
         size = 0
-        for job in jobs:
-            tokens_of_job = per_row * (job.stop - job.start)
-            if batch and size + tokens_of_job > self.settings.max_tokens:
-                self._batch(batch, clean, predictions, tokens, measure_noise)
+        for span in spans:
+            length = per_row * (span.stop - span.start)
+            if batch and size + length > self.settings.max_tokens:
+                self._batch(batch, references, measure_noise)
                 batch, size = [], 0
-            batch.append(job)
-            size += tokens_of_job
-        self._batch(batch, clean, predictions, tokens, measure_noise)
+            batch.append(span)
+            size += length
+        if batch:
+            self._batch(batch, references, measure_noise)
 
-    def _jobs(
-        self,
-        number: int,
-        ids: NDArray[np.integer[Any]],
-        clean: CleanContext,
-        rows: list[int],
-    ) -> list[_Job]:
-        """The windows of one context in which the latent fires."""
-        used = np.zeros(len(clean.tokens), dtype=bool)
-        for row in rows:
-            window = self.window[row]
-            used[window.position : window.position + window.length] = True
-        at = np.flatnonzero(used)
-        place = np.cumsum(used) - 1
-        latents = np.unique(self.latent[rows])
-        hidden = clean.captured[self.read][torch.from_numpy(at).to(self.subject.device)]
-        columns = self.columns[torch.from_numpy(latents).to(self.columns.device)]
-        coded = self.coder.encode(hidden.to(self.coder.directions.device))[:, columns].float().cpu().numpy()
-        coded[np.isin(ids[at], self.special)] = 0
-        coded[np.abs(coded) <= self.settings.threshold] = 0
-        column = np.searchsorted(latents, self.latent[rows])
-        jobs = []
-        for row, mine in zip(rows, column.tolist(), strict=True):
-            window = self.window[row]
-            begin = int(place[window.position])
-            activations = coded[begin : begin + window.length, mine]
-            firing = np.flatnonzero(activations)
-            if len(firing) == 0:
-                continue
-            first = int(firing[0])
-            jobs.append(
-                _Job(
-                    row=row,
-                    latent=int(self.latent[row]),
-                    context=number,
-                    start=window.position + first,
-                    stop=window.position + len(activations),
-                    activations=activations[first:],
-                )
-            )
-        return jobs
-
-    def _batch(
-        self,
-        jobs: list[_Job],
-        clean: list[CleanContext],
-        predictions: list[CleanPredictions],
-        tokens: list[NDArray[np.integer[Any]]],
-        measure_noise: bool,
-    ) -> None:
+    def _batch(self, jobs: list[FiringSpan], references: list[Reference], measure_noise: bool) -> None:
         device = self.subject.device
         directions = 1 + len(self.controls.kinds)
-        lengths = np.array([job.stop - job.start for job in jobs])
         start = np.repeat([job.start for job in jobs], directions)
         stop = np.repeat([job.stop for job in jobs], directions)
         owner = np.repeat([job.context for job in jobs], directions)
         job_of_row = np.repeat(np.arange(len(jobs)), directions)
+        direction_of_row = np.tile(np.arange(directions), len(jobs))
         if measure_noise:  # an unedited row a context, as long as its longest row
             for number in sorted({job.context for job in jobs}):
                 longest = max((j for j in jobs if j.context == number), key=lambda j: j.stop - j.start)
                 at = int(np.searchsorted(owner, number, side="right"))
                 start, stop = np.insert(start, at, longest.start), np.insert(stop, at, longest.stop)
                 owner, job_of_row = np.insert(owner, at, number), np.insert(job_of_row, at, -1)
-        present = np.unique(owner)
-        rows = Rows(start, stop, np.searchsorted(present, owner))
-        row, position = rows.row, rows.position
-        job, edited = job_of_row[row], job_of_row[row] >= 0
-        within = np.zeros(len(job_of_row), dtype=np.int64)
-        within[job_of_row >= 0] = np.tile(np.arange(directions), len(jobs))
-        direction = within[row]
-        offset = np.cumsum(lengths) - lengths
-        slot = position - start[row]
+                direction_of_row = np.insert(direction_of_row, at, 0)
+        present, context = np.unique(owner, return_inverse=True)
+        rows = Rows(start, stop, context)
+        row = rows.row
+        job, direction = job_of_row[row], direction_of_row[row]
+        edited = job >= 0
         activations = np.concatenate([j.activations for j in jobs])
-        z = np.where(edited, activations[np.where(edited, offset[job] + slot, 0)], 0.0)
-        latent = np.array([j.latent for j in jobs])[job]
-        size = np.where(direction == 0, 1.0, self.norms[latent])
+        offset = np.cumsum([0] + [j.stop - j.start for j in jobs])
+        z = np.where(edited, activations[np.where(edited, offset[job] + rows.position - start[row], 0)], 0.0)
+        firing = z != 0
+        latent_of_job = np.array([j.latent for j in jobs])
+        # Row 0 of a job moves along its latent's direction, row r along control r, stretched to the same length.
+        moved = np.flatnonzero(firing)
+        length = np.where(direction == 0, 1.0, self.norms[latent_of_job[job]])
         source = np.where(direction == 0, job, len(jobs) + direction - 1)
-        moved = np.flatnonzero(z)
-        mine = [j.latent for j in jobs]
-        table = torch.cat([self.directions[torch.tensor(mine, device=device)], self.controls.vectors])
+        table = torch.cat([self.directions[torch.from_numpy(latent_of_job).to(device)], self.controls.vectors])
+        coefficient = torch.from_numpy((-z[moved] * length[moved]).astype(np.float32)).to(device)
         delta = torch.zeros(len(row), table.shape[1], device=device)
-        coefficient = torch.from_numpy((-z[moved] * size[moved]).astype(np.float32)).to(device)
         delta[torch.from_numpy(moved).to(device)] = (
             coefficient[:, None] * table[torch.from_numpy(source[moved]).to(device)]
         )
-        contexts = [clean[int(number)] for number in present]
-        final = self.upper.run(contexts, rows, delta.to(self.subject.dtype))
-        place = torch.from_numpy(position).to(device)
-        spans = [*np.searchsorted(owner[row], present, side="left").tolist(), len(row)]
-        reference = torch.cat([c.final[place[a:b]] for c, a, b in zip(contexts, spans[:-1], spans[1:], strict=True)])
-        difference = final.float() - reference.float()
-        kl = np.empty(len(row))
-        delta_ce = np.empty(len(row))
-        has_next = np.zeros(len(row), dtype=bool)
-        for number, a, b in zip(present.tolist(), spans[:-1], spans[1:], strict=True):
-            ids = tokens[number].astype(np.int64)
-            following = np.append(ids, -1)[position[a:b] + 1]
-            has_next[a:b] = following >= 0
-            result = self.unembedding.divergence(
-                predictions[number], place[a:b], difference[a:b], torch.from_numpy(following).to(device)
-            )
-            kl[a:b] = result.kl.double().cpu().numpy()
-            delta_ce[a:b] = result.delta_ce.double().cpu().numpy()
-        if not np.isfinite(kl).all():
-            raise NonFiniteError(
-                f"The subject {self.subject.name} gave NaN or infinite values when latents were ablated at "
-                f"{self.upper.hookpoint}; use dtype float32."
-            )
+        measured = measure(self.upper, self.unembedding, [references[number] for number in present], rows, delta)
+
         sums = self.sums
         if measure_noise:
-            sums.noise_floor = max(sums.noise_floor, float(kl[~edited].max()))
+            sums.noise_floor = max(sums.noise_floor, float(measured.kl[~edited].max()))
             sums.num_noise_tokens += int((~edited).sum())
-        firing = z != 0
         cell = job * directions + direction
-        cells = len(jobs) * directions
+        silent = edited & ~firing
 
         def summed(values: NDArray[np.float64], where: NDArray[np.bool_]) -> NDArray[np.float64]:
-            totals: NDArray[np.float64] = np.bincount(cell[where], weights=values[where], minlength=cells)
-            return totals.reshape(-1, directions)
+            totals = np.bincount(cell[where], weights=values[where], minlength=len(jobs) * directions)
+            return np.asarray(totals, dtype=np.float64).reshape(-1, directions)
 
-        ones = np.ones(len(row))
         out = np.array([j.row for j in jobs])
-        sums.kl_firing[out] = summed(kl, firing)
-        sums.kl_rest[out] = summed(kl, edited & ~firing)
-        sums.delta_ce[out] = summed(delta_ce, firing)
+        sums.kl_firing[out] = summed(measured.kl, firing)
+        sums.kl_rest[out] = summed(measured.kl, silent)
+        sums.delta_ce[out] = summed(measured.delta_ce, firing)
+        ones = np.ones(len(row))
         sums.count_firing[out] = summed(ones, firing)[:, 0]
-        sums.count_rest[out] = summed(ones, edited & ~firing)[:, 0]
-        sums.count_ce[out] = summed(ones, firing & has_next)[:, 0]
+        sums.count_rest[out] = summed(ones, silent)[:, 0]
+        sums.count_ce[out] = summed(ones, firing & measured.has_next)[:, 0]
         own = np.flatnonzero(firing & (direction == 0))
         sums.difference.index_add_(
             0,
-            torch.from_numpy(latent[own]).to(device),
-            difference[torch.from_numpy(own).to(device)].double(),
+            torch.from_numpy(latent_of_job[job[own]]).to(device),
+            measured.difference[torch.from_numpy(own).to(device)].double(),
         )
 
     def evidence(self, seed: int) -> AblationEvidence:

@@ -5,6 +5,7 @@ Letters in shapes: N edited tokens, P positions of a context, D width, V vocabul
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -15,15 +16,6 @@ from sae_core.subject import SubjectModel
 
 _CHUNK = 256
 """Tokens whose logits are held at a time: 256 rows of a 4,096-word vocabulary stay in a core's cache."""
-
-
-class CleanPredictions(NamedTuple):
-    """What the unedited subject predicts at some positions."""
-
-    probabilities: Tensor
-    """[P, V] float32."""
-    expected_row: Tensor
-    """[P, D] mean of the unembedding's rows under them."""
 
 
 class Divergence(NamedTuple):
@@ -66,18 +58,15 @@ class Unembedding:
             )
 
     @torch.inference_mode()
-    def predictions(self, final_PD: Tensor) -> CleanPredictions:
-        """Next-token distributions at clean final hidden states."""
+    def probabilities(self, final_PD: Tensor) -> Tensor:
+        """[P, V] next-token distributions at clean final hidden states, float32."""
         logits = final_PD.float() @ self.weight.T * self.scale
         if self.bias is not None:
             logits += self.bias
-        probabilities = logits.softmax(-1)
-        return CleanPredictions(probabilities, probabilities @ self.weight * self.scale)
+        return logits.softmax(-1)
 
     @torch.inference_mode()
-    def divergence(
-        self, clean: CleanPredictions, index_N: Tensor, difference_ND: Tensor, next_token_N: Tensor
-    ) -> Divergence:
+    def divergence(self, clean_PV: Tensor, index_N: Tensor, difference_ND: Tensor, next_token_N: Tensor) -> Divergence:
         """KL(clean || edited) and change of cross-entropy of edited tokens.
 
         With p the clean distribution and δ the change of the logits, ``KL = ln(Σ p e^δ) − Σ p δ``, computed from δ
@@ -85,8 +74,8 @@ class Unembedding:
         cancellation: what rounds is of the size of the edit, not of the logits, so that no edit gives exactly 0.
 
         Args:
-            clean: predictions at the positions that occur.
-            index_N: [N] row of ``clean`` that each token stands at.
+            clean_PV: clean distributions at the positions that occur, see :meth:`probabilities`.
+            index_N: [N] row of ``clean_PV`` that each token stands at.
             difference_ND: [N, D] edited minus clean final hidden state, in float32.
             next_token_N: [N] the token that follows, -1 where there is none.
         """
@@ -95,24 +84,25 @@ class Unembedding:
         difference = difference_ND.index_select(0, order)
         places = index.tolist()
         growth = torch.empty(len(places), dtype=torch.float32, device=difference.device)
+        mean_delta = torch.empty_like(growth)
         weight = self.weight.T if self.scale == 1.0 else self.weight.T * self.scale
         buffer = torch.empty(min(_CHUNK, len(places)), weight.shape[1], device=difference.device)
         on_cpu = difference.device.type == "cpu"
         for begin in range(0, len(places), _CHUNK):
             end = min(begin + _CHUNK, len(places))
-            delta = torch.mm(difference[begin:end], weight, out=buffer[: end - begin]).expm1_()
-            if on_cpu:  # tokens at one position share p, which stays in cache
-                a = begin
-                while a < end:
-                    b = a + 1
-                    while b < end and places[b] == places[a]:
-                        b += 1
-                    torch.mv(delta[a - begin : b - begin], clean.probabilities[places[a]], out=growth[a:b])
-                    a = b
-            else:
-                growth[begin:end] = (delta * clean.probabilities[index[begin:end]]).sum(-1)
+            delta = torch.mm(difference[begin:end], weight, out=buffer[: end - begin])
+            # Tokens at one position share p, which a CPU then finds in its cache; a GPU rather gathers it.
+            starts = [i for i in range(begin, end) if i == begin or places[i] != places[i - 1]]
+            groups = list(itertools.pairwise([*starts, end])) if on_cpu else []
+            for result in (mean_delta, growth):
+                for a, b in groups:
+                    torch.mv(delta[a - begin : b - begin], clean_PV[places[a]], out=result[a:b])
+                if not on_cpu:
+                    result[begin:end] = (delta * clean_PV[index[begin:end]]).sum(-1)
+                if result is mean_delta:
+                    delta.expm1_()
         log_growth = torch.log1p(growth)
-        kl = log_growth - (difference * clean.expected_row[index]).sum(-1)
+        kl = log_growth - mean_delta
         following = next_token_N[order]
         risen = (difference * self.weight[following.clamp_min(0)]).sum(-1) * self.scale
         delta_ce = torch.where(following >= 0, log_growth - risen, 0.0)

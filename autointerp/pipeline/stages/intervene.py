@@ -9,6 +9,7 @@ from autointerp.pipeline.atomic_files import sync
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage, decode_latents, latent_chunks
 from sae_core.hashing import seed_for
+from sae_core.records import Side
 
 
 class Intervene(Stage):
@@ -25,55 +26,64 @@ class Intervene(Stage):
         return latent_chunks(context) if wanted else []
 
     def run(self, context: RunContext, spec: ChunkSpec, progress: Progress) -> ChunkResult:
+
         from sae_core.intervention.ablation import AblationSettings, run_ablation
-        from sae_core.intervention.steering import SteeringSettings, run_steering
+        from sae_core.intervention.windows import choose_windows
 
         latents = decode_latents(spec)
-        subject, attached = context.subject, context.attached(spec.source)
+        coder, corpus, seed = context.attached(spec.source).coder, context.corpus, context.config.seed
         store = context.exemplars(spec.source)
-        batch_tokens = context.config.extraction.batch_tokens
         ablation = context.request(AblationRequest)
         if ablation is not None:
-            settings = AblationSettings(
-                windows=ablation.windows,
-                control_directions=ablation.control_directions,
-                batch_tokens=batch_tokens,
-                seed=context.config.seed,
+            windows = choose_windows(store, latents, Side.SCORE, ablation.windows, shared_order_seed=seed)
+            per_latent = max(1, sum(map(len, windows.values())) // len(latents))
+            evidence = run_ablation(
+                context.subject,
+                coder,
+                corpus.context,
+                corpus.num_contexts,
+                windows,
+                settings=AblationSettings(control_directions=ablation.control_directions),
+                seed=seed,
+                progress=lambda done: progress(done // per_latent),  # it counts windows, the bar counts latents
             )
             path = context.folder.evidence(spec.source, "ablation", spec.ordinal)
             path.parent.mkdir(parents=True, exist_ok=True)
-            run_ablation(subject, attached, store, context.corpus, latents, settings, progress).save(path)
+            evidence.save(path)
             sync(path)
         steering = context.request(SteeringRequest)
         sample = sorted(set(latents) & steered_latents(context, spec.source))
         if steering is not None and sample:
+            from sae_core.intervention.steering import SteeringSettings, run_steering
+
+            fit, held_out = (
+                choose_windows(store, sample, side, steering.prompts, shared_order_seed=seed)
+                for side in (Side.EXPLAIN, Side.SCORE)
+            )
+            steered = run_steering(
+                context.subject,
+                coder,
+                corpus.context,
+                corpus.num_contexts,
+                fit,
+                held_out,
+                settings=SteeringSettings(targets=steering.targets, control_directions=steering.control_directions),
+                seed=seed,
+                progress=lambda done: progress(len(latents)),  # the ablation moved the bar; this only asks to stop
+            )
             path = context.folder.evidence(spec.source, "steering", spec.ordinal)
             path.parent.mkdir(parents=True, exist_ok=True)
-            run_steering(
-                subject,
-                attached,
-                store,
-                context.corpus,
-                sample,
-                SteeringSettings(
-                    targets=steering.targets,
-                    prompts=steering.prompts,
-                    control_directions=steering.control_directions,
-                    batch_tokens=batch_tokens,
-                    seed=context.config.seed,
-                ),
-                lambda done: progress(0),
-            ).save(path)
+            steered.save(path)
             sync(path)
         return ChunkResult()
 
 
 def steered_latents(context: RunContext, source: str) -> frozenset[int]:
-    """The stated random sample of a source's selected latents that fire somewhere; the same in every chunk."""
+    """The stated random sample of a source's selected latents that fire on both sides; the same in every chunk."""
     request = context.request(SteeringRequest)
     if request is None:
         return frozenset()
-    fire_count = context.exemplars(source).statistics.fire_count.sum(axis=0)
-    alive = [latent for latent in context.latents(source) if fire_count[latent] > 0]
+    fires = context.exemplars(source).statistics.fire_count > 0  # [sides, latents]
+    alive = [latent for latent in context.latents(source) if fires[[Side.EXPLAIN, Side.SCORE], latent].all()]
     rng = np.random.default_rng(seed_for(context.config.seed, "steered latents", source))
     return frozenset(rng.permutation(alive)[: request.latents].tolist())

@@ -1,0 +1,192 @@
+"""What a latent does: its ablation and its steering against random pushes of the same size (METHODS 5)."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from autointerp.evidence import AblationRequest, EvidenceRequest, LatentEvidence, SteeringRequest
+from autointerp.explanation import Explanation
+from autointerp.failure import Failure, FailureKind
+from autointerp.llm.protocol import LLMClient
+from autointerp.score import Score, ScoreValue, defined
+from autointerp.scorers.base import Scorer
+from autointerp.statistics.effect import causal_effect
+
+if TYPE_CHECKING:
+    from sae_core.intervention.evidence import AblationEvidence, SteeringEvidence
+    from sae_core.token_text import TokenText
+
+_KINDS = ("isotropic", "typical")
+"""Names of :class:`sae_core.intervention.evidence.ControlKind`, in order."""
+_MOST_TOKENS = 10
+
+
+class InterventionScorer(Scorer):
+    """Causal effect by ablation of every latent, and by steering of a random sample of them."""
+
+    kind: Literal["intervention"] = "intervention"
+    """Name in the config file."""
+    windows: int = Field(default=8, ge=2)
+    """Firing windows of the score side to ablate in for each latent."""
+    control_directions: int = Field(default=4, ge=2)
+    """Random directions of the same norm that the ablation is compared with."""
+    min_windows: int = Field(default=2, ge=2)
+    """Windows below which there is no causal effect."""
+    steered_latents: int = Field(default=256, ge=0)
+    """Size of the random sample of latents that is steered; 0 for none."""
+    steering_targets: tuple[float, ...] = (0.1,)
+    """Mean KL divergences in nats that steering aims at; the first one is the headline."""
+    steering_prompts: int = Field(default=16, ge=2)
+    """Prompts that fit the strength, and as many that report what it reaches."""
+    steering_control_directions: int = Field(default=4, ge=2)
+    """Random directions that steering is compared with."""
+
+    @property
+    def judges_explanation(self) -> bool:
+        """False: what a latent does is measured whatever its label says."""
+        return False
+
+    def needs(self) -> list[EvidenceRequest]:
+        """Ablation, and steering unless no latent is to be steered."""
+        ablation = AblationRequest(windows=self.windows, control_directions=self.control_directions)
+        if not self.steered_latents or not self.steering_targets:
+            return [ablation]
+        steering = SteeringRequest(
+            latents=self.steered_latents,
+            targets=self.steering_targets,
+            prompts=self.steering_prompts,
+            control_directions=self.steering_control_directions,
+        )
+        return [ablation, steering]
+
+    def score(self, explanation: Explanation | None, evidence: LatentEvidence, llm: LLMClient | None = None) -> Score:
+        """Effects of one latent; ``dead``, ``no_evidence``, ``no_effect_rows`` and ``too_few_windows`` are its failures.
+
+        A KL target that steering cannot reach is no failure of the score: ``steering_failure`` says ``unreachable``.
+        """
+        latent = evidence.latent
+        values: dict[str, ScoreValue] = {}
+        failure: Failure | None
+        if evidence.is_dead:
+            failure = Failure(kind=FailureKind.DEAD, message="never fires in the corpus")
+        elif evidence.ablation is None or not np.any(evidence.ablation.latents == latent):
+            failure = Failure(kind=FailureKind.NO_EVIDENCE, message="the intervene stage has not ablated this latent")
+        else:
+            failure = self._ablation_failure(evidence.ablation, latent)
+            values |= ablation_values(evidence.ablation, latent, self.min_windows, evidence.store.pieces)
+        if evidence.steering is not None:
+            values |= steering_values(evidence.steering, latent)
+        return Score(latent=latent, scorer=self.kind, values=defined(values), failure=failure)
+
+    def _ablation_failure(self, ablation: AblationEvidence, latent: int) -> Failure | None:
+        num_windows = len(ablation.rows_of(latent))
+        silent = int(ablation.num_windows_silent[np.flatnonzero(ablation.latents == latent)[0]])
+        if not num_windows:
+            message = f"fires in no window of the score side that can be ablated ({silent} fell silent when run again)"
+            return Failure(kind=FailureKind.NO_EFFECT_ROWS, message=message)
+        if num_windows < self.min_windows:
+            message = f"ablated in {num_windows} windows of the score side, {self.min_windows} are needed"
+            return Failure(kind=FailureKind.TOO_FEW_WINDOWS, message=message)
+        return None
+
+
+def ablation_values(
+    ablation: AblationEvidence, latent: int, min_windows: int, pieces: TokenText
+) -> dict[str, ScoreValue]:
+    """Values from the ablation rows of one latent; no effect below ``min_windows`` rows, no KL without rows."""
+    rows = ablation.rows_of(latent)
+    kl, control, floor = ablation.kl_firing[rows], ablation.control_kl_firing[rows], ablation.epsilon
+    values: dict[str, ScoreValue] = {"causal_num_windows": len(rows)}
+    place = int(np.flatnonzero(ablation.latents == latent)[0])
+    # What falls when the latent is taken away is what it promotes.
+    values["top_promoted_tokens"] = _texts(ablation.tokens_lowered[place], pieces)
+    values["top_suppressed_tokens"] = _texts(ablation.tokens_raised[place], pieces)
+    if not len(rows):
+        return values
+    effect = causal_effect(kl, control, floor)
+    values |= {
+        "ablation_kl": effect.ablation_kl,
+        "ablation_kl_rest": _weighted_mean(ablation.kl_rest[rows], ablation.count_rest[rows]),
+        "ablation_share": effect.share_above_floor,
+        "delta_ce": _weighted_mean(ablation.delta_ce[rows], np.minimum(ablation.count_ce[rows], 1)),
+        "control_kl": effect.control_kl,
+        "causal_control_log_kl": float(np.log(np.maximum(control, 0) + floor).mean()) if control.size else None,
+        "causal_floor": floor,
+    }
+    if len(rows) < min_windows:
+        return values
+    values |= {
+        "causal_effect": effect.value,
+        "causal_effect_low": effect.low,
+        "causal_effect_high": effect.high,
+        "causal_effect_se": effect.standard_error,
+        "causal_effect_df": effect.degrees_of_freedom,
+    }
+    for code, name in enumerate(_KINDS):
+        own = ablation.control_kind == code
+        # One kind's effect stands beside the whole: isotropic directions lie where the subject is blind.
+        values[f"causal_effect_{name}"] = causal_effect(kl, control[:, own], floor).value if own.any() else None
+    return values
+
+
+def steering_values(steering: SteeringEvidence, latent: int) -> dict[str, ScoreValue]:
+    """Values from the steering rows of one latent: of the first target by plain names, of others with ``_at_<nats>``.
+
+    Empty where the latent was not steered.
+    """
+    values: dict[str, ScoreValue] = {}
+    for number, row in enumerate(steering.rows_of(latent).tolist()):
+        own = _steering_row(steering, row)
+        suffix = f"_at_{float(steering.target[row]):g}" if number else ""
+        values |= {name + suffix: value for name, value in own.items()}
+    return values
+
+
+def _steering_row(steering: SteeringEvidence, row: int) -> dict[str, ScoreValue]:
+    values: dict[str, ScoreValue] = {"steering_target": float(steering.target[row])}
+    if not steering.num_prompts_fit[row] or not steering.num_prompts_score[row]:
+        return values | {"steering_failure": FailureKind.TOO_FEW_WINDOWS.value}
+    if steering.unreachable[row]:
+        nearest = _finite(steering.kl_fit[row])
+        return values | {"steering_failure": FailureKind.UNREACHABLE.value, "steering_kl_fit": nearest}
+    ratios = steering.log_alpha_ratio[row]
+    ratios = ratios[np.isfinite(ratios)]
+    lens_controls = steering.control_lens_auroc[row]
+    lens_controls = lens_controls[np.isfinite(lens_controls)]
+    effect = float(ratios.mean()) if len(ratios) else None
+    deviation = float(ratios.std(ddof=1)) if len(ratios) > 1 else None
+    return values | {
+        "steering_alpha": _finite(steering.alpha[row]),
+        "steering_norm": _finite(steering.alpha[row] * steering.direction_norm[row]),
+        "steering_kl_fit": _finite(steering.kl_fit[row]),
+        "steering_kl": _finite(steering.kl_score_mean[row]),
+        "steering_kl_median": _finite(steering.kl_score_median[row]),
+        "steering_kl_largest_share": _finite(steering.kl_score_largest_share[row]),
+        "steering_effect": effect,
+        "steering_effect_se": deviation / math.sqrt(len(ratios)) if deviation is not None else None,
+        "steering_num_controls": len(ratios),
+        "lens_auroc": _finite(steering.lens_auroc[row]),
+        "lens_auroc_control": float(lens_controls.mean()) if len(lens_controls) else None,
+    }
+
+
+def _finite(value: Any) -> float | None:
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _weighted_mean(values: NDArray[np.float64], weights: NDArray[np.int32]) -> float | None:
+    """Mean over what the rows stand for (tokens, or rows that have a value at all); None where that is nothing."""
+    total = int(weights.sum())
+    return float((values * weights).sum() / total) if total else None
+
+
+def _texts(token_ids: NDArray[np.int32], pieces: TokenText) -> tuple[str, ...] | None:
+    """Readable tokens, strongest first; None where there were no rows to rank them by."""
+    known = [int(token) for token in token_ids[:_MOST_TOKENS] if token >= 0]
+    return tuple(pieces.visible(token) for token in known) or None
