@@ -84,6 +84,8 @@ class CorpusConfig(Section):
     """Field of a .jsonl or .parquet record that holds the text."""
     suffixes: tuple[str, ...] = ()
     """Endings of the files that are read from a folder, such as ".md"; an empty list reads the usual kinds of text."""
+    tokens_per_document: Annotated[int, Field(ge=1)] | None = None
+    """At most this many tokens of each document, a stretch at a random place; by default all of it."""
     revision: str | None = None
     """Commit, branch or tag of a hub data set."""
 

@@ -46,6 +46,8 @@ class AblationRequest(EvidenceRequest):
     """Firing windows of the score side, drawn uniformly, one a document."""
     control_directions: int = Field(default=4, ge=2)
     """Random directions of the same norm for each window."""
+    max_positions: int | None = Field(default=None, ge=1)
+    """Most tokens that are edited and measured from the first firing one on; None for all to the window's end."""
 
 
 class SteeringRequest(EvidenceRequest):

@@ -35,6 +35,8 @@ class InterventionScorer(Scorer):
     """Firing windows of the score side to ablate in for each latent."""
     control_directions: int = Field(default=4, ge=2)
     """Random directions of the same norm that the ablation is compared with."""
+    max_positions: int | None = Field(default=None, ge=1)
+    """Most tokens ablated and measured from a window's first firing one on; None for all to the window's end."""
     min_windows: int = Field(default=2, ge=2)
     """Windows below which there is no causal effect."""
     steered_latents: int = Field(default=256, ge=0)
@@ -53,7 +55,9 @@ class InterventionScorer(Scorer):
 
     def needs(self) -> list[EvidenceRequest]:
         """Ablation, and steering unless no latent is to be steered."""
-        ablation = AblationRequest(windows=self.windows, control_directions=self.control_directions)
+        ablation = AblationRequest(
+            windows=self.windows, control_directions=self.control_directions, max_positions=self.max_positions
+        )
         if not self.steered_latents or not self.steering_targets:
             return [ablation]
         steering = SteeringRequest(

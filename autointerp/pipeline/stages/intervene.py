@@ -43,7 +43,9 @@ class Intervene(Stage):
                 corpus.context,
                 corpus.num_contexts,
                 windows,
-                settings=AblationSettings(control_directions=ablation.control_directions),
+                settings=AblationSettings(
+                    control_directions=ablation.control_directions, max_positions=ablation.max_positions
+                ),
                 seed=seed,
                 progress=lambda done: progress(done // per_latent),  # it counts windows, the bar counts latents
             )

@@ -47,6 +47,7 @@ def corpus_spec(context: RunContext) -> CorpusSpec:
         context_length=extraction.context_length,
         text_field=given.text_field,
         suffixes=given.suffixes,
+        tokens_per_document=given.tokens_per_document,
         revision=given.revision,
         seed=context.config.seed,
     )
