@@ -30,6 +30,9 @@ ENVIRONMENT_PREFIX = "AUTOINTERP_"
 RESERVED_VARIABLES = frozenset({"AUTOINTERP_FAULT", "AUTOINTERP_LOG"})
 """Variables with our prefix that are no settings of a run."""
 STDLIB_CORPUS = "python-stdlib"
+CENSUS_TOKENS = 2_000_000
+"""Up to this many tokens every window is kept and counted."""
+SAMPLED_WINDOWS = 30_000
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
 
@@ -97,18 +100,26 @@ class ExtractionConfig(Section):
     """Tokens of the corpus to read."""
     context_length: int = Field(default=256, ge=8)
     """Tokens that the subject sees at once."""
-    window_length: int = Field(default=32, ge=4, le=192)
+    window_length: int = Field(default=32, ge=4, le=128)
     """Tokens of a window, the unit of evidence."""
     top_exemplars: Count = 10
     """Strongest firing windows kept of each latent, per side."""
     sampled_exemplars: Count = 20
     """Uniformly drawn firing windows kept of each latent, per side."""
-    pool_windows: Count = 30_000
-    """Uniformly drawn windows kept with all latents' activations, per side."""
+    pool_windows: Annotated[int, Field(ge=1)] | None = None
+    """Uniformly drawn windows kept with all latents' activations, per side; by default all of them up to 2M tokens, then 30,000."""
     batch_tokens: Count = 8192
     """Tokens that go through the subject in one batch."""
     shard_tokens: Count = 131_072
     """Tokens of one chunk of extraction."""
+
+    @property
+    def pool_size(self) -> int:
+        """Windows that a side's pool holds: what was given, else a census up to :data:`CENSUS_TOKENS`, else a sample."""
+        if self.pool_windows is not None:
+            return self.pool_windows
+        # a window holds a token at least, so that no corpus of so many tokens has more windows
+        return self.num_tokens if self.num_tokens <= CENSUS_TOKENS else SAMPLED_WINDOWS
 
 
 class ControlsConfig(Section):
@@ -160,7 +171,7 @@ class RunConfig(Section):
             match = re.fullmatch(r"(\d*):(\d*)", value)
             if match is None:
                 raise ValueError('it must be "all", a range such as "0:512", or a list of numbers')
-            if match[1] and match[2] and int(match[1]) >= int(match[2]):
+            if match[2] and int(match[1] or 0) >= int(match[2]):
                 raise ValueError("the range is empty: its start must be below its end")
         if isinstance(value, tuple):
             if not value:

@@ -1,6 +1,6 @@
 """Write the quickstart's card from the figures that the two trainings left in ``training.json``.
 
-    python examples/card.py examples/quickstart
+python examples/card.py examples/quickstart
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def health(subject: SubjectModel, coder: SparseCoder, hookpoint: str, stream: np
     rows[:, 0] = bos
     module = dict(subject.model.get_decoder().named_modules())[hookpoint]
     totals: dict[str, float] = dict.fromkeys(("clean", "coder", "zero"), 0.0)
-    fired = torch.zeros(coder.num_latents, dtype=torch.bool)
+    fired = torch.zeros(coder.num_latents, dtype=torch.bool, device=subject.device)
     l0, error, count = 0.0, 0.0, 0
     hidden_all: list[Tensor] = []
 
@@ -93,7 +93,7 @@ def health(subject: SubjectModel, coder: SparseCoder, hookpoint: str, stream: np
                 handle.remove()
         return float(nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 2:].flatten(), reduction="sum"))
 
-    for batch in torch.from_numpy(rows).split(16):
+    for batch in torch.from_numpy(rows).to(subject.device).split(16):
         hidden = subject.capture(batch, [point])[point]
         acts = coder.encode(hidden.flatten(0, 1))
         output = coder.decode(acts).view_as(hidden)
@@ -156,7 +156,7 @@ def main() -> None:
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda s: min(1.0, (s + 1) / 100, max(0.02, 1.5 * (args.steps - s) / args.steps))
     )
-    silent_for = torch.zeros(args.latents, dtype=torch.long)
+    silent_for = torch.zeros(args.latents, dtype=torch.long, device=subject.device)
     started, running = time.monotonic(), 0.0
     for step in range(args.steps):
         x = activations(args.contexts)
@@ -204,7 +204,7 @@ def main() -> None:
         "tokens_seen": args.steps * args.contexts * (CONTEXT - 1),
         "latents": args.latents,
         "k": args.k,
-        "held_out": health(subject, load_coder(str(args.out)), hookpoint, held_out, bos),
+        "held_out": health(subject, load_coder(str(args.out), device=subject.device), hookpoint, held_out, bos),
     }
     (args.out / "training.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(figures, indent=1))

@@ -119,7 +119,9 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--vocab-size", type=int, default=4096)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--resume", action="store_true", help="go on from --out's weights (optimizer states start anew)")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from --out's weights (optimizer states start anew)"
+    )
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ PYTHON_STDLIB = "python-stdlib"
 DEFAULT_SUFFIXES = (".txt", ".md", ".py", ".jsonl", ".parquet")
 _MAX_FILE_BYTES = 256 * 1024
 """In a folder of texts: a larger source file is a generated table. Does not bind .txt, .jsonl and .parquet."""
+_BLOCK_CHARACTERS = 1 << 20
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,10 @@ def read_documents(
     for document in _read(path, text_field, suffixes, revision, seed):
         if not document.text.strip():
             continue
+        if _SURROGATE.search(document.text):
+            # Half a surrogate pair, as JSON escapes can write it, is no character to any tokenizer.
+            clean = document.text.encode("utf-8", "replace").decode("utf-8")
+            document = Document(document.name, clean, document.known)
         digest = document.digest
         if digest not in seen:
             seen.add(digest)
@@ -80,8 +87,7 @@ def _read(path: str, text_field: str, suffixes: tuple[str, ...], revision: str |
     if root.suffix in (".jsonl", ".parquet"):
         yield from reader(root, root.name, text_field)
     else:
-        for document in reader(root, root.name, text_field):
-            yield Document(document.name, document.text, known=False)
+        yield from _read_blocks(root)
 
 
 def _read_folder(root: Path, text_field: str, suffixes: tuple[str, ...], seed: int) -> Iterator[Document]:
@@ -115,13 +121,31 @@ def _read_text(path: Path, name: str, text_field: str) -> Iterator[Document]:
         return
 
 
+def _read_blocks(path: Path) -> Iterator[Document]:
+    """A lone text in blocks that end at white space, since nothing says where its documents end."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        rest, number = "", 0
+        while block := file.read(_BLOCK_CHARACTERS):
+            block = rest + block
+            end = max(block.rfind("\n"), block.rfind(" ")) + 1 or len(block)
+            number += 1
+            yield Document(f"{path.name}:{number}", block[:end], known=False)
+            rest = block[end:]
+        if rest:
+            yield Document(f"{path.name}:{number + 1}", rest, known=False)
+
+
 def _read_jsonl(path: Path, name: str, text_field: str) -> Iterator[Document]:
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
+            except UnicodeDecodeError as error:
+                raise CorpusError(
+                    f"{path}, line {number} is not UTF-8 ({error.reason}): write the file as UTF-8."
+                ) from error
             except json.JSONDecodeError as error:
                 raise CorpusError(
                     f"{path}, line {number} is not JSON ({error.msg}): a .jsonl corpus has one JSON object a line."

@@ -28,7 +28,8 @@ def load_coder(
     Where the folder holds one folder a hookpoint (sparsify's layout), ``hookpoint`` chooses it.
     Raises MissingFileError or CoderError with a sentence; never guesses.
     """
-    patterns = [f"{hookpoint}/*"] if hookpoint else None
+    at_root = [name for reader in READERS for name in (reader.CONFIG, reader.WEIGHTS)]
+    patterns = [f"{hookpoint}/*", *at_root] if hookpoint else None
     folder = local_folder(path_or_hub_id, what="a coder's path", revision=revision, allow_patterns=patterns)
     if hookpoint and not any(reader.matches(folder) for reader in READERS) and (folder / hookpoint).is_dir():
         folder = folder / hookpoint
@@ -39,6 +40,7 @@ def load_coder(
     else:
         raise CoderError(_unknown_format(folder))
     if hookpoint is not None:
+        hookpoint = hookpoint.removesuffix(":input")
         io = ":input" if (coder.hookpoint_in or "").endswith(":input") else ""
         coder = replace(
             coder, hookpoint_in=hookpoint + io, hookpoint_out=hookpoint, notes=(f"hookpoint {hookpoint!r} as given",)

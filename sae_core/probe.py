@@ -113,7 +113,11 @@ class _Runner:
         self._subject = subject
         self._attached = attached
         self._batch_tokens = settings.batch_tokens
-        self.bos = np.asarray([] if subject.bos_id is None else [subject.bos_id], dtype=np.int32)
+        self.special = subject.special_ids
+        # Without a BOS rule the text's first token is the attention sink, and would be measured as one: a special token
+        # takes that place, where the subject has any.
+        first = subject.bos_id if subject.bos_id is not None else min(subject.special_ids, default=None)
+        self.bos = np.asarray([] if first is None else [first], dtype=np.int32)
 
     def activations(self, rows: Sequence[NDArray[np.int32]], latents: Sequence[int]) -> NDArray[np.float32]:
         """[len(rows)] activation of each row's latent at its last token, the BOS put in front."""
@@ -191,8 +195,7 @@ def _importances(
     settings: ProbeSettings,
 ) -> list[NDArray[np.float32]]:
     """1 - activation with the token replaced / activation of the suffix, for each token of each suffix."""
-    tokens = store.pool(Side.EXPLAIN).tokens
-    corpus = tokens[tokens >= 0]
+    corpus = _ordinary_tokens(store, runner.special)
     rows: list[NDArray[np.int32]] = []
     owner: list[tuple[int, int]] = []
     for i, suffix in enumerate(suffixes):
@@ -211,6 +214,13 @@ def _importances(
     return out
 
 
+def _ordinary_tokens(store: ExemplarStore, special: frozenset[int]) -> NDArray[np.int32]:
+    """The explain side's tokens as they occur, special ones left out."""
+    tokens = store.pool(Side.EXPLAIN).tokens
+    ordinary: NDArray[np.int32] = tokens[(tokens >= 0) & ~np.isin(tokens, sorted(special))]
+    return ordinary
+
+
 def _starts_sequence(
     runner: _Runner,
     peaks: Sequence[_Peak],
@@ -223,8 +233,7 @@ def _starts_sequence(
     candidates = [i for i, p in enumerate(peaks) if p.reaches_start and len(suffixes[i]) == len(p.tokens)]
     if not candidates:
         return out
-    tokens = store.pool(Side.EXPLAIN).tokens
-    corpus = tokens[tokens > 0]
+    corpus = _ordinary_tokens(store, runner.special)
     rows = []
     for i in candidates:
         generator = np.random.default_rng(seed_for(settings.seed, "filler", peaks[i].latent, *suffixes[i].tolist()))

@@ -70,6 +70,9 @@ class SubjectModel:
         self.base: Any = base_model(model)
         self.name = name
         self.revision = revision
+        # Whole documents are cut into contexts here; what a library saved for its own batches must not pad or cut them.
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
         self.tokenizer = tokenizer
         self.config: Any = self.model.config
         self.device: torch.device = next(model.parameters()).device

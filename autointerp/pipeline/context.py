@@ -138,7 +138,7 @@ class RunContext:
             context_tokens=given.window_length,
             top_exemplars=given.top_exemplars,
             sampled_exemplars=given.sampled_exemplars,
-            pool_windows=given.pool_windows,
+            pool_windows=given.pool_size,
             batch_tokens=given.batch_tokens,
             seed=self.config.seed,
         )

@@ -11,14 +11,16 @@ from pathlib import Path
 from sqlalchemy import delete, select
 
 from autointerp.config import RunConfig
+from autointerp.explainers.base import Explainer
 from autointerp.pipeline.code_version import code_version
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.folder import RunFolder, RunNote
+from autointerp.scorers.base import Scorer
 from autointerp.store import ChunkState, LabelStore, open_store
 from autointerp.store.dialects import parse_url
 from autointerp.store.models import Run
 from autointerp.store.opening import sqlite_url
-from sae_core.errors import CorpusError, DiskFullError, StoreError
+from sae_core.errors import ConfigError, CorpusError, DiskFullError, StoreError
 from sae_core.records import Source
 
 _BYTES_PER_FIRING = 9
@@ -112,6 +114,7 @@ def preflight(config: RunConfig, folder: RunFolder) -> tuple[list[Source], dict[
     """
     from sae_core.documents import read_documents
 
+    _check_settings(config)
     given = config.corpus
     documents = read_documents(
         given.path, text_field=given.text_field, suffixes=given.suffixes, revision=given.revision, seed=config.seed
@@ -127,6 +130,11 @@ def preflight(config: RunConfig, folder: RunFolder) -> tuple[list[Source], dict[
     subject = SubjectModel.load(
         settings.model, revision=settings.revision, device=settings.device, dtype=settings.dtype
     )
+    if config.extraction.context_length > subject.max_context:
+        raise ConfigError(
+            f"extraction.context_length is {config.extraction.context_length} and the subject sees at most "
+            f"{subject.max_context} tokens: set it to {subject.max_context} or less."
+        )
     attached = {
         name: attach_configured(subject, coder)
         for name, coder in zip(config.source_names(), config.coders, strict=True)
@@ -134,6 +142,20 @@ def preflight(config: RunConfig, folder: RunFolder) -> tuple[list[Source], dict[
     sources = sources_of(config, subject, attached)
     _check_room(folder.root, config, sources)
     return sources, {"subject": subject, "_attached": attached}
+
+
+def _check_settings(config: RunConfig) -> None:
+    """What the sections ask of one another. Errors: ConfigError."""
+    kept = config.extraction.sampled_exemplars
+    components: list[Explainer | Scorer] = [*config.build_explainers(), *config.build_scorers()]
+    for component in components:
+        for need in component.needs():
+            wanted = max(getattr(need, "windows", 0), getattr(need, "prompts", 0))
+            if wanted > kept:
+                raise ConfigError(
+                    f"the component {component.kind!r} asks for {wanted} windows of a latent and extraction keeps {kept}: "
+                    f"set extraction.sampled_exemplars to {wanted} or more, or ask for fewer."
+                )
 
 
 def store_url(config: RunConfig, folder: RunFolder) -> str:
@@ -149,9 +171,11 @@ def needed_bytes(config: RunConfig, sources: Sequence[Source]) -> int:
     total = _SPARE_BYTES + corpus
     for source in sources:
         exemplars = 3 * source.num_latents * kept * extraction.window_length * 12
-        pooled = min(extraction.num_tokens, 3 * extraction.pool_windows * extraction.window_length)
+        pooled = min(extraction.num_tokens, 3 * extraction.pool_size * extraction.window_length)
         pools = pooled * _FIRINGS_PER_TOKEN * _BYTES_PER_FIRING * (0.1 if source.control else 1.0)
-        total += 2 * int(exemplars + pools)  # once in partials, once in the store
+        shards = -(-extraction.num_tokens // extraction.shard_tokens)
+        # each shard's partial may fill its exemplars, then all go into the store once
+        total += int(pools) * 2 + int(exemplars * (shards + 1))
     return total
 
 

@@ -39,8 +39,17 @@ def read(folder: Path) -> SparseCoder:
     legacy = _is_legacy(config)
     architecture = config.get("architecture", "standard")
     k = config.get("k")
-    if legacy and config.get("activation_fn", config.get("activation_fn_str")) == "topk":
+    function = config.get("activation_fn", config.get("activation_fn_str", "relu"))
+    if legacy and function == "topk":
         architecture, k = "topk", (config.get("activation_fn_kwargs") or {}).get("k")
+    elif legacy and function != "relu":
+        raise CoderError(f"{path}: activation_fn is {function!r}; this version reads 'relu' and 'topk'.")
+    model_settings = (config.get("metadata") or config).get("model_from_pretrained_kwargs") or {}
+    if model_settings.get("center_writing_weights"):
+        raise CoderError(
+            f"{path}: the coder was trained on a subject with centred writing weights (center_writing_weights), whose "
+            "activations differ from the Hugging Face model's; this version reads coders of uncentred subjects."
+        )
     if architecture not in ARCHITECTURES:
         raise CoderError(
             f"{path}: architecture is {architecture!r}, which this version does not read; {did_you_mean(str(architecture), ARCHITECTURES)}"
@@ -59,7 +68,12 @@ def read(folder: Path) -> SparseCoder:
     d_in, num_latents = config_int(path, config, "d_in"), config_int(path, config, "d_sae")
     required = {"W_enc", "W_dec", "b_enc", "b_dec"} | ({"threshold"} if architecture == "jumprelu" else set())
     weights = folder / WEIGHTS
-    tensors = read_tensors(weights, required)
+    tensors = read_tensors(weights, required, {"scaling_factor"} if legacy else set())
+    scaling = tensors.pop("scaling_factor", None)
+    if scaling is not None and not bool((scaling == 1).all()):
+        raise CoderError(
+            f"{weights}: scaling_factor is not all ones; this version reads coders without fine-tuned scales."
+        )
     expected = {
         "W_enc": (d_in, num_latents),
         "W_dec": (num_latents, d_in),
@@ -71,6 +85,8 @@ def read(folder: Path) -> SparseCoder:
         check_shape(weights, name, tensor, expected[name])
     activation: Activation
     if architecture == "topk":
+        if config_int(path, {"k": k}, "k") > num_latents:
+            raise CoderError(f"{path}: k is {k}, more than the {num_latents} latents.")
         activation = TopK(config_int(path, {"k": k}, "k"))
     elif architecture == "jumprelu":
         activation = JumpReLU(tensors["threshold"].float())

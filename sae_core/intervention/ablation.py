@@ -36,9 +36,9 @@ class AblationSettings:
     """Tokens listed as raised and as lowered."""
     max_positions: int | None = None
     """Most positions edited and measured from the first firing token on; None: to the window's end."""
-    max_tokens: int = 1024
+    max_tokens: int = 4096
     """Packed tokens of one batch: memory is about this times the width of the MLP times 4 bytes."""
-    contexts_per_pass: int = 8
+    contexts_per_pass: int = 16
     """Contexts of one clean pass."""
     noise_every: int = 16
     """In every so-manieth pass of contexts (the first included) each batch gets one unedited row a context."""

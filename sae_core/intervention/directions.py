@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -74,6 +75,7 @@ def draw_control_directions(
     for _ in range(2 * max(num_typical, 4)):
         tokens = np.asarray(context_tokens(int(rng.integers(num_contexts))))
         counts = np.flatnonzero(~np.isin(tokens, list(subject.special_ids)))
+        counts = counts[counts > 0]  # the first token of a context is an attention sink, typical of nothing
         if len(counts) == 0:
             continue
         at = int(counts[rng.integers(len(counts))])
@@ -84,13 +86,15 @@ def draw_control_directions(
             f"The corpus has {len(samples)} tokens to draw typical directions from; give a corpus of more tokens."
         )
     isotropic = torch.from_numpy(rng.standard_normal((count - num_typical, width))).float().to(subject.device)
-    typical = [samples[(2 * r) % len(samples)] - samples[(2 * r + 1) % len(samples)] for r in range(num_typical)]
+    # Equal tokens at a shallow hookpoint have equal activations: such pairs are passed over.
+    pairs = [a - b for a, b in itertools.pairwise(samples) if bool((a != b).any())]
+    if not pairs:
+        raise CorpusError(
+            "All random tokens of the corpus have equal activations; give a corpus of more kinds of tokens."
+        )
+    typical = [pairs[(2 * r) % len(pairs)] for r in range(num_typical)]
     vectors = torch.cat([isotropic, torch.stack(typical)]) if typical else isotropic
     norms = vectors.norm(dim=-1, keepdim=True)
-    if bool((norms == 0).any()):
-        raise CorpusError(
-            "Two random tokens of the corpus have equal activations; give a corpus of more kinds of tokens."
-        )
     return ControlDirections(
         vectors=vectors / norms,
         kinds=(ControlKind.ISOTROPIC,) * (count - num_typical) + (ControlKind.TYPICAL,) * num_typical,

@@ -18,6 +18,11 @@ _CHUNK = 256
 """Tokens whose logits are held at a time: 256 rows of a 4,096-word vocabulary stay in a core's cache."""
 
 
+_MOST_EXPONENT = 60.0
+"""Logit changes above this are added up by logsumexp: float32 overflows at e^88."""
+_Groups = list[tuple[int, int]]
+
+
 class Divergence(NamedTuple):
     """What an edit does to the prediction after each token."""
 
@@ -69,9 +74,10 @@ class Unembedding:
     def divergence(self, clean_PV: Tensor, index_N: Tensor, difference_ND: Tensor, next_token_N: Tensor) -> Divergence:
         """KL(clean || edited) and change of cross-entropy of edited tokens.
 
-        With p the clean distribution and δ the change of the logits, ``KL = ln(Σ p e^δ) − Σ p δ``, computed from δ
-        itself as ``log1p(Σ p expm1(δ)) − Σ p δ``. That is the same number as from two log-softmaxes, without their
-        cancellation: what rounds is of the size of the edit, not of the logits, so that no edit gives exactly 0.
+        With p the clean distribution, δ the change of the logits, m = Σ p δ and d = δ − m, ``KL = ln(Σ p e^d)``, computed
+        as ``log1p(Σ p expm1(d))``. That is the same number as from two log-softmaxes, without their cancellation: what
+        rounds is of the size of the edit, not of the logits, so that no edit gives exactly 0. Taking m off first keeps
+        an edit that moves all logits alike from drowning the rest (published subjects have such directions).
 
         Args:
             clean_PV: clean distributions at the positions that occur, see :meth:`probabilities`.
@@ -84,7 +90,7 @@ class Unembedding:
         difference = difference_ND.index_select(0, order)
         places = index.tolist()
         growth = torch.empty(len(places), dtype=torch.float32, device=difference.device)
-        mean_delta = torch.empty_like(growth)
+        mean_delta, kl = torch.empty_like(growth), torch.empty_like(growth)
         weight = self.weight.T if self.scale == 1.0 else self.weight.T * self.scale
         buffer = torch.empty(min(_CHUNK, len(places)), weight.shape[1], device=difference.device)
         on_cpu = difference.device.type == "cpu"
@@ -94,18 +100,26 @@ class Unembedding:
             # Tokens at one position share p, which a CPU then finds in its cache; a GPU rather gathers it.
             starts = [i for i in range(begin, end) if i == begin or places[i] != places[i - 1]]
             groups = list(itertools.pairwise([*starts, end])) if on_cpu else []
-            for result in (mean_delta, growth):
+
+            def expectation(
+                values: Tensor, out: Tensor, begin: int = begin, end: int = end, groups: _Groups = groups
+            ) -> None:
                 for a, b in groups:
-                    torch.mv(delta[a - begin : b - begin], clean_PV[places[a]], out=result[a:b])
-                if not on_cpu:
-                    result[begin:end] = (delta * clean_PV[index[begin:end]]).sum(-1)
-                if result is mean_delta:
-                    delta.expm1_()
-        log_growth = torch.log1p(growth)
-        kl = log_growth - mean_delta
+                    torch.mv(values[a - begin : b - begin], clean_PV[places[a]], out=out[a:b])
+                if not groups:
+                    out[begin:end] = (values * clean_PV[index[begin:end]]).sum(-1)
+
+            expectation(delta, mean_delta)
+            delta -= mean_delta[begin:end, None]
+            if float(delta.max()) < _MOST_EXPONENT:
+                expectation(delta.expm1_(), growth)
+                kl[begin:end] = growth[begin:end].log1p()
+            else:
+                log_p = clean_PV[index[begin:end]].clamp_min(torch.finfo(torch.float32).tiny).log()
+                kl[begin:end] = torch.logsumexp(log_p + delta, dim=-1)
         following = next_token_N[order]
         risen = (difference * self.weight[following.clamp_min(0)]).sum(-1) * self.scale
-        delta_ce = torch.where(following >= 0, log_growth - risen, 0.0)
+        delta_ce = torch.where(following >= 0, kl + mean_delta - risen, 0.0)
         back = torch.empty_like(order)
         back[order] = torch.arange(len(order), device=order.device)
         return Divergence(kl.clamp_min(0.0)[back], delta_ce[back])

@@ -89,7 +89,7 @@ def measure(
         )
         kl[a:b] = result.kl.double().cpu().numpy()
         delta_ce[a:b] = result.delta_ce.double().cpu().numpy()
-    if not np.isfinite(kl).all():
+    if not (np.isfinite(kl).all() and np.isfinite(delta_ce).all()):
         raise NonFiniteError(
             f"The subject {upper.subject.name} gave NaN or infinite values under an edit at {upper.hookpoint}; "
             "use dtype float32."

@@ -5,6 +5,9 @@ The random directions are a source of their own, and the token rule is a score o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 import numpy as np
 
 from autointerp.evidence import LatentEvidence
@@ -13,6 +16,8 @@ from autointerp.pipeline.latent_evidence import evidence_of
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage
 from autointerp.pipeline.stages.score import score_one
 from autointerp.score import Score
+from autointerp.scorers.base import Scorer
+from autointerp.scorers.pattern import PatternScorer, score_prediction
 from autointerp.store.models import Base
 from autointerp.store.rows import control_row
 from sae_core.hashing import seed_for
@@ -63,7 +68,8 @@ class Controls(Stage):
                 scores = [score_one(scorer, borrowed, evidence) for scorer in judges]
                 rows += [control_row(context.run_id, spec.source, SHUFFLED, score) for score in scores]
             rows += [
-                control_row(context.run_id, spec.source, kind, score) for kind, score in null_answers(evidence).items()
+                control_row(context.run_id, spec.source, kind, score)
+                for kind, score in null_answers(evidence, judges).items()
             ]
             progress(done)
         return ChunkResult(rows)
@@ -88,21 +94,17 @@ def shuffled_pairs(context: RunContext, source: str) -> list[list[int]]:
     return sorted([int(latent), int(donor)] for latent, donor in zip(chosen, donors, strict=True))
 
 
-def null_answers(evidence: LatentEvidence) -> dict[str, Score]:
-    """The exact scores of "nothing" and "everything" on the score side's windows: precision pi, F1 2 pi / (1 + pi)."""
-    statistics = evidence.store.statistics
-    windows = int(statistics.num_windows[Side.SCORE])
-    firing = int(statistics.num_windows_firing[Side.SCORE, evidence.latent])
-    rate = firing / windows if windows else None
-    recall = (0.0, 1.0) if firing else (None, None)
-    nothing = {"precision": None, "recall": recall[0], "f1": recall[0], "balanced_accuracy": 0.5 if firing else None}
-    everything = {
-        "precision": rate,
-        "recall": recall[1],
-        "f1": None if rate is None else 2 * rate / (1 + rate),
-        "balanced_accuracy": 0.5 if firing else None,
-    }
+def null_answers(evidence: LatentEvidence, judges: Sequence[Scorer]) -> dict[str, Score]:
+    """The scores of "nothing" and "everything" on the very windows on which the labels are counted."""
+    pool = evidence.store.pool(Side.SCORE)
+    skips = any(isinstance(judge, PatternScorer) and judge.skip_repeated for judge in judges)
+    shown = evidence.store.pool(Side.EXPLAIN) if skips else None
+    answers: dict[str, Literal["nothing", "everything"]] = {NULL_NOTHING: "nothing", NULL_EVERYTHING: "everything"}
     return {
-        kind: Score(latent=evidence.latent, scorer="counted", values=dict(values))
-        for kind, values in ((NULL_NOTHING, nothing), (NULL_EVERYTHING, everything))
+        kind: Score(
+            latent=evidence.latent,
+            scorer="counted",
+            values=score_prediction(answer, evidence.latent, pool, shown=shown),
+        )
+        for kind, answer in answers.items()
     }
