@@ -32,6 +32,9 @@ class ProbeSettings:
     """Longest suffix tried, in tokens."""
     masks: int = 2
     """Random tokens of the corpus put in a token's place to measure its importance; their mean counts."""
+    measured: int = 8
+    """Tokens of a suffix, counted from its end, whose importance is measured; those before them count as 0.
+    Few suffixes are longer, and theirs would be most of the stage's work."""
     batch_tokens: int = 8_192
     """Tokens of one forward pass."""
     seed: int = 0
@@ -65,7 +68,7 @@ def probe_suffixes(
     lengths, found = _shortest(runner, peaks, settings, progress)
     suffixes = [peak.tokens[-n:] for peak, n in zip(peaks, lengths, strict=True)]
     kept = runner.activations(suffixes, [p.latent for p in peaks])
-    importances = _importances(runner, peaks, suffixes, kept, store, settings)
+    importances = _importances(runner, peaks, suffixes, found, kept, store, settings)
     starts = _starts_sequence(runner, peaks, suffixes, store, settings)
     return [
         SuffixProbe(
@@ -190,17 +193,21 @@ def _importances(
     runner: _Runner,
     peaks: Sequence[_Peak],
     suffixes: Sequence[NDArray[np.int32]],
+    found: NDArray[np.bool_],
     kept: NDArray[np.float32],
     store: ExemplarStore,
     settings: ProbeSettings,
 ) -> list[NDArray[np.float32]]:
-    """1 - activation with the token replaced / activation of the suffix, for each token of each suffix."""
+    """1 - activation with the token replaced / activation of the suffix, for each token of each suffix; 0 for tokens
+    too far back to be measured, and for suffixes that do not keep the activation in the first place."""
     corpus = _ordinary_tokens(store, runner.special)
     rows: list[NDArray[np.int32]] = []
     owner: list[tuple[int, int]] = []
     for i, suffix in enumerate(suffixes):
+        if not found[i]:
+            continue
         generator = np.random.default_rng(seed_for(settings.seed, "masks", peaks[i].latent, *suffix.tolist()))
-        for place in range(len(suffix)):
+        for place in range(max(0, len(suffix) - settings.measured), len(suffix)):
             for mask in generator.choice(corpus, settings.masks):
                 row = suffix.copy()
                 row[place] = mask

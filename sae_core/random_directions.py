@@ -38,8 +38,9 @@ def fit_directions(
 ) -> SparseCoder:
     """A JumpReLU coder of ``num_directions`` latents on ``attached``'s hookpoint.
 
-    The latents that lend norm and firing rate are drawn from those that fire on the sample.
-    Raises InputError where none does.
+    The latents that lend norm and firing rate are drawn from those that fire on the sample. Where none does there is
+    no rate to match: norms are then those of any latents and no direction ever fires (thresholds of +infinity), so that
+    the control of a dead coder is as dead as the coder.
     """
     ordinals = np.unique(np.linspace(0, corpus.num_contexts - 1, _SAMPLE_CONTEXTS).astype(np.int64))
     special = np.asarray(sorted(subject.special_ids))
@@ -55,11 +56,9 @@ def fit_directions(
         hidden.append(body.float())
     sample = torch.cat(hidden)
     alive = torch.nonzero(fired).squeeze(1).cpu().numpy()
-    if not len(alive):
-        raise InputError(
-            f"no latent of the coder fires on {len(sample):,} sampled tokens: it does not belong to this subject or hookpoint "
-            f"({attached.hookpoint}); check coders.path and coders.hookpoint."
-        )
+    silent = not len(alive)
+    if silent:
+        alive = np.arange(coder.num_latents)
     generator = np.random.default_rng(seed_for(seed, "random directions"))
     lenders = torch.from_numpy(generator.choice(alive, num_directions, replace=len(alive) < num_directions))
     lenders = lenders.to(subject.device)
@@ -67,10 +66,12 @@ def fit_directions(
     unit = drawn / drawn.norm(dim=1, keepdim=True)
     mean = sample.mean(0)
     projections = (sample - mean) @ unit.T  # [N, num_directions]
-    wanted = fired[lenders].clamp(max=len(sample) - 1)
+    wanted = fired[lenders].clamp(min=1, max=len(sample) - 1)
     ordered = projections.sort(dim=0, descending=True).values
     index = torch.arange(num_directions, device=subject.device)
     threshold = (ordered[wanted - 1, index] + ordered[wanted, index]) / 2
+    if silent:
+        threshold = torch.full_like(threshold, float("inf"))
     norms = coder.directions[lenders].float().norm(dim=1, keepdim=True)
     width_out = coder.d_out
     if width_out == coder.d_in:

@@ -164,7 +164,7 @@ class SuffixProbe:
     token_ids: NDArray[np.int32]
     """[n] shortest suffix of the context, ending at the peak token, that keeps the asked share of the peak; BOS not included."""
     importances: NDArray[np.float32]
-    """[n] 1 - activation with that token masked / activation of the suffix."""
+    """[n] 1 - activation with that token masked / activation of the suffix; 0 for tokens too far back to be measured."""
     peak_activation: float
     """Activation at the peak in the full context."""
     suffix_activation: float

@@ -12,12 +12,15 @@ latent fires on                           writes to
 2      any token right after ``(``        its own token slot
 3      nothing (dead)                     –
 4      ``zzz`` (rare)                     its own token slot
-5      ``def``                            the slot that the unembedding reads as ``return``: a known logit
+5      ``def``                            a spare slot that raises the logit of ``return`` by GAIN
 6      ``return``                         a spare slot that nothing reads
-7      ``cls``                            a spare slot that block 1's MLP carries to the logit of ``(``
+7      ``cls``                            a spare slot that block 1's MLP carries to the logit of ``(``, times GAIN
 8      the first token of a context       its own token slot
 9..15  one or two plain words each        their token slots
 ====== ================================== ===============================================================
+
+The embeddings of ``def``, ``return`` and ``cls`` write 1 into the spare slots of latents 5, 6 and 7, so that taking
+such a latent out takes away what the subject itself put there.
 """
 
 from __future__ import annotations
@@ -45,10 +48,10 @@ D = 2 * V + CONTEXT + SPARE
 TOKEN, BEFORE, POSITION, FREE = 0, V, 2 * V, 2 * V + CONTEXT
 CONSTANT = D - 1
 """A slot with the same large value everywhere: it fixes the layer norms' scale, so that other slots stay exact."""
-LATER, UNREAD = FREE, FREE + 1
+LATER, UNREAD, KNOWN = FREE, FREE + 1, FREE + 2
 NUM_LATENTS = 16
-STEP = 3.0
-"""Norm of the decoder rows of latents 5, 6 and 7."""
+GAIN = 8.0
+"""How far latents 5 and 7 raise their logit, in nats."""
 
 
 def token_id(word: str) -> int:
@@ -83,6 +86,8 @@ def build_subject() -> GPT2LMHeadModel:
         parameter.data.zero_()
     base = model.transformer
     base.wte.weight.data[:, TOKEN : TOKEN + V] = torch.eye(V)
+    for word, slot in (("def", KNOWN), ("return", UNREAD), ("cls", LATER)):
+        base.wte.weight.data[token_id(word), slot] = 1.0
     base.wpe.weight.data[:, POSITION : POSITION + CONTEXT] = torch.eye(CONTEXT)
     base.wpe.weight.data[:, CONSTANT] = 100.0
     for norm in (base.h[0].ln_1, base.h[0].ln_2, base.h[1].ln_1, base.h[1].ln_2, base.ln_f):
@@ -98,8 +103,9 @@ def build_subject() -> GPT2LMHeadModel:
     attention.c_proj.weight.data[:V, BEFORE : BEFORE + V] = torch.eye(V)
     # Block 1: the MLP carries slot LATER to the slot that is read as "(".
     base.h[1].mlp.c_fc.weight.data[LATER, 0] = 1.0
-    base.h[1].mlp.c_proj.weight.data[0, TOKEN + token_id("(")] = 1.0
+    base.h[1].mlp.c_proj.weight.data[0, TOKEN + token_id("(")] = GAIN
     model.lm_head.weight.data[:, TOKEN : TOKEN + V] = torch.eye(V)
+    model.lm_head.weight.data[token_id("return"), KNOWN] = GAIN
     return model
 
 
@@ -123,9 +129,7 @@ def build_coder() -> SparseCoder:
     for latent, slot in ((0, 17), (1, 3), (2, 2), (4, 7), (8, 5), *((i, 20 + i) for i in range(9, NUM_LATENTS))):
         decoder[latent, TOKEN + slot] = 1.0
     decoder[3, TOKEN] = 1.0
-    decoder[5, TOKEN + token_id("return")] = STEP
-    decoder[6, UNREAD] = STEP
-    decoder[7, LATER] = STEP
+    decoder[5, KNOWN] = decoder[6, UNREAD] = decoder[7, LATER] = 1.0
     return SparseCoder(
         encoder_weight=encoder,
         encoder_bias=bias,

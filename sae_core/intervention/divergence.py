@@ -62,13 +62,17 @@ class Unembedding:
                 "final hidden state (are they capped?); use a subject with a plain linear head."
             )
 
+        # What all rows share moves all logits alike and changes no distribution; in float32 it would drown the rest.
+        self.centred: Tensor = self.weight - self.weight.mean(0)
+
     @torch.inference_mode()
     def probabilities(self, final_PD: Tensor) -> Tensor:
         """[P, V] next-token distributions at clean final hidden states, float32."""
-        logits = final_PD.float() @ self.weight.T * self.scale
+        logits = final_PD.float() @ self.centred.T * self.scale
         if self.bias is not None:
             logits += self.bias
-        return logits.softmax(-1)
+        distributions: Tensor = logits.softmax(-1)
+        return distributions
 
     @torch.inference_mode()
     def divergence(self, clean_PV: Tensor, index_N: Tensor, difference_ND: Tensor, next_token_N: Tensor) -> Divergence:
@@ -91,7 +95,7 @@ class Unembedding:
         places = index.tolist()
         growth = torch.empty(len(places), dtype=torch.float32, device=difference.device)
         mean_delta, kl = torch.empty_like(growth), torch.empty_like(growth)
-        weight = self.weight.T if self.scale == 1.0 else self.weight.T * self.scale
+        weight = self.centred.T if self.scale == 1.0 else self.centred.T * self.scale
         buffer = torch.empty(min(_CHUNK, len(places)), weight.shape[1], device=difference.device)
         on_cpu = difference.device.type == "cpu"
         for begin in range(0, len(places), _CHUNK):
@@ -118,7 +122,7 @@ class Unembedding:
                 log_p = clean_PV[index[begin:end]].clamp_min(torch.finfo(torch.float32).tiny).log()
                 kl[begin:end] = torch.logsumexp(log_p + delta, dim=-1)
         following = next_token_N[order]
-        risen = (difference * self.weight[following.clamp_min(0)]).sum(-1) * self.scale
+        risen = (difference * self.centred[following.clamp_min(0)]).sum(-1) * self.scale
         delta_ce = torch.where(following >= 0, kl + mean_delta - risen, 0.0)
         back = torch.empty_like(order)
         back[order] = torch.arange(len(order), device=order.device)

@@ -17,7 +17,7 @@ from autointerp.store import LabelStore
 from sae_core.exemplar_store import ExemplarStore
 from sae_core.records import Side
 from tests import planted_world
-from tests.planted_world import MEANING, NUM_LATENTS, VOCABULARY
+from tests.planted_world import GAIN, MEANING, NUM_LATENTS, VOCABULARY
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -86,7 +86,7 @@ def test_precision_and_recall_equal_a_count_by_hand(out: Path, table: pd.DataFra
     assert pool.is_census
     for latent in (0, 1, 5, 6, 7, 9, 12):
         assert (table.precision[latent], table.recall[latent], table.f1[latent]) == (1.0, 1.0, 1.0)
-        assert 0.9 < table.precision_low[latent] < 1.0 == table.precision_high[latent]
+        assert 0.8 < table.precision_low[latent] < 1.0 == table.precision_high[latent]
         firing = 0
         for row, first, position in zip(pool.tokens, pool.first_token, pool.position, strict=True):
             words = [VOCABULARY[i] if i >= 0 else "" for i in row]
@@ -101,12 +101,22 @@ def test_precision_and_recall_equal_a_count_by_hand(out: Path, table: pd.DataFra
 
 
 def test_causal_effects_are_those_that_were_planted(table: pd.DataFrame) -> None:
-    """5 moves a logit, 7 acts through block 1, 6 writes where nothing reads (the module's table)."""
+    """5 moves a logit, 7 acts through block 1, 6 writes where nothing reads (the module's table).
+
+    Where 5 or 7 fires, the clean logits are GAIN at one token, 1 at the token itself and 0 elsewhere, and the ablated
+    ones lack the GAIN: the KL by hand, but for the layer norm, which takes 1% of the GAIN for the mean of the slots.
+    """
+    clean = np.zeros(len(VOCABULARY))
+    clean[0] = 1.0
+    ablated = clean.copy()
+    clean[1] = GAIN
+    p, q = (np.exp(x) / np.exp(x).sum() for x in (clean, ablated))
+    by_hand = float((p * np.log(p / q)).sum())
     for latent in (5, 7):
         assert table.causal_effect_low[latent] > 0
-        assert table.ablation_kl[latent] > 1e-3
+        assert table.ablation_kl[latent] == pytest.approx(by_hand, rel=0.02)
     assert table.causal_effect_high[6] < 0
-    assert table.ablation_kl[6] < 1e-5
+    assert table.ablation_kl[6] < 2e-4  # what is left goes through the mean that the layer norm takes
     assert table.steering_kl[5] == pytest.approx(0.1, rel=0.35)
 
 

@@ -120,3 +120,30 @@ def test_sae_lens_architectures_not_read_are_named(tmp_path: Path, architecture:
     (folder / "cfg.json").write_text(json.dumps(config | {"normalize_activations": "expected_average_only_in"}))
     with pytest.raises(AutointerpError, match="normalize_activations is 'expected_average_only_in'"):
         load_coder(str(folder))
+
+
+def test_sae_lens_coders_of_other_activations_are_refused(tmp_path: Path) -> None:
+    """What would load with wrong numbers: another function, a centred subject, fine-tuned scales, k beyond the width."""
+    source = FIXTURES / "sae_lens" / "legacy_v5_standard"
+    truth = np.load(source / "io.npz")
+    config = json.loads((source / "cfg.json").read_text())
+
+    def changed(scaling: float | None = None, **changes: object) -> str:
+        folder = tmp_path / f"sae-{len(list(tmp_path.iterdir()))}"
+        shutil.copytree(source, folder)
+        (folder / "cfg.json").write_text(json.dumps(config | changes))
+        if scaling is not None:
+            tensors = load_file(folder / "sae_weights.safetensors")
+            save_file(tensors | {"scaling_factor": torch.full((48,), scaling)}, folder / "sae_weights.safetensors")
+        return str(folder)
+
+    with pytest.raises(CoderError, match="activation_fn is 'tanh-relu'"):
+        load_coder(changed(activation_fn_str="tanh-relu"))
+    with pytest.raises(CoderError, match="center_writing_weights"):
+        load_coder(changed(model_from_pretrained_kwargs={"center_writing_weights": True}))
+    with pytest.raises(CoderError, match="k is 49, more than the 48 latents"):
+        load_coder(changed(activation_fn_str="topk", activation_fn_kwargs={"k": 49}))
+    with pytest.raises(CoderError, match="scaling_factor is not all ones"):
+        load_coder(changed(scaling=2.0))
+    plain = load_coder(changed(scaling=1.0))
+    np.testing.assert_allclose(plain.encode(torch.from_numpy(truth["x"])).numpy(), truth["acts"], rtol=1e-5, atol=1e-5)

@@ -118,3 +118,16 @@ def test_a_checkpoint_that_lacks_tensors_is_refused(tmp_path: Path) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(SubjectError, match="up_proj"):
         SubjectModel.load(folder)
+
+
+def test_padding_and_truncation_that_a_library_saved_are_dropped(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+
+    folder = save(tmp_path / "padded", bos=True)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_padding(length=64)
+    tokenizer.enable_truncation(max_length=3)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    loaded = SubjectModel.load(folder, device="cpu").tokenizer
+    assert loaded.padding is None
+    assert loaded.truncation is None

@@ -137,3 +137,23 @@ def test_hashes_do_not_collide_or_correlate() -> None:
     uniform = hashes.astype(float) / 2.0**64
     assert abs(np.corrcoef(uniform[:-1], uniform[1:])[0, 1]) < 0.02
     assert abs(uniform.mean() - 0.5) < 0.01
+
+
+def test_a_lone_text_is_read_in_blocks_and_lost_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = " ".join(str(i) for i in range(5000))
+    (tmp_path / "a.txt").write_text(text)
+    monkeypatch.setattr("sae_core.documents._BLOCK_CHARACTERS", 1000)
+    blocks = list(read_documents(str(tmp_path / "a.txt")))
+    assert len(blocks) > 20
+    assert "".join(block.text for block in blocks) == text
+    assert max(len(block.text) for block in blocks) <= 1010
+    assert all(block.text.endswith(" ") and not block.known for block in blocks[:-1])
+
+
+def test_text_that_is_no_unicode_is_met_in_a_sentence_or_mended(tmp_path: Path) -> None:
+    (tmp_path / "latin.jsonl").write_bytes(b'{"text": "fine"}\n{"text": "caf\xe9"}\n')
+    with pytest.raises(CorpusError, match="line 2 is not UTF-8"):
+        list(read_documents(str(tmp_path / "latin.jsonl")))
+    (tmp_path / "half.jsonl").write_text('{"text": "half a pair \\ud83d here"}\n')
+    (document,) = read_documents(str(tmp_path / "half.jsonl"))
+    assert document.text == "half a pair ? here"
