@@ -72,14 +72,15 @@ def ranges(starts: NDArray[np.int64], lengths: NDArray[np.integer]) -> NDArray[n
 class FiringReservoir:
     """The first ``capacity`` firing windows of every group."""
 
-    def __init__(self, num_groups: int, capacity: int) -> None:
+    def __init__(self, num_groups: int, capacity: int, merge_at: int | None = None) -> None:
+        """``merge_at``: items that wait before they are merged; more cost memory, fewer cost time."""
         self.capacity = capacity
         self._worst_rank = np.full(num_groups, -np.inf, dtype=np.float32)
         self._worst_key = np.full(num_groups, np.iinfo(np.uint64).max, dtype=np.uint64)
         self._kept = Firings.empty()
         self._waiting: list[Firings] = []
         self._num_waiting = 0
-        self._merge_at = max(num_groups * capacity, 262_144)
+        self._merge_at = merge_at or max(num_groups * capacity, 262_144)
 
     def admits(self, group: NDArray[np.int64], rank: NDArray[np.float32], key: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """[M] whether each item comes before the last one that its group keeps by now."""

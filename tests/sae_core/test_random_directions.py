@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from sae_core.coder import JumpReLU
 from sae_core.extraction import AttachedCoder
 from sae_core.random_directions import fit_directions, load_directions, save_directions
 from sae_core.subject import SubjectModel
@@ -44,3 +46,15 @@ def test_rates_and_norms_are_those_of_real_latents(
     torch.testing.assert_close(back.encode(hidden[:50]), fake.encode(hidden[:50]))
     assert fit_directions(subject, attached, corpus, num_directions=8, seed=3).fingerprint == fake.fingerprint
     assert fit_directions(subject, attached, corpus, num_directions=8, seed=4).fingerprint != fake.fingerprint
+
+
+def test_directions_beside_a_dead_coder_never_fire(
+    subject: SubjectModel,  # noqa: F811
+    attached: AttachedCoder,  # noqa: F811
+    corpus: TokenCorpus,  # noqa: F811
+) -> None:
+    dead = replace(attached.coder, encoder_bias=torch.full_like(attached.coder.encoder_bias, -1e6))
+    fake = fit_directions(subject, replace(attached, coder=dead), corpus, num_directions=5, seed=3)
+    assert isinstance(fake.activation, JumpReLU)
+    assert torch.isinf(fake.activation.threshold).all()
+    assert not (fake.encode(1e6 * torch.randn(20, fake.d_in)) != 0).any()
