@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,6 +37,9 @@ def main() -> None:
     """Entry point: an error that the user can mend is one sentence on stderr and exit code 2."""
     from autointerp.pipeline.interruption import Interrupted
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a sign shows "?" for it
     try:
         app()
     except AutointerpError as error:
@@ -75,6 +80,7 @@ def run(
     ] = False,
 ) -> None:
     """Label a dictionary, or go on with a run that stopped."""
+    began = time.monotonic()
     from autointerp.config import load_config
     from autointerp.pipeline.interruption import Interrupted
 
@@ -82,7 +88,7 @@ def run(
         parsed = load_config(config, sets or [], os.environ)
         from autointerp.pipeline.starting import start_run
 
-        started = start_run(parsed, config.stem, out or Path("runs") / config.stem)
+        started = start_run(parsed, config.stem, out or Path("runs") / config.stem, began)
         _go_on(started, retry)
     except KeyboardInterrupt:
         raise Interrupted(2) from None
@@ -123,7 +129,10 @@ def show(
     from autointerp.report.show import print_latent
 
     context = _context(run_id, store)
-    name = source or next(record.name for record in context.sources if not record.control)
+    names = [record.name for record in context.sources if not record.control]
+    if not names:
+        raise StoreError(f"the run {context.run_id} has no latents yet: go on with it by the command that started it.")
+    name = source or names[0]
     row = latent_row(context, name, latent)
     has_exemplars = (context.folder.exemplars(name) / "index.json").is_file()
     print_latent(pd.Series(row), context.exemplars(name) if has_exemplars else None, _console())
@@ -149,12 +158,22 @@ def export(
 
 def _go_on(started: StartedRun, retry: bool) -> None:
     from autointerp.pipeline.driver import LocalDriver
+    from autointerp.pipeline.results import missing_results, write_results
     from autointerp.pipeline.stages import STAGES
     from autointerp.progress import display
+    from autointerp.store import ChunkState
     from sae_core.errors import InputError
 
     context = started.context
-    if started.finished:
+    if started.finished and not (retry and context.store.chunks(context.run_id, ChunkState.POISONED)):
+        missing = missing_results(context.folder)
+        if missing:
+            write_results(context)
+            print(
+                f"Run {context.run_id} is done; {', '.join(missing)} had gone from {context.folder.root} and the results were "
+                "written again from the store."
+            )
+            return
         print(
             f"Run {context.run_id} is done: there is nothing to do. Its results are in {context.folder.root} "
             f"(summary.json, overview.png, dictionary/)."
@@ -196,7 +215,8 @@ def _print_run(store: LabelStore, run_id: str, console: Console) -> None:
 
     record = store.run(run_id)
     console.print(
-        f"run {record.id} ({record.name}): {record.state}, begun {record.created_at:%Y-%m-%d %H:%M} UTC, in {record.folder}"
+        f"run {record.id} ({record.name}): {record.state}, begun {record.created_at:%Y-%m-%d %H:%M} UTC, in {record.folder}",
+        markup=False,
     )
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("stage", "done", "of", "running", "poisoned"):

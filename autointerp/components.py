@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import pkgutil
 from collections.abc import Mapping
 from functools import cache
@@ -93,7 +94,8 @@ def parse_component(group: Group, table: Mapping[str, Any]) -> Explainer | Score
     model = known[kind]
     fields = {name: value for name, value in table.items() if name != "kind"}
     try:
-        return model(**fields)
+        # as JSON: strict about types, while lists may stand for tuples
+        return model.model_validate_json(json.dumps(fields, default=str))
     except ValidationError as error:
         raise ConfigError(_sentence(error, f"[[{group}]] kind {kind!r}", model)) from error
 

@@ -34,7 +34,10 @@ CENSUS_TOKENS = 2_000_000
 """Up to this many tokens every window is kept and counted."""
 SAMPLED_WINDOWS = 30_000
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
+CONTROL_SUFFIX = ".random"
+"""Ending of the name of a source's fake coder of random directions."""
+_LONGEST_NAME = 80 - len(CONTROL_SUFFIX)
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{_LONGEST_NAME - 1}}}")
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -74,7 +77,11 @@ class CoderConfig(Section):
     @classmethod
     def _fits_a_folder(cls, value: str | None) -> str | None:
         if value is not None and not _NAME.fullmatch(value):
-            raise ValueError("a name has 1 to 80 letters, digits, dots, dashes or underscores, a letter or digit first")
+            raise ValueError(
+                f"a name has 1 to {_LONGEST_NAME} letters, digits, dots, dashes or underscores, a letter or digit first"
+            )
+        if value is not None and value.endswith(CONTROL_SUFFIX):
+            raise ValueError(f"names that end in {CONTROL_SUFFIX!r} are those of the controls; choose another")
         return value
 
 
@@ -136,6 +143,11 @@ class StoreConfig(Section):
 
     url: str | None = None
     """SQLAlchemy URL of the store, such as postgresql://user@host/name; by default autointerp.db in the output folder."""
+
+    @field_validator("url")
+    @classmethod
+    def _empty_is_none(cls, value: str | None) -> str | None:
+        return value or None
 
 
 class RunConfig(Section):
@@ -222,6 +234,7 @@ class RunConfig(Section):
             if stem is None:
                 parts = [Path(coder.path).name] + ([coder.hookpoint] if coder.hookpoint else [])
                 stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", "-".join(parts)).strip("-.")[:64] or "coder"
+                stem += "-coder" if stem.endswith(CONTROL_SUFFIX) else ""
             name, number = stem, 2
             while name in names:
                 if coder.name is not None:
@@ -255,12 +268,12 @@ def load_config(path: Path | str, sets: Sequence[str] = (), environment: Mapping
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise MissingFileError(
             f"there is no configuration file {str(path)!r}: give the path of a TOML file."
         ) from error
-    except (UnicodeDecodeError, PermissionError) as error:
+    except (ValueError, OSError) as error:  # not UTF-8, a null character, no permission, a name too long
         raise ConfigError(f"{str(path)!r} cannot be read as text: give the path of a TOML file ({error}).") from error
     try:
         data = tomllib.loads(text)
@@ -295,14 +308,27 @@ def parse_config(
         # a mistyped name is the likelier cause of a missing one
         first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
         raise ConfigError(_sentence(first, origin, origins or {})) from error
+    if not config.explainers:
+        raise ConfigError(
+            f"explainers is an empty list in {origin}, so nothing would write a label: give at least one [[explainers]] "
+            "table with a kind, or leave the key out."
+        )
+    _check_kinds("explainers", config.build_explainers())
+    _check_kinds("scorers", config.build_scorers())
     explainers = [component.model_dump(mode="json") for component in config.build_explainers()]
     scorers = [component.model_dump(mode="json") for component in config.build_scorers()]
     update: dict[str, Any] = {"explainers": tuple(explainers), "scorers": tuple(scorers)}
     if base is not None:
-        update["subject"] = config.subject.model_copy(update={"model": _resolve(config.subject.model, base)})
-        update["coders"] = tuple(c.model_copy(update={"path": _resolve(c.path, base)}) for c in config.coders)
+        model = _resolve("subject.model", config.subject.model, base)
+        update["subject"] = config.subject.model_copy(update={"model": model})
+        update["coders"] = tuple(
+            coder.model_copy(update={"path": _resolve(f"coders.{number}.path", coder.path, base)})
+            for number, coder in enumerate(config.coders)
+        )
         if config.corpus.path != STDLIB_CORPUS:
-            update["corpus"] = config.corpus.model_copy(update={"path": _resolve(config.corpus.path, base)})
+            update["corpus"] = config.corpus.model_copy(
+                update={"path": _resolve("corpus.path", config.corpus.path, base)}
+            )
         if config.store.url is not None:
             update["store"] = StoreConfig(url=_resolve_url(config.store.url, base))
     resolved = config.model_copy(update=update)
@@ -315,8 +341,29 @@ def is_hub_id(value: str) -> bool:
     return not value.startswith("/") and _HUB_ID.fullmatch(value) is not None
 
 
-def _resolve(value: str, base: Path) -> str:
+def _check_kinds(group: str, components: Sequence[Explainer | Scorer]) -> None:
+    """Rows are told apart by the kind that wrote them. Errors: ConfigError for two components of one kind."""
+    kinds = [component.kind for component in components]
+    twice = next((kind for kind in kinds if kinds.count(kind) > 1), None)
+    if twice is not None:
+        raise ConfigError(
+            f"{kinds.count(twice)} tables of [[{group}]] have the kind {twice!r}; one of each kind is allowed: remove one, "
+            "or give it a run of its own."
+        )
+
+
+def _resolve(key: str, value: str, base: Path) -> str:
     """An absolute path where ``value`` is one (it exists, or looks like one and not like a hub id), else itself."""
+    try:
+        return _resolved(value, base)
+    except (RuntimeError, ValueError, OSError) as error:  # ~nobody, a null character, a name too long
+        raise ConfigError(
+            f"{key} is {_shown(value)}, which is no path that can be looked up ({error}): give the path of a file or folder "
+            "that is there, or a hub id."
+        ) from error
+
+
+def _resolved(value: str, base: Path) -> str:
     local = (base / Path(value).expanduser()).resolve()
     looks_local = value.startswith(("/", "~", ".")) or not is_hub_id(value)
     # "quickstart/subjct" beside an existing "quickstart/" is a mistyped path, not a hub id

@@ -58,7 +58,7 @@ def display(console: Console, stages: Sequence[Stage]) -> Iterator[Display]:
     """What shows a run's progress on a console for as long as it is open."""
     units = {stage.name: stage.unit for stage in stages}
     if not console.is_terminal:
-        yield PlainDisplay(console.print, units)
+        yield PlainDisplay(lambda line: console.print(line, markup=False, soft_wrap=True), units)
         return
     with Progress(
         TextColumn("{task.description:<10}"),

@@ -14,7 +14,7 @@ from autointerp.llm.protocol import Capability, LLMClient
 class Explainer(BaseModel, ABC):
     """Writes one candidate text about one latent from evidence of the explain and choose sides alone."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     kind: str
     """Name in the config file; a concrete class narrows it to a ``Literal``."""

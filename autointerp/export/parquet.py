@@ -32,6 +32,16 @@ Row = Mapping[str, Any]
 
 ROWS_PER_GROUP = 8_192
 ROWS_PER_FILE = 1_000_000
+_UNUSABLE = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+}
+"""What a path itself forbids: a file on the way, no permission, a name too long."""
 
 
 def export_dictionary(
@@ -55,9 +65,9 @@ def export_dictionary(
     fit the schema, :class:`NonFiniteError` for NaN or infinite figures, :class:`DiskFullError`; the old dictionary then
     stands as it was.
     """
-    place = Path(os.path.realpath(folder))
-    _check_replaceable(place, folder)
     try:
+        place = Path(os.path.realpath(folder))
+        _check_replaceable(place, folder)
         with building_folder(place) as building:
             parts = _PartWriter(building, tuple(scorers), rows_per_group, rows_per_file)
             try:
@@ -91,6 +101,10 @@ def export_dictionary(
             raise DiskFullError(
                 f"no room left on the disk of {folder} for the dictionary; nothing of it was kept, what stood there "
                 "before still does: free some space, or export to another folder.",
+            ) from error
+        if error.errno in _UNUSABLE:
+            raise StoreError(
+                f"{str(folder)!r} cannot be written to ({(error.strerror or str(error)).lower()}): export to another folder."
             ) from error
         raise
     return manifest

@@ -46,7 +46,12 @@ COLUMNS: tuple[Column, ...] = (
     Column("coder_fingerprint", _TEXT, "sha256 of the coder's weights.", True),
     Column("corpus_fingerprint", _TEXT, "sha256 of the corpus that was read.", True),
     Column("latent", _COUNT, "Index of the latent in the coder.", True),
-    Column("status", _TEXT, "`labelled`, `dead` (never fired), `rare` (too few windows on a side) or `failed`.", True),
+    Column(
+        "status",
+        _TEXT,
+        "`labelled`, `dead` (never fired), `rare` (too few windows on a side, or none to score on) or `failed`.",
+        True,
+    ),
     Column("failure", _TEXT, "Kind of the failure where the status is `failed`."),
     Column(
         "failure_message", _TEXT, "One sentence on why there is no label, with the numbers, for rare and failed ones."
@@ -56,7 +61,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("fire_rate", _REAL, "`fire_count / num_tokens`."),
     Column("num_windows", _COUNT, "Windows that were read."),
     Column("num_windows_firing", _COUNT, "Windows in which the latent fires."),
-    Column("max_activation", _REAL, "Largest activation by magnitude, with its sign."),
+    Column("max_activation", _REAL, "Activation of the largest magnitude, with its sign."),
     Column("context_dependence", _REAL, "Share of the firing windows that fall silent when run alone after BOS."),
     Column("label", _TEXT, "The chosen label: on which input the latent fires."),
     Column("label_output", _TEXT, "The chosen label of what the latent makes the subject write."),
@@ -166,8 +171,6 @@ def schema_markdown() -> str:
     for column in COLUMNS:
         null = "never" if column.required else "possible"
         lines.append(f"| `{column.name}` | {_type_name(column.type)} | {null} | {column.description} |")
-    scorer = "The scorer's own headline figure, one column for each scorer of the run."
-    lines.append(f"| `<scorer>_score` | {_type_name(_REAL)} | possible | {scorer} |")
     return "\n".join(lines) + "\n"
 
 

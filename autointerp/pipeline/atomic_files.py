@@ -22,6 +22,8 @@ from sae_core.errors import DiskFullError
 
 _TEMPORARY = re.compile(r"\..+\.tmp~(?P<owner>.+)~[0-9a-f]{8}")
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+"""What file systems without hard links answer."""
 
 
 @contextmanager
@@ -40,6 +42,31 @@ def atomic_write(path: Path) -> Iterator[Path]:
             sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def create_once(path: Path, text: str) -> bool:
+    """Write a file that is not there yet, whole; False, and nothing changed, where another process was quicker.
+
+    Errors: DiskFullError.
+    """
+    temporary = _temporary_name(path)
+    try:
+        with disk_full(path):
+            temporary.write_text(text, encoding="utf-8")
+            sync(temporary)
+            try:
+                os.link(temporary, path)
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                with path.open("x", encoding="utf-8") as file:  # as exclusive, but a kill right here leaves it empty
+                    file.write(text)
+            sync(path.parent)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
 
 
 @contextmanager

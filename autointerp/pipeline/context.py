@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
@@ -24,6 +24,21 @@ if TYPE_CHECKING:
     from sae_core.tokens import TokenCorpus
 
 Request = TypeVar("Request", bound=EvidenceRequest)
+
+
+def evidence_request(components: Sequence[Explainer | Scorer], kind: type[Request]) -> Request | None:
+    """What components ask of one kind of evidence, None where none asks.
+
+    Errors: ConfigError where two ask for different settings.
+    """
+    asked = [(component.kind, need) for component in components for need in component.needs() if isinstance(need, kind)]
+    for name, need in asked[1:]:
+        if need != asked[0][1]:
+            raise ConfigError(
+                f"{asked[0][0]!r} and {name!r} ask for different {need.kind} evidence ({asked[0][1]!r} and {need!r}): "
+                "give both the same settings."
+            )
+    return asked[0][1] if asked else None
 
 
 @dataclass
@@ -70,17 +85,7 @@ class RunContext:
 
         Errors: ConfigError where two ask for different settings.
         """
-        components: list[Explainer | Scorer] = [*self.explainers, *self.scorers]
-        asked = [
-            (component.kind, need) for component in components for need in component.needs() if isinstance(need, kind)
-        ]
-        for name, need in asked[1:]:
-            if need != asked[0][1]:
-                raise ConfigError(
-                    f"{asked[0][0]!r} and {name!r} ask for different {need.kind} evidence ({asked[0][1]!r} and {need!r}): "
-                    "give both the same settings."
-                )
-        return asked[0][1] if asked else None
+        return evidence_request([*self.explainers, *self.scorers], kind)
 
     # what needs torch is imported on use
 
@@ -89,10 +94,8 @@ class RunContext:
         """The subject model, on its device."""
         from sae_core.subject import SubjectModel
 
-        started = time.monotonic()
         given = self.config.subject
         subject = SubjectModel.load(given.model, revision=given.revision, device=given.device, dtype=given.dtype)
-        self.store.add_timing(self.run_id, "load the subject", time.monotonic() - started)
         for source in self.sources:
             self._check_unchanged("subject", given.model, source.subject_revision, subject.revision)
         return subject

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-CONTROL_SUFFIX = ".random"
-"""Ending of the name of a source's fake coder of random directions."""
+from autointerp.config import CONTROL_SUFFIX
 
 
 def control_name(source: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from autointerp.explanation import Explanation
+from autointerp.failure import LatentStatus
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.control_sources import real_name
 from autointerp.score import Score, ScoreValue
@@ -15,6 +16,18 @@ from autointerp.store.models import LabelRow
 from sae_core.errors import StoreError
 from sae_core.records import LatentStatistics, Source
 
+_OF_A_TEXT = (
+    "precision",
+    "recall",
+    "f1",
+    "correlation",
+    "balanced_accuracy",
+    "predicts_nothing",
+    "num_windows_predicted",
+    "token_precision",
+    "token_recall",
+)
+"""Beginnings of the names of values that are about a label's text."""
 _RULE = "token_rule_"
 """Beginning of the names of a score's values that are about the token rule."""
 
@@ -45,18 +58,24 @@ def latent_row(context: RunContext, source: str, latent: int) -> dict[str, Any]:
     return rows[0]
 
 
-def score_values(scores: Sequence[Score], explainer: str | None) -> dict[str, ScoreValue]:
+def score_values(scores: Sequence[Score], explainer: str | None, otherwise: str | None = None) -> dict[str, ScoreValue]:
     """The values of a latent's scores by column: those of the latent itself, and those of ``explainer``'s text.
 
-    Where two scorers give the same column, the first one by name that defines it counts.
+    Where no text was chosen (``explainer`` is None), what ``otherwise``'s scores say that is not about a text, such as
+    the windows counted and the token rule. Of two scorers with the same column the first by name that defines it counts.
     """
     values: dict[str, ScoreValue] = {}
     for score in scores:
-        if score.explainer in (None, explainer):
+        if score.explainer in (None, explainer or otherwise):
             for name, value in score.values.items():
-                if values.get(name) is None:
+                about_text = score.explainer is not None and name.startswith(_OF_A_TEXT)
+                if values.get(name) is None and (explainer is not None or not about_text):
                     values[name] = value
     return values
+
+
+def _first_explainer(context: RunContext) -> str | None:
+    return context.explainers[0].kind if context.explainers else None
 
 
 def _batch(
@@ -81,8 +100,9 @@ def _batch(
         "code_version": code_version,
     }
     rows: list[dict[str, Any]] = []
+    otherwise = _first_explainer(context)
     for label in store.labels(run_id, source.name, latents):
-        values = score_values(scores[label.latent], label.explainer)
+        values = score_values(scores[label.latent], label.explainer, otherwise)
         row = {name: value for name, value in values.items() if name in columns}
         explanation = explanations.get((label.latent, label.explainer or ""))
         row |= common | _statistics(exemplars.statistics, label.latent) | _label(label, explanation)
@@ -140,12 +160,14 @@ def control_records(context: RunContext) -> list[Mapping[str, Any]]:
         scores: dict[int, list[Score]] = {}
         for score in context.store.scores(context.run_id, source.name):
             scores.setdefault(score.latent, []).append(score)
-        chosen = {label.latent: label.explainer for label in context.store.labels(context.run_id, source.name)}
+        labels = context.store.labels(context.run_id, source.name)
+        chosen = {label.latent: label.explainer for label in labels}
+        dead = {label.latent for label in labels if label.status == LatentStatus.DEAD.value}
         for latent, own in scores.items():
-            values = score_values(own, chosen.get(latent))
+            values = score_values(own, chosen.get(latent), _first_explainer(context))
             if source.control:
                 merged[(real_name(source.name), "random_direction", latent)] = dict(values)
-            else:
+            elif latent not in dead:  # the rule stands beside labels, and those are of alive latents
                 rule = {name.removeprefix(_RULE): value for name, value in values.items() if name.startswith(_RULE)}
                 if rule:
                     merged[(source.name, "token_rule", latent)] = rule

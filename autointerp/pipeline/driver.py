@@ -13,7 +13,9 @@ from autointerp.pipeline.atomic_files import sweep
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.execution import LEASE_S, Outcome, execute
 from autointerp.pipeline.interruption import Interrupted
+from autointerp.pipeline.owner import Owner
 from autointerp.pipeline.reconciler import Reconciler
+from autointerp.pipeline.retrying import retry_poisoned_chunks
 from autointerp.pipeline.stage import Stage
 from autointerp.store import MAX_ATTEMPTS, ChunkState, Lease
 from autointerp.store.models import Chunk
@@ -48,6 +50,7 @@ class LocalDriver:
         self._display = display
         self._lease_s = lease_s
         self._signal: int | None = None
+        self._remarked: set[str] = set()
 
     def run(self, *, retry_poisoned: bool = False) -> bool:
         """Go on until the run is finished; False where there was nothing to do.
@@ -58,17 +61,22 @@ class LocalDriver:
         store, run_id = self._context.store, self._context.run_id
         sweep(self._context.folder.root)
         # whoever starts a run again has mended what made chunks fail
-        store.revive(run_id, [ChunkState.FAILED, *([ChunkState.POISONED] if retry_poisoned else [])])
+        store.revive(run_id, [ChunkState.FAILED])
+        if retry_poisoned:
+            retry_poisoned_chunks(store, run_id, self._stages)
         reconciler = Reconciler(self._context, self._stages)
         order = [stage.name for stage in self._stages]
         worked = False
         with self._signals():
             while True:
                 progress = reconciler.release()
-                self._display.totals(store.counts(run_id))
+                self._tell()
                 if progress.finished:
-                    store.set_run_state(run_id, "done")
+                    if store.run(run_id).state != "done":
+                        store.set_run_state(run_id, "done")
                     return worked
+                if not worked and store.run(run_id).state != "running":
+                    store.set_run_state(run_id, "running")
                 if progress.blocked_by is not None:
                     store.set_run_state(run_id, "failed")
                     raise StoreError(_blocked_sentence(progress.blocked_by))
@@ -89,8 +97,20 @@ class LocalDriver:
             stop=lambda: self._signal,
             lease_s=self._lease_s,
         )
-        self._display.totals(self._context.store.counts(self._context.run_id))
+        self._tell()
         return outcome is Outcome.DONE
+
+    def _tell(self) -> None:
+        """Show how far the run is, and what a stage that has just ended has to say."""
+        counts = self._context.store.counts(self._context.run_id)
+        self._display.totals(counts)
+        seen = {count.stage for count in counts}
+        done = seen - {count.stage for count in counts if count.state != ChunkState.DONE}
+        for stage in self._stages:
+            if stage.name in done and stage.name not in self._remarked:
+                self._remarked.add(stage.name)
+                if (remark := stage.remark(self._context)) is not None:
+                    self._display.note(remark)
 
     def _advance(self, lease: Lease, done: int) -> None:
         self._display.advance(lease.key.stage, done)
@@ -99,9 +119,9 @@ class LocalDriver:
         if self._signal is not None:
             raise Interrupted(self._signal)
         for chunk in running[:1]:
-            self._display.note(
-                f"waiting for {chunk.stage} {chunk.ordinal}, which process {chunk.owner.split(',')[2:3] or chunk.owner} holds"
-            )
+            owner = Owner.parse(chunk.owner)
+            who = chunk.owner if owner is None else f"{owner.pid} on {owner.host}"
+            self._display.note(f"waiting for {chunk.stage} {chunk.ordinal}, which process {who} holds")
         time.sleep(_WAIT_S)
 
     @contextmanager

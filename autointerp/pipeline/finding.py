@@ -27,7 +27,7 @@ def find_run(given: str, store: str | None = None, around: Path | None = None) -
             raise StoreError(
                 f"the folder {given!r} is not the output of a run (it has no {NOTE}): give one that is, or a run id."
             )
-        return _open_of_note(folder, note), note.run_id
+        return open_of_note(folder, note), note.run_id
     if store is not None:
         found = open_target(store)
         return found, found.run(given).id
@@ -36,7 +36,7 @@ def find_run(given: str, store: str | None = None, around: Path | None = None) -
         matches = {given: matches[given]}
     if len(matches) == 1:
         place, note = next(iter(matches.values()))
-        return _open_of_note(place, note), note.run_id
+        return open_of_note(place, note), note.run_id
     if matches:
         raise StoreError(
             f"{given!r} is the beginning of {len(matches)} runs ({', '.join(sorted(matches))}): give more of it."
@@ -55,7 +55,7 @@ def open_target(given: str) -> LabelStore:
     if path.is_dir():
         note = RunFolder(path).read_note()
         if note is not None:
-            return _open_of_note(path, note)
+            return open_of_note(path, note)
         path = path / DATABASE
     if not path.is_file():
         raise StoreError(f"there is no store at {given!r}: give an output folder, a database file, or a store's URL.")
@@ -69,10 +69,11 @@ def stores_below(around: Path) -> Iterator[LabelStore]:
         url = note.store or sqlite_url(place / DATABASE)
         if url not in seen:
             seen.add(url)
-            yield _open_of_note(place, note)
+            yield open_of_note(place, note)
 
 
-def _open_of_note(folder: Path, note: RunNote) -> LabelStore:
+def open_of_note(folder: Path, note: RunNote) -> LabelStore:
+    """The store that a folder's note names. Errors: StoreError."""
     if note.store is None:
         return open_store(sqlite_url(folder / DATABASE), create=False)
     # the note has no password; whoever needs one gives the URL in the environment, as for the run

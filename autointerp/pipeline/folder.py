@@ -2,15 +2,47 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from autointerp.pipeline.atomic_files import atomic_write
+from autointerp.pipeline.atomic_files import atomic_write, create_once
 from sae_core.errors import StoreError
 
 NOTE = "run.json"
 DATABASE = "autointerp.db"
+_UNUSABLE = {
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ELOOP,
+    errno.ENOENT,
+}
+
+
+@contextmanager
+def usable_folder(path: Path, given_as: str = "--out") -> Iterator[None]:
+    """Turn what a path itself forbids (a file on the way, no permission, a name too long) into a StoreError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _UNUSABLE:
+            raise
+        raise StoreError(
+            f"{given_as} {str(path)!r} cannot be a folder to write to ({(error.strerror or str(error)).lower()}): "
+            "give another path."
+        ) from error
+    except ValueError as error:
+        if "null byte" not in str(error) and "null character" not in str(error):
+            raise
+        raise StoreError(f"{given_as} {str(path)!r} has a null character in it: give another path.") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +115,29 @@ class RunFolder:
             raise StoreError(f"{str(path)!r} is not the note of a run: choose another --out, or delete it.") from error
 
     def write_note(self, note: RunNote) -> None:
-        """Make the folder the run's own."""
+        """Make the folder the run's own, whoever's it was."""
         with atomic_write(self.root / NOTE) as temporary:
-            text = json.dumps({"run_id": note.run_id, "digest": note.digest, "store": note.store}, indent=2)
-            temporary.write_text(text + "\n", encoding="utf-8")
+            temporary.write_text(_note_text(note), encoding="utf-8")
 
-    def check_free_for(self, digest: str) -> RunNote | None:
+    def claim_note(self, note: RunNote) -> bool:
+        """Make the folder the run's own, unless another start was first: then nothing changes and False comes back."""
+        return create_once(self.root / NOTE, _note_text(note))
+
+    def check_free_for(self, digest: str, changed: Callable[[RunNote], str] = lambda note: "") -> RunNote | None:
         """The note of the same configuration's run here, None for a folder that is new or empty.
 
-        Errors: StoreError for a folder of another run, or of something else.
+        ``changed`` says what differs from the run of another configuration, for the sentence. Errors: StoreError for a
+        folder of another run, of something else, or a path that cannot be a folder.
         """
+        with usable_folder(self.root):
+            return self._check_free_for(digest, changed)
+
+    def _check_free_for(self, digest: str, changed: Callable[[RunNote], str]) -> RunNote | None:
+        if self.root.is_symlink() and not self.root.exists():
+            raise StoreError(
+                f"--out {str(self.root)!r} is a link to {os.readlink(self.root)!r}, which is not there: make that folder, or "
+                "choose another --out."
+            )
         if self.root.exists() and not self.root.is_dir():
             raise StoreError(
                 f"--out {str(self.root)!r} is a file: give a folder, one that is not there yet will be made."
@@ -101,7 +146,8 @@ class RunFolder:
         if note is not None:
             if note.digest != digest:
                 raise StoreError(
-                    f"the output folder {str(self.root)!r} belongs to another run, {note.run_id} (another configuration): "
+                    f"the output folder {str(self.root)!r} belongs to another run, {note.run_id} "
+                    f"({changed(note) or 'another configuration'}): "
                     "choose another --out, or delete that folder to start anew."
                 )
             return note
@@ -117,3 +163,7 @@ class RunFolder:
                 "choose another --out, or an empty folder."
             )
         return None
+
+
+def _note_text(note: RunNote) -> str:
+    return json.dumps({"run_id": note.run_id, "digest": note.digest, "store": note.store}, indent=2) + "\n"

@@ -53,6 +53,8 @@ class Stage(ABC):
     """Stages that must have settled whole before this one is planned: what makes it a barrier."""
     after_same: ClassVar[tuple[str, ...]] = ()
     """Stages of which the chunk with the same source and ordinal must have settled."""
+    writes: ClassVar[tuple[type[Base], ...]] = ()
+    """Tables that its chunks write, with a source and a latent in each row: what a second try must clear first."""
     essential: ClassVar[bool] = True
     """Whether the run stops where a chunk is poisoned; else its latents get typed failures and the run goes on."""
 
@@ -64,6 +66,10 @@ class Stage(ABC):
     @abstractmethod
     def plan(self, context: RunContext) -> list[ChunkSpec]:
         """The stage's chunks. Called when ``after_all`` has settled and ``after_same`` is planned; deterministic."""
+
+    def remark(self, context: RunContext) -> str | None:
+        """A line for the user once all chunks are done, None for nothing to tell."""
+        return None
 
     @abstractmethod
     def run(self, context: RunContext, spec: ChunkSpec, progress: Progress) -> ChunkResult:

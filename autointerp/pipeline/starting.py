@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import delete, select
 
 from autointerp.config import RunConfig
+from autointerp.evidence import AblationRequest, SteeringRequest, SuffixRequest
 from autointerp.explainers.base import Explainer
 from autointerp.pipeline.code_version import code_version
-from autointerp.pipeline.context import RunContext
-from autointerp.pipeline.folder import RunFolder, RunNote
+from autointerp.pipeline.context import RunContext, evidence_request
+from autointerp.pipeline.folder import RunFolder, RunNote, usable_folder
 from autointerp.scorers.base import Scorer
 from autointerp.store import ChunkState, LabelStore, open_store
 from autointerp.store.dialects import parse_url
@@ -37,7 +41,8 @@ class StartedRun:
     context: RunContext
     finished: bool
     """Whether it is done already: there is nothing to do."""
-    _made_folder: bool = False
+    _made_folders: tuple[Path, ...] = ()
+    """Folders that this start made, the innermost first."""
     _new: bool = False
 
     def undo_if_nothing_done(self) -> None:
@@ -50,8 +55,9 @@ class StartedRun:
             others = connection.execute(select(Run.id)).first() is not None
         context.store.close()
         folder = context.folder
-        if self._made_folder and not (others and folder.database.exists()):
+        if self._made_folders and not (others and folder.database.exists()):
             shutil.rmtree(folder.root)
+            _remove_empty(self._made_folders[1:])
             return
         shutil.rmtree(folder.corpus, ignore_errors=True)
         shutil.rmtree(folder.root / "sources", ignore_errors=True)
@@ -60,50 +66,148 @@ class StartedRun:
             folder.database.unlink(missing_ok=True)
 
 
-def start_run(config: RunConfig, name: str, out: Path) -> StartedRun:
+def start_run(config: RunConfig, name: str, out: Path, began: float | None = None) -> StartedRun:
     """Start the configuration's run in ``out``, or take it up where it stopped.
 
+    ``began`` is when the command began (``time.monotonic()``), from which a new run's time to load is counted. Of several starts at once in one folder the first one to leave its note there decides, and the others join its run.
     Errors: StoreError for a folder of another run; whatever :func:`preflight` raises, with nothing written.
     """
+    began = time.monotonic() if began is None else began
     folder = RunFolder(out.absolute())
-    note = folder.check_free_for(config.digest)
+    note = _note_for(config, folder)
     if note is not None:
         store = open_store(store_url(config, folder))
         if store.has_run(note.run_id) and store.sources(note.run_id):
+            _check_own(store, note, folder)
             context = RunContext(config, folder, store, note.run_id)
             return StartedRun(context, finished=store.run(note.run_id).state == "done")
         store.close()
     sources, loaded = preflight(config, folder)
-    made = not folder.root.exists()
-    folder.root.mkdir(parents=True, exist_ok=True)
+    made = tuple(place for place in (folder.root, *folder.root.parents) if not place.exists())
+    with usable_folder(folder.root):
+        folder.root.mkdir(parents=True, exist_ok=True)
     try:
         store = open_store(store_url(config, folder))
     except StoreError:
-        if made:
-            folder.root.rmdir()
+        _remove_empty(made)
         raise
-    if note is None:
-        run_id = f"{config.digest[:12]}-{store.next_ordinal(config.digest)}"
-        shown = None if config.store.url is None else parse_url(config.store.url).render_as_string(hide_password=True)
-        note = RunNote(run_id, config.digest, shown)
+    first = False
+    note = _note_for(config, folder)
+    while note is None:
+        note = RunNote(f"{config.digest[:12]}-{store.next_ordinal(config.digest)}", config.digest, _shown_url(config))
+        first = folder.claim_note(note)
+        if not first:
+            note = _note_for(config, folder)
+    new = _create_run(store, config, note, name, folder)
+    if first and not new and not _is_own(store, note, folder):
+        # another folder's start took the number in a shared store between the look and the note
+        note = RunNote(f"{config.digest[:12]}-{store.next_ordinal(config.digest)}", config.digest, _shown_url(config))
         folder.write_note(note)
-    if not store.has_run(note.run_id):
-        store.create_run(
-            Run(
-                id=note.run_id,
-                name=name,
-                digest=config.digest,
-                ordinal=int(note.run_id.rpartition("-")[2]),
-                config=config.identity(),
-                state="running",
-                folder=str(folder.root),
-                code_version=code_version(),
-            )
-        )
+        new = _create_run(store, config, note, name, folder)
+    _check_own(store, note, folder)
     store.add_sources(note.run_id, sources)
     context = RunContext(config, folder, store, note.run_id)
     context.__dict__.update(loaded)
-    return StartedRun(context, finished=False, _made_folder=made, _new=True)
+    if new:
+        store.add_timing(note.run_id, "load", time.monotonic() - began)
+    return StartedRun(context, finished=False, _made_folders=made if new else (), _new=new)
+
+
+def _create_run(store: LabelStore, config: RunConfig, note: RunNote, name: str, folder: RunFolder) -> bool:
+    """Add the note's run; False where it is there already."""
+    if store.has_run(note.run_id):
+        return False
+    run = Run(
+        id=note.run_id,
+        name=name,
+        digest=config.digest,
+        ordinal=int(note.run_id.rpartition("-")[2]),
+        config=config.identity(),
+        state="running",
+        folder=str(folder.root),
+        code_version=code_version(),
+    )
+    try:
+        store.create_run(run)
+    except StoreError:
+        if not store.has_run(note.run_id):
+            raise
+        return False  # a start beside this one was quicker
+    return True
+
+
+def _shown_url(config: RunConfig) -> str | None:
+    """``store.url`` as notes have it: without its password; None for the folder's own database."""
+    return None if config.store.url is None else parse_url(config.store.url).render_as_string(hide_password=True)
+
+
+def _note_for(config: RunConfig, folder: RunFolder) -> RunNote | None:
+    """The note of the configuration's run in a folder, None for a new one.
+
+    Errors: StoreError for a folder of another run, or one whose results are kept in another store.
+    """
+    note = folder.check_free_for(config.digest, lambda note: _what_changed(config, folder, note))
+    if note is not None and note.store != _shown_url(config):
+        kept, now = (repr(url) if url else "its own autointerp.db" for url in (note.store, _shown_url(config)))
+        do = f"set store.url to {note.store!r}" if note.store else "leave store.url out"
+        raise StoreError(
+            f"the run in {str(folder.root)!r} is kept in {kept}, and store.url now asks for {now}: {do}, or choose another --out."
+        )
+    return note
+
+
+def _what_changed(config: RunConfig, folder: RunFolder, note: RunNote) -> str:
+    """The first setting that differs from the folder's run, "" where its store does not tell."""
+    from autointerp.pipeline.finding import open_of_note
+
+    try:
+        store = open_of_note(folder.root, note)
+        before = store.run(note.run_id).config if store.has_run(note.run_id) else {}
+        store.close()
+    except StoreError:
+        return ""
+    return first_difference(before, config.identity()) if before else ""
+
+
+def first_difference(before: Any, now: Any, key: str = "") -> str:
+    """``subject.model was 'a', is 'b'`` for the first place where two JSON values differ; "" where they are equal."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        steps = [(name, before.get(name), now.get(name)) for name in dict.fromkeys([*now, *before])]
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        steps = [(str(number), *pair) for number, pair in enumerate(zip(before, now, strict=True))]
+    else:
+        return "" if before == now else f"{key} was {_short(before)}, is {_short(now)}"
+    found = (first_difference(old, new, f"{key}.{name}" if key else name) for name, old, new in steps)
+    return next(filter(None, found), "")
+
+
+def _short(value: Any) -> str:
+    text = "not set" if value is None else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _is_own(store: LabelStore, note: RunNote, folder: RunFolder) -> bool:
+    """Whether the store's run is this folder's. A folder may have been moved; its own database moves with it."""
+    home = Path(store.run(note.run_id).folder)
+    if note.store is None or home == folder.root or not (home / "run.json").is_file():
+        return True
+    there = RunFolder(home).read_note()
+    return there is None or there.run_id != note.run_id or home.resolve() == folder.root.resolve()
+
+
+def _check_own(store: LabelStore, note: RunNote, folder: RunFolder) -> None:
+    if not _is_own(store, note, folder):
+        raise StoreError(
+            f"the run {note.run_id} in {note.store!r} is that of the folder {store.run(note.run_id).folder!r}: go on "
+            f"there, or choose another --out than {str(folder.root)!r}."
+        )
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders as far as nothing has come to lie in them."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def preflight(config: RunConfig, folder: RunFolder) -> tuple[list[Source], dict[str, object]]:
@@ -148,6 +252,8 @@ def _check_settings(config: RunConfig) -> None:
     """What the sections ask of one another. Errors: ConfigError."""
     kept = config.extraction.sampled_exemplars
     components: list[Explainer | Scorer] = [*config.build_explainers(), *config.build_scorers()]
+    for kind in (SuffixRequest, AblationRequest, SteeringRequest):
+        evidence_request(components, kind)
     for component in components:
         for need in component.needs():
             wanted = max(getattr(need, "windows", 0), getattr(need, "prompts", 0))
@@ -183,7 +289,7 @@ def _check_room(root: Path, config: RunConfig, sources: Sequence[Source]) -> Non
     place = root
     while not place.exists():
         place = place.parent
-    if not os.access(place, os.W_OK):
+    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
         raise StoreError(f"{str(place)!r} cannot be written to: choose another --out.")
     needed, free = needed_bytes(config, sources), shutil.disk_usage(place).free
     if free < needed:

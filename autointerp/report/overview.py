@@ -36,8 +36,8 @@ def draw_overview(table: pd.DataFrame, summary: Mapping[str, Any], path: Path | 
         for x, y, width, height in (
             (0.05, 0.13, 0.222, 0.705),
             (0.312, 0.13, 0.009, 0.6),
-            (0.402, 0.13, 0.195, 0.705),
-            (0.757, 0.13, 0.225, 0.705),
+            (0.398, 0.13, 0.185, 0.705),
+            (0.785, 0.13, 0.203, 0.705),
         )
     )
     alive = table[table["status"] != "dead"]
@@ -155,7 +155,7 @@ def _f1_finding(summary: Mapping[str, Any]) -> str:
         return f"Labels beat the token rule: mean F1 {mean}"
     if difference["high"] < 0:
         return f"Labels fall short of the token rule: mean F1 {mean}"
-    return f"Labels do as well as the token rule: mean F1 {mean}"
+    return f"No difference from the token rule shown: mean F1 {mean}"
 
 
 def _effect_against_control(
@@ -168,7 +168,10 @@ def _effect_against_control(
     control = control[~np.isnan(control)]
     causal = summary["causal"]
     share = percent_text(causal["share_interval_above_zero"])
-    detail = f"share of {len(effect):,} ablated latents, 95% interval above 0"
+    beside = percent_text(causal["control"]["share_interval_above_zero"])
+    detail = f"share of {len(effect):,} ablated latents, 95% interval above 0" + (
+        f"; random directions {beside}" if len(control) else ""
+    )
     _title(axes, f"{share} do more than a random push" if len(effect) else "Causal effect", detail)
     axes.set_xlabel("causal effect: ln(KL / random push's KL)", **_STYLE)
     axes.set_ylabel("share", **_STYLE)

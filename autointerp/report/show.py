@@ -86,9 +86,10 @@ def _figures(row: pd.Series[Any]) -> Table:
     table.add_column(justify="right", style="bold")
     table.add_column()
     table.add_column(style="dim")
+    q = known(row.get("causal_q"))
     notes = {
         "f1": f"token rule {share_text(known(row.get('token_rule_f1')))}",
-        "causal_effect": f"ln; 0 = like a random push; q {share_text(known(row.get('causal_q')), 3)}",
+        "causal_effect": "ln; 0 = like a random push" + ("" if q is None else f"; q {share_text(q, 3)}"),
     }
     for column in ("precision", "recall", "f1", "correlation", "causal_effect"):
         signed = column == "causal_effect"

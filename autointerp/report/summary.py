@@ -45,7 +45,8 @@ def build_summary(
     causal_effect, causal_effect_low, ablation_kl``; a shuffled row is about the latent that was scored, not about
     the one whose label it was scored with. ``run`` is what is known about the run (JSON), ``timings`` seconds per stage
     in their order, ``files`` names to paths relative to the run's folder. With several sources, ``sources`` repeats the
-    figures for each. Figures of ``comparisons`` are mean differences over latents in F1 with a 95% bootstrap interval.
+    figures for each. Figures of ``comparisons`` are mean differences over latents in F1 with a 95% bootstrap interval;
+    shuffled labels are compared over those alive latents that were scored under another's label (``num_pairs``).
     """
     summary: dict[str, Any] = {"summary_version": SUMMARY_VERSION, "run": dict(run)}
     summary.update(_figures(table, controls, rng, resamples))
@@ -135,18 +136,23 @@ def _comparisons(
     rule = np.nan_to_num(numbers(alive, "token_rule_f1"))
     hard = rule < HARD_TOKEN_RULE_F1
     keys = ["source", "latent"] if {"source"} <= set(alive.columns) & set(shuffled.columns) else ["latent"]
-    pairs = alive[[*keys, *(["f1"] if "f1" in alive.columns else [])]].merge(
-        shuffled[[*keys]].assign(floor=np.nan_to_num(numbers(shuffled, "f1"))), on=keys, how="inner"
+    own = alive[keys].assign(
+        label_f1=label, hard=hard, labelled=(alive["status"] == "labelled").to_numpy(dtype=np.bool_)
     )
+    floor = shuffled[keys].assign(floor=np.nan_to_num(numbers(shuffled, "f1")))
+    if floor.empty:  # without rows the keys have no type to join by
+        floor = floor.astype(own[keys].dtypes.to_dict())
+    pairs = own.merge(floor, on=keys, how="inner")
+    paired, floors, hard_pairs = numbers(pairs, "label_f1"), numbers(pairs, "floor"), pairs["hard"].to_numpy(np.bool_)
     return {
         "label_minus_token_rule_f1": {
             "alive": asdict(paired_difference(label, rule, rng, resamples)),
             "token_rule_below_0.7": asdict(paired_difference(label[hard], rule[hard], rng, resamples)),
         },
         "label_minus_shuffled_f1": {
-            "alive": asdict(
-                paired_difference(np.nan_to_num(numbers(pairs, "f1")), numbers(pairs, "floor"), rng, resamples)
-            )
+            "alive": asdict(paired_difference(paired, floors, rng, resamples)),
+            "token_rule_below_0.7": asdict(paired_difference(paired[hard_pairs], floors[hard_pairs], rng, resamples)),
+            "only_labelled": bool(pairs["labelled"].all()),
         },
     }
 
@@ -199,10 +205,8 @@ def _steering_block(alive: pd.DataFrame) -> dict[str, Any]:
 
 
 def _controls_of(controls: pd.DataFrame, source: str) -> pd.DataFrame:
-    """Controls of one source; random directions are a source of their own and stand beside every one."""
-    if "source" not in controls.columns:
-        return controls
-    return controls[(controls["source"] == source) | (controls["kind"] == "random_direction")]
+    """Controls of one source; rows of random directions carry the name of the coder beside which they stand."""
+    return controls[controls["source"] == source] if "source" in controls.columns else controls
 
 
 def _of_kind(controls: pd.DataFrame, kind: str) -> pd.DataFrame:

@@ -15,7 +15,6 @@ from rich.text import Text
 
 from autointerp.report.figures import (
     UNDEFINED,
-    duration_text,
     interval_text,
     known,
     numbers,
@@ -28,7 +27,6 @@ from autointerp.report.figures import (
 from autointerp.report.highlight import ExemplarReader, exemplar_line, held_out_exemplars, needs_marks, plain_line
 
 _GOOD, _BAD, _QUIET = "bold green", "bold red", "dim"
-_MOST_STAGES = 6
 
 
 def print_summary(summary: Mapping[str, Any], console: Console) -> None:
@@ -36,8 +34,9 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     title = Text.assemble("autointerp", (" · run ", _QUIET), plain_line(str(summary["run"].get("run_id", UNDEFINED))))
     parts: list[RenderableType] = [_what(summary), _status_line(summary["latents"]), Text(), _score_table(summary)]
     parts += [Text(), *_findings(summary)]
-    if summary["timings_s"] or summary["files"]:
-        parts += [Text(), *_ending(summary)]
+    if summary["files"]:
+        names = ", ".join(plain_line(str(path)) for path in summary["files"].values())
+        parts += [Text(), Text.assemble(("Files ", "bold"), names)]
     console.print(Panel(Group(*parts), title=title, title_align="left", padding=(1, 2), width=min(console.width, 110)))
 
 
@@ -108,7 +107,10 @@ def _what(summary: Mapping[str, Any]) -> Text:
     hookpoints = ", ".join(f"{plain_line(k)} at {plain_line(str(v))}" for k, v in summary["hookpoints"].items())
     corpus = summary["corpus"]
     read = f"{size_text(corpus['num_tokens'])} tokens" if corpus["num_tokens"] else "no tokens"
-    return Text(f"{subjects} · {hookpoints or UNDEFINED} · {read}", style=_QUIET)
+    known_of = summary["run"].get("corpus") or {}
+    documents = f"{known_of['num_documents']:,} documents, " if "num_documents" in known_of else ""
+    prints = ", ".join(fingerprint[:12] for fingerprint in corpus["fingerprints"]) or UNDEFINED
+    return Text(f"{subjects} · {hookpoints or UNDEFINED}\ncorpus {prints}: {documents}{read}", style=_QUIET)
 
 
 def _status_line(latents: Mapping[str, Any]) -> Text:
@@ -152,10 +154,13 @@ def _score_table(summary: Mapping[str, Any]) -> Table:
 def _findings(summary: Mapping[str, Any]) -> list[Text]:
     compared = summary["comparisons"]
     rule = compared["label_minus_token_rule_f1"]
+    shuffled = compared["label_minus_shuffled_f1"]
+    over = "labelled" if shuffled["only_labelled"] else "alive"
     lines = [
         _difference("Labels against the token rule", rule["alive"], "alive"),
-        _difference("", rule["token_rule_below_0.7"], "where it is < .70"),
-        _difference("Labels against shuffled ones", compared["label_minus_shuffled_f1"]["alive"], "alive"),
+        _difference("", rule["token_rule_below_0.7"], "where the rule is < .70"),
+        _difference("Labels against shuffled ones", shuffled["alive"], over),
+        _difference("", shuffled["token_rule_below_0.7"], "where the rule is < .70"),
     ]
     found = [line for line in lines if line is not None]
     causal, steering = summary["causal"], summary["steering"]
@@ -165,9 +170,12 @@ def _findings(summary: Mapping[str, Any]) -> list[Text]:
         line.append(f" as a random push of its size (ln {signed_text(causal['median'])}")
         if causal["control"]["median"] is not None:
             line.append(f"; random directions {signed_text(causal['control']['median'])}")
-        line.append("); surely more for ")
+        line.append("); its 95% interval is above 0 for ")
         line.append(percent_text(causal["share_interval_above_zero"]), style="bold")
-        line.append(f" of {causal['num_measured']:,} latents.")
+        line.append(f" of {causal['num_measured']:,} latents")
+        if causal["control"]["share_interval_above_zero"] is not None:
+            line.append(f", for {percent_text(causal['control']['share_interval_above_zero'])} of random directions")
+        line.append(".")
         found.append(line)
     if steering["num_reached"]:
         line = Text(f"Steering reached its KL with {steering['num_reached']:,} latents")
@@ -207,18 +215,3 @@ def _difference(what: str, difference: Mapping[str, Any], over: str) -> Text | N
     line.append(verdict, style=style)
     line.append(f"  {difference['num_pairs']:,} {over}", style=_QUIET)
     return line
-
-
-def _ending(summary: Mapping[str, Any]) -> list[RenderableType]:
-    lines: list[RenderableType] = []
-    stages = sorted(summary["timings_s"].items(), key=lambda item: -item[1])
-    if stages:
-        line = Text.assemble(("Time  ", "bold"), duration_text(summary["total_s"]), ": ")
-        line.append(", ".join(f"{plain_line(n)} {duration_text(s)}" for n, s in stages[:_MOST_STAGES]))
-        if len(stages) > _MOST_STAGES:
-            line.append(f", the rest {duration_text(sum(s for _, s in stages[_MOST_STAGES:]))}")
-        lines.append(line)
-    if summary["files"]:
-        names = ", ".join(plain_line(str(path)) for path in summary["files"].values())
-        lines.append(Text.assemble(("Files ", "bold"), names))
-    return lines

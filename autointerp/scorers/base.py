@@ -15,7 +15,7 @@ from autointerp.score import Score
 class Scorer(BaseModel, ABC):
     """Says how far an explanation, or a latent itself, can be trusted, on evidence of the score side."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     kind: str
     """Name in the config file; a concrete class narrows it to a ``Literal``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,7 @@ class InterventionScorer(Scorer):
     """Windows below which there is no causal effect."""
     steered_latents: int = Field(default=256, ge=0)
     """Size of the random sample of latents that is steered; 0 for none."""
-    steering_targets: tuple[float, ...] = (0.1,)
+    steering_targets: tuple[Annotated[float, Field(gt=0)], ...] = (0.1,)
     """Mean KL divergences in nats that steering aims at; the first one is the headline."""
     steering_prompts: int = Field(default=16, ge=2)
     """Prompts that fit the strength, and as many that report what it reaches."""

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError
 
 from sae_core.errors import StoreError
 
 BUSY_TIMEOUT_S = 20
+_DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql+psycopg")
 READ_ONLY = "autointerp_read"
 """Execution option of a connection that only reads: its transaction takes no write lock."""
 _WAL_SAFE = (3, 51, 3)
@@ -24,17 +25,17 @@ def parse_url(url: str) -> URL:
     """An SQLAlchemy URL. Errors: StoreError."""
     try:
         parsed = make_url(url)
-        parsed.get_dialect()
-    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+    except (ArgumentError, ValueError) as error:  # ValueError: a port that is no number
         raise StoreError(
             f"store.url is {url.split('@')[-1]!r}, which is no database URL known here: give for instance "
             "'sqlite:////absolute/path/autointerp.db' or 'postgresql+psycopg://user@host/database'."
         ) from error
-    if parsed.get_backend_name() == "postgresql" and parsed.drivername == "postgresql":
+    if parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
-    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+    if parsed.drivername not in _DRIVERS:
         raise StoreError(
-            f"store.url names the database {parsed.get_backend_name()!r}; sqlite and postgresql are allowed."
+            f"store.url names the database {parsed.drivername!r}; allowed are {', '.join(map(repr, _DRIVERS))}: "
+            "begin it with one of these and '://'."
         )
     if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise StoreError("store.url names an SQLite database in memory, which would be lost: give the path of a file.")

@@ -64,8 +64,11 @@ class LabelStore:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """One transaction that only reads."""
-        connection = self.engine.connect().execution_options(**{READ_ONLY: True})
-        with _sentences(), connection, connection.begin():
+        with (
+            _sentences(),
+            self.engine.connect().execution_options(**{READ_ONLY: True}) as connection,
+            connection.begin(),
+        ):
             yield connection
 
     # runs

@@ -103,8 +103,11 @@ def test_a_run_leaves_the_files_that_others_rely_on(finished: Path) -> None:
     assert not list(finished.rglob("partials"))
     table = pd.read_parquet(finished / "dictionary")
     assert table["latent"].tolist() == list(range(planted_world.NUM_LATENTS))
-    assert set(table["status"]) == {"labelled", "dead"}
+    assert set(table["status"]) == {"labelled", "dead", "rare"}
     assert table["status"][3] == "dead"
+    assert table["status"][4] == "rare", "all its windows on the score side repeat the explain side"
+    assert "fires in 0 of" in table["failure_message"][4]
+    assert table["num_judged"][4] == table["num_judged"][0] > 0
     assert {
         "source",
         "label",
@@ -149,6 +152,47 @@ def test_status_show_and_export(
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "copy"), pd.read_parquet(finished / "dictionary"))
 
 
+def test_results_that_were_deleted_are_written_again(finished: Path, world: Path, shell: Shell, tmp_path: Path) -> None:
+    before = pd.read_parquet(finished / "dictionary")
+    (finished / "summary.json").unlink()
+    shutil.rmtree(finished / "dictionary")
+    said = shell("run", world / "run.toml", "--out", finished)
+    assert said.code == 0
+    assert "summary.json" in said.out
+    assert "written again" in said.out
+    pd.testing.assert_frame_equal(pd.read_parquet(finished / "dictionary"), before)
+    assert "corpus" in json.loads((finished / "summary.json").read_text())
+    assert "nothing to do" in shell("run", world / "run.toml", "--out", finished).out
+
+
+def test_a_dead_coder_runs_to_the_end(world: Path, tmp_path: Path, shell: Shell) -> None:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(world / "coder", world / "silent", dirs_exist_ok=True)
+    tensors = load_file(world / "silent" / "sae_weights.safetensors")
+    save_file({**tensors, "b_enc": tensors["b_enc"] * 0 - 1e6}, world / "silent" / "sae_weights.safetensors")
+    said = shell("run", world / "run.toml", "--out", tmp_path / "out", "--set", "coders.0.path=silent")
+    assert said.code == 0, said.err
+    assert "0 of 16 latents labelled · 16 dead" in said.out
+    assert "corpus " in said.err, "the fingerprint is told"
+    assert "directions" in said.out, "where the time went"
+    assert next(iter(json.loads((tmp_path / "out" / "summary.json").read_text())["timings_s"])) == "load"
+
+
+def test_an_output_path_that_cannot_be_a_folder_is_a_sentence(
+    finished: Path, world: Path, tmp_path: Path, shell: Shell
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "absent")
+    for given in (tmp_path / "file" / "sub", tmp_path / "dangling", tmp_path / ("x" * 300)):
+        said = shell("run", world / "run.toml", "--out", given)
+        assert (said.code, said.err.count("\n")) == (2, 1), said
+        assert "--out" in said.err
+    said = shell("export", finished, tmp_path / "file" / "sub")
+    assert said.code == 2
+    assert "cannot be written to" in said.err or "is a file" in said.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -174,6 +218,7 @@ def test_the_folder_of_another_run_is_refused(finished: Path, world: Path, shell
     said = shell("run", world / "run.toml", "--out", finished, "--set", "seed=5")
     assert said.code == 2
     assert "belongs to another run" in said.err
+    assert "(seed was 0, is 5)" in said.err
     assert "choose another --out, or delete" in said.err
 
 
@@ -193,6 +238,11 @@ def test_the_folder_of_another_run_is_refused(finished: Path, world: Path, shell
         (["extraction.num_tokens=10000000"], "extraction.num_tokens"),
         (["coders.0.path=nan"], "NaN"),
         (["store.url=nonsense"], "store.url"),
+        (["store.url=postgresql://h:port/x"], "store.url"),
+        (["store.url=mysql://h/x"], "allowed are 'sqlite'"),
+        (["explainers=[]"], "explainers is an empty list"),
+        (["scorers.1.kind=pattern", "scorers.1={kind='pattern'}"], "one of each kind is allowed"),
+        (["coders.0.name=a.random"], "names that end in '.random'"),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(

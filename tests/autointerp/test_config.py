@@ -228,3 +228,32 @@ def test_reading_a_configuration_loads_no_torch(file: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2]
     )
     assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("sets", "expected"),
+    [
+        (["explainers=[]"], "at least one [[explainers]] table"),
+        (["scorers=[{kind='pattern'}, {kind='pattern'}]"], "2 tables of [[scorers]] have the kind 'pattern'"),
+        (["coders.0.name=a.random"], "names that end in '.random'"),
+        ([f"coders.0.name={'a' * 74}"], "a name has 1 to 73 letters"),
+        (["subject.model=~nobody-of-that-name/x"], "no path that can be looked up"),
+        (["coders.0.path=./a\0b"], "no path that can be looked up"),
+        ([f"corpus.path=./{'x' * 300}"], "no path that can be looked up"),
+        (["scorers=[{kind='pattern', skip_repeated='yes'}]"], "skip_repeated"),
+        (["scorers=[{kind='intervention', windows=4.0}]"], "windows"),
+        (["scorers=[{kind='intervention', steering_targets=[inf]}]"], "steering_targets"),
+        (["scorers=[{kind='intervention', steering_targets=[0.0]}]"], "greater than 0"),
+    ],
+)
+def test_more_that_does_not_fit_is_a_sentence(file: Path, sets: list[str], expected: str) -> None:
+    assert expected in refused(file, *sets)
+
+
+def test_small_kindnesses(file: Path) -> None:
+    assert load_config(file, environment={"AUTOINTERP_STORE__URL": ""}).store.url is None
+    file.write_text("\ufeff" + MINIMAL, encoding="utf-8")
+    assert load_config(file).seed == 0
+    assert load_config(file, ["coders.0.path=./x", "coders.0.hookpoint=y.random"]).source_names() == [
+        "x-y.random-coder"
+    ]

@@ -258,3 +258,30 @@ def test_latents_survive_their_encoding(latents: list[int], encoded: object) -> 
     from autointerp.pipeline.stage import decode_latents
 
     assert decode_latents(ChunkSpec(0, payload={"latents": encoded})) == latents
+
+
+def test_retry_does_poisoned_chunks_and_what_followed_them_again(tmp_path: Path, unbroken: dict[str, object]) -> None:
+    """The chunk was given up and the run ended without it; a second try ends like an unbroken run."""
+    from autointerp.store.models import ExplanationRow, LabelRow, ScoreRow
+
+    shards, total, explain, score, label = world.STAGES
+
+    class Sick(world.ExplainFake):
+        def run(self, context: world.RunContext, spec: ChunkSpec, progress: Progress) -> ChunkResult:
+            if (spec.source, spec.ordinal) == ("one", 1):
+                raise ZeroDivisionError
+            return super().run(context, spec, progress)
+
+    def stages(first: type[Stage]) -> tuple[Stage, ...]:
+        tables = ((first, ExplanationRow), (type(score), ScoreRow), (type(label), LabelRow))
+        return (shards, total, *(type(kind.__name__, (kind,), {"writes": (table,)})() for kind, table in tables))
+
+    for _ in range(MAX_ATTEMPTS):
+        with pytest.raises(ZeroDivisionError):
+            LocalDriver(world.open_context(tmp_path), stages(Sick), SilentDisplay()).run()
+    context = world.open_context(tmp_path)
+    LocalDriver(context, stages(Sick), SilentDisplay()).run()
+    assert context.store.run(world.RUN_ID).state == "done"
+    assert [c.state for c in context.store.chunks(world.RUN_ID, ChunkState.POISONED)] == ["poisoned"]
+    LocalDriver(context, stages(type(explain)), SilentDisplay()).run(retry_poisoned=True)
+    assert world.final_tables(context.store) == unbroken

@@ -60,7 +60,6 @@ def test_the_summary_says_what_a_person_asks_first() -> None:
         "better",
         "as a random push of its size",
         "demo/dictionary",
-        "extract 41 s",
     ):
         assert said in text, said
 

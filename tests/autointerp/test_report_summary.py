@@ -62,6 +62,8 @@ def test_differences_are_paired_by_latent() -> None:
     hard = compared["label_minus_token_rule_f1"]["token_rule_below_0.7"]
     assert hard["mean"] == pytest.approx((0.1 + 0.3 + 0) / 3)
     assert compared["label_minus_shuffled_f1"]["alive"]["mean"] == pytest.approx(((0.4 - 0.2) + 0.9) / 2)
+    assert compared["label_minus_shuffled_f1"]["token_rule_below_0.7"]["mean"] == pytest.approx(0.4 - 0.2)
+    assert compared["label_minus_shuffled_f1"]["only_labelled"] is True
 
 
 def test_a_clear_difference_has_its_interval_above_zero() -> None:
@@ -101,10 +103,12 @@ def test_each_of_several_sources_has_its_figures() -> None:
     table, controls = tables(60)
     other = table.assign(source="other", f1=np.nan)
     both = pd.concat([controls.assign(source="demo"), controls.assign(source="other")])
+    assert (controls.kind == "random_direction").sum() == 64
     got = _summary(pd.concat([table, other], ignore_index=True), both)
     assert set(got["sources"]) == {"demo", "other"}
     assert got["sources"]["demo"]["scores"] == _summary(table, controls)["scores"]
     assert got["sources"]["other"]["scores"]["alive"]["f1"]["median"] == 0
+    assert got["sources"]["demo"]["floors"]["random_direction"]["num_latents"] == 64, "its own directions alone"
     shuffled = got["comparisons"]["label_minus_shuffled_f1"]["alive"]
     assert (
         shuffled["num_pairs"]

@@ -18,7 +18,7 @@ from autointerp.pipeline.stages.score import score_one
 from autointerp.score import Score
 from autointerp.scorers.base import Scorer
 from autointerp.scorers.pattern import PatternScorer, score_prediction
-from autointerp.store.models import Base
+from autointerp.store.models import Base, ControlRow
 from autointerp.store.rows import control_row
 from sae_core.hashing import seed_for
 from sae_core.records import Side
@@ -34,6 +34,7 @@ class Controls(Stage):
     name = "controls"
     queue = "control"
     unit = "latents"
+    writes = (ControlRow,)
     after_all = ("explain", "score")
     essential = False
 

@@ -9,7 +9,7 @@ from autointerp.failure import Failure, FailureKind
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.latent_evidence import chunk_evidence
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage, latent_chunks
-from autointerp.store.models import Base
+from autointerp.store.models import Base, ExplanationRow
 from autointerp.store.rows import explanation_row
 from sae_core.errors import NonFiniteError
 
@@ -20,6 +20,7 @@ class Explain(Stage):
     name = "explain"
     queue = "llm"
     unit = "latents"
+    writes = (ExplanationRow,)
     after_all = ("merge",)
     after_same = ("probe",)
     essential = False

@@ -83,7 +83,8 @@ class Intervene(Stage):
 def steered_latents(context: RunContext, source: str) -> frozenset[int]:
     """The stated random sample of a source's selected latents that fire on both sides; the same in every chunk."""
     request = context.request(SteeringRequest)
-    if request is None:
+    # random directions stand beside every steered latent already; steering them as latents would tell nothing new
+    if request is None or context.source(source).control:
         return frozenset()
     fires = context.exemplars(source).statistics.fire_count > 0  # [sides, latents]
     alive = [latent for latent in context.latents(source) if fires[[Side.EXPLAIN, Side.SCORE], latent].all()]

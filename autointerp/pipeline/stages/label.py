@@ -8,7 +8,9 @@ from autointerp.explanation import Explanation
 from autointerp.failure import Failure, FailureKind, LatentStatus
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage, decode_latents, latent_chunks
+from autointerp.store import ChunkState
 from autointerp.store.models import Base, LabelRow
+from sae_core.records import Side
 
 
 class Label(Stage):
@@ -17,6 +19,7 @@ class Label(Stage):
     name = "label"
     queue = "control"
     unit = "latents"
+    writes = (LabelRow,)
     after_all = ("score", "controls")
 
     def plan(self, context: RunContext) -> list[ChunkSpec]:
@@ -28,18 +31,49 @@ class Label(Stage):
         for explanation in context.store.explanations(context.run_id, spec.source, latents):
             candidates[explanation.latent].append(explanation)
         order = [explainer.kind for explainer in context.explainers]
+        poisoned = any(
+            (chunk.stage, chunk.source, chunk.ordinal) == ("explain", spec.source, spec.ordinal)
+            for chunk in context.store.chunks(context.run_id, ChunkState.POISONED)
+        )
+        windows = _scored_windows(context, spec.source, latents)
         rows: list[Base] = [
-            label_row(context.run_id, spec.source, latent, candidates[latent], order) for latent in latents
+            label_row(
+                context.run_id, spec.source, latent, candidates[latent], order, windows[latent], poisoned=poisoned
+            )
+            for latent in latents
         ]
         return ChunkResult(rows)
 
 
+def _scored_windows(context: RunContext, source: str, latents: Sequence[int]) -> dict[int, tuple[int, int]]:
+    """``(firing, all)`` windows of the score side by latent: those that were counted, else those of the corpus."""
+    statistics = context.exemplars(source).statistics
+    side = int(Side.SCORE)
+    found = {
+        latent: (int(statistics.num_windows_firing[side, latent]), int(statistics.num_windows[side]))
+        for latent in latents
+    }
+    for score in context.store.scores(context.run_id, source, latents):
+        firing, total = score.values.get("num_windows_firing_scored"), score.values.get("num_windows_scored")
+        if isinstance(firing, int) and isinstance(total, int):
+            found[score.latent] = (firing, total)
+    return found
+
+
 def label_row(
-    run_id: str, source: str, latent: int, candidates: Sequence[Explanation], order: Sequence[str]
+    run_id: str,
+    source: str,
+    latent: int,
+    candidates: Sequence[Explanation],
+    order: Sequence[str],
+    windows: tuple[int, int],
+    *,
+    poisoned: bool,
 ) -> LabelRow:
     """The label of one latent: the first explainer of the configuration (``order``) that found a text.
 
-    The published scores play no part, so that they stay free of the winner's curse (METHODS 2).
+    ``windows`` are the firing windows of the score side and all of them: with no firing one nothing can be said of how far a
+    text holds, and the latent is rare. ``poisoned`` is whether its chunk was given up before it was explained. The published scores play no part, so that they stay free of the winner's curse (METHODS 2).
     """
     ranked = sorted(candidates, key=lambda explanation: order.index(explanation.explainer))
     inputs = [explanation for explanation in ranked if explanation.side == "input"]
@@ -53,14 +87,21 @@ def label_row(
         text_output=outputs[0].text if outputs else None,
         decided_by="configuration order",
     )
-    if chosen is not None:
+    if chosen is not None and windows[0]:
         row.text, row.explainer = chosen.text, chosen.explainer
         return row
     failure = next((explanation.failure for explanation in inputs if explanation.failure is not None), None)
-    if failure is None:
+    if chosen is not None:
+        failure = Failure(
+            kind=FailureKind.TOO_FEW_WINDOWS,
+            message=f"fires in 0 of {windows[1]:,} windows of the score side; 1 is needed to say how far a label holds",
+        )
+    elif failure is None and poisoned:
         failure = Failure(
             kind=FailureKind.POISONED, message="its chunk ended the process again and again and was left out."
         )
+    elif failure is None:
+        failure = Failure(kind=FailureKind.NO_EXPLANATION, message="no explainer wrote a label of what it fires on.")
     row.status = failure.status.value
     row.failure_kind, row.failure_message = failure.kind.value, failure.message
     return row

@@ -12,7 +12,7 @@ from autointerp.pipeline.latent_evidence import chunk_evidence
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage, decode_latents, latent_chunks
 from autointerp.score import Score
 from autointerp.scorers.base import Scorer
-from autointerp.store.models import Base
+from autointerp.store.models import Base, ScoreRow
 from autointerp.store.rows import score_row
 from sae_core.errors import NonFiniteError
 
@@ -23,6 +23,7 @@ class ScoreStage(Stage):
     name = "score"
     queue = "llm"
     unit = "latents"
+    writes = (ScoreRow,)
     after_all = ("merge",)
     after_same = ("explain", "intervene")
     essential = False

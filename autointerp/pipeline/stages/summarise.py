@@ -25,42 +25,49 @@ class Summarise(Stage):
         return [ChunkSpec(0)]
 
     def run(self, context: RunContext, spec: ChunkSpec, progress: Progress) -> ChunkResult:
-        import pandas as pd
-
-        from autointerp.report.overview import draw_overview
-        from autointerp.report.summary import build_summary, summary_json
-
-        folder, store = context.folder, context.store
-        table = pd.read_parquet(folder.dictionary)
-        controls = pd.DataFrame(control_records(context), columns=None)
-        if controls.empty:
-            controls = pd.DataFrame({"source": [], "kind": [], "latent": []})
-        run = store.run(context.run_id)
-        corpus = store.artefact(context.run_id, "corpus") or {}
-        summary = build_summary(
-            table,
-            controls,
-            {
-                "run_id": run.id,
-                "name": run.name,
-                "digest": run.digest,
-                "code_version": run.code_version,
-                "seed": context.config.seed,
-                "corpus": corpus,
-            },
-            store.timings(context.run_id),
-            {
-                "dictionary": folder.dictionary.name,
-                "summary": folder.summary.name,
-                "overview": folder.overview.name,
-                "store": folder.database.name,
-            },
-            np.random.default_rng(seed_for(context.config.seed, "summary")),
-        )
-        with atomic_write(folder.overview) as temporary:
-            draw_overview(table, summary, temporary, controls)
-        with atomic_write(folder.summary) as temporary:
-            temporary.write_text(summary_json(summary), encoding="utf-8")
+        write_summary(context)
         for source in context.sources:
-            shutil.rmtree(folder.source(source.name) / "partials", ignore_errors=True)
+            shutil.rmtree(context.folder.source(source.name) / "partials", ignore_errors=True)
         return ChunkResult()
+
+
+def write_summary(context: RunContext) -> None:
+    """Write ``summary.json`` and ``overview.png`` from the exported dictionary and the store."""
+    import pandas as pd
+
+    from autointerp.report.overview import draw_overview
+    from autointerp.report.summary import build_summary, summary_json
+
+    folder, store = context.folder, context.store
+    table = pd.read_parquet(folder.dictionary)
+    controls = pd.DataFrame(control_records(context))
+    if controls.empty:
+        controls = pd.DataFrame({"source": [], "kind": [], "latent": []}).astype(
+            {"source": str, "kind": str, "latent": "int64"}
+        )
+    run = store.run(context.run_id)
+    corpus = store.artefact(context.run_id, "corpus") or {}
+    summary = build_summary(
+        table,
+        controls,
+        {
+            "run_id": run.id,
+            "name": run.name,
+            "digest": run.digest,
+            "code_version": run.code_version,
+            "seed": context.config.seed,
+            "corpus": corpus,
+        },
+        store.timings(context.run_id),
+        {
+            "dictionary": folder.dictionary.name,
+            "summary": folder.summary.name,
+            "overview": folder.overview.name,
+            "store": folder.database.name,
+        },
+        np.random.default_rng(seed_for(context.config.seed, "summary")),
+    )
+    with atomic_write(folder.overview) as temporary:
+        draw_overview(table, summary, temporary, controls)
+    with atomic_write(folder.summary) as temporary:
+        temporary.write_text(summary_json(summary), encoding="utf-8")

@@ -37,6 +37,14 @@ class Tokenize(Stage):
         }
         return ChunkResult([Artefact(run_id=context.run_id, kind=CORPUS_ARTEFACT, version=1, value=facts)])
 
+    def remark(self, context: RunContext) -> str | None:
+        facts = context.store.artefact(context.run_id, CORPUS_ARTEFACT)
+        if facts is None:
+            return None
+        return (
+            f"corpus {facts['fingerprint'][:12]}: {facts['num_documents']:,} documents, {facts['num_tokens']:,} tokens"
+        )
+
 
 def corpus_spec(context: RunContext) -> CorpusSpec:
     """What the configuration says of the corpus."""
