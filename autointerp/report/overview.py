@@ -37,7 +37,7 @@ def draw_overview(table: pd.DataFrame, summary: Mapping[str, Any], path: Path | 
             (0.05, 0.13, 0.222, 0.705),
             (0.312, 0.13, 0.009, 0.6),
             (0.398, 0.13, 0.185, 0.705),
-            (0.785, 0.13, 0.203, 0.705),
+            (0.757, 0.13, 0.215, 0.705),
         )
     )
     alive = table[table["status"] != "dead"]

@@ -5,23 +5,16 @@ The random directions are a source of their own, and the token rule is a score o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
-
 import numpy as np
 
-from autointerp.evidence import LatentEvidence
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.latent_evidence import evidence_of
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage
 from autointerp.pipeline.stages.score import score_one
-from autointerp.score import Score
-from autointerp.scorers.base import Scorer
-from autointerp.scorers.pattern import PatternScorer, score_prediction
+from autointerp.score import Score, ScoreValue
 from autointerp.store.models import Base, ControlRow
 from autointerp.store.rows import control_row
 from sae_core.hashing import seed_for
-from sae_core.records import Side
 
 SHUFFLED = "shuffled"
 NULL_NOTHING = "null_nothing"
@@ -62,16 +55,18 @@ class Controls(Stage):
         rows: list[Base] = []
         for done, (latent, donor) in enumerate(pairs, start=1):
             evidence = evidence_of(context, spec.source, latent)
+            counted: Score | None = None
             for explanation in explanations:
                 if explanation.latent != donor:
                     continue
                 borrowed = explanation.model_copy(update={"latent": latent})
                 scores = [score_one(scorer, borrowed, evidence) for scorer in judges]
                 rows += [control_row(context.run_id, spec.source, SHUFFLED, score) for score in scores]
-            rows += [
-                control_row(context.run_id, spec.source, kind, score)
-                for kind, score in null_answers(evidence, judges).items()
-            ]
+                if counted is None:
+                    counted = next((score for score in scores if "always_yes_precision" in score.values), None)
+            if counted is not None:
+                answers = null_answers(latent, counted)
+                rows += [control_row(context.run_id, spec.source, kind, score) for kind, score in answers.items()]
             progress(done)
         return ChunkResult(rows)
 
@@ -95,17 +90,19 @@ def shuffled_pairs(context: RunContext, source: str) -> list[list[int]]:
     return sorted([int(latent), int(donor)] for latent, donor in zip(chosen, donors, strict=True))
 
 
-def null_answers(evidence: LatentEvidence, judges: Sequence[Scorer]) -> dict[str, Score]:
-    """The scores of "nothing" and "everything" on the very windows on which the labels are counted."""
-    pool = evidence.store.pool(Side.SCORE)
-    skips = any(isinstance(judge, PatternScorer) and judge.skip_repeated for judge in judges)
-    shown = evidence.store.pool(Side.EXPLAIN) if skips else None
-    answers: dict[str, Literal["nothing", "everything"]] = {NULL_NOTHING: "nothing", NULL_EVERYTHING: "everything"}
+def null_answers(latent: int, counted: Score) -> dict[str, Score]:
+    """The scores of "nothing" and "everything" on the windows on which ``counted`` was counted.
+
+    Both follow from how often the latent fires there: precision pi and F1 2 pi / (1 + pi) for "everything" (METHODS 4).
+    """
+    firing = counted.values.get("num_windows_firing_scored") or 0
+    rate, f1 = counted.values.get("always_yes_precision"), counted.values.get("always_yes_f1")
+    half = 0.5 if firing and isinstance(rate, float) and rate < 1 else None
+    values: dict[str, dict[str, ScoreValue]] = {
+        NULL_NOTHING: {"precision": None, "recall": 0.0 if firing else None, "f1": 0.0 if firing else None},
+        NULL_EVERYTHING: {"precision": rate, "recall": 1.0 if firing else None, "f1": f1},
+    }
     return {
-        kind: Score(
-            latent=evidence.latent,
-            scorer="counted",
-            values=score_prediction(answer, evidence.latent, pool, shown=shown),
-        )
-        for kind, answer in answers.items()
+        kind: Score(latent=latent, scorer="counted", values=own | {"balanced_accuracy": half})
+        for kind, own in values.items()
     }
