@@ -169,9 +169,7 @@ def _effect_against_control(
     causal = summary["causal"]
     share = percent_text(causal["share_interval_above_zero"])
     beside = percent_text(causal["control"]["share_interval_above_zero"])
-    detail = f"share of {len(effect):,} ablated latents, 95% interval above 0" + (
-        f"; random directions {beside}" if len(control) else ""
-    )
+    detail = f"95% interval above 0, of {len(effect):,} latents" + (f"; random: {beside}" if len(control) else "")
     _title(axes, f"{share} do more than a random push" if len(effect) else "Causal effect", detail)
     axes.set_xlabel("causal effect: ln(KL / random push's KL)", **_STYLE)
     axes.set_ylabel("share", **_STYLE)

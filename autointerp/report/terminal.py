@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,7 @@ def _entry(
 
 
 def _what(summary: Mapping[str, Any]) -> Text:
-    subjects = ", ".join(plain_line(name) for name in summary["subjects"]) or UNDEFINED
+    subjects = ", ".join(plain_line(_short_path(name)) for name in summary["subjects"]) or UNDEFINED
     hookpoints = ", ".join(f"{plain_line(k)} at {plain_line(str(v))}" for k, v in summary["hookpoints"].items())
     corpus = summary["corpus"]
     read = f"{size_text(corpus['num_tokens'])} tokens" if corpus["num_tokens"] else "no tokens"
@@ -111,6 +112,11 @@ def _what(summary: Mapping[str, Any]) -> Text:
     documents = f"{known_of['num_documents']:,} documents, " if "num_documents" in known_of else ""
     prints = ", ".join(fingerprint[:12] for fingerprint in corpus["fingerprints"]) or UNDEFINED
     return Text(f"{subjects} · {hookpoints or UNDEFINED}\ncorpus {prints}: {documents}{read}", style=_QUIET)
+
+
+def _short_path(name: str) -> str:
+    """A folder by its last two parts; a hub id as it is."""
+    return "/".join(Path(name).parts[-2:]) if name.startswith("/") else name
 
 
 def _status_line(latents: Mapping[str, Any]) -> Text:
@@ -187,9 +193,12 @@ def _findings(summary: Mapping[str, Any]) -> list[Text]:
         found.append(line)
     labels = summary["labels"]
     if labels["distinct"]:
-        line = Text(f"{labels['distinct']:,} distinct labels; the most common stands for ")
-        line.append(f"{percent_text(labels['largest_share'])} of the labelled: {plain_line(labels['most_common'])}")
-        line.truncate(300, overflow="ellipsis")
+        line = Text(f"{labels['distinct']:,} distinct labels")
+        if labels["distinct"] < summary["latents"]["labelled"]:
+            share = percent_text(labels["largest_share"])
+            line.append(f"; the most common stands for {share} of the labelled: {plain_line(labels['most_common'])}")
+            line.truncate(300, overflow="ellipsis")
+        line.append(".")
         found.append(line)
     if summary["floors"]["shuffled"].get("balanced_accuracy_alert"):
         mean = share_text(summary["floors"]["shuffled"]["balanced_accuracy_mean"])
