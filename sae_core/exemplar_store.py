@@ -101,16 +101,29 @@ class ExemplarStore:
             )
         return out
 
+    def _exemplar_tokens(self, side: Side) -> NDArray[np.int32]:
+        """[X, P + T] the windows of all exemplars of one side, each once."""
+        table, num_latents = self._exemplars, self.source.num_latents
+        windows = []
+        for origin in range(len(_ORIGINS)):
+            first = (origin * 3 + int(side)) * num_latents
+            rows = slice(int(table["group_start"][first]), int(table["group_start"][first + num_latents]))
+            windows.append(table["exemplar_window"][rows])
+        tokens: NDArray[np.int32] = table["window_tokens"][np.unique(np.concatenate(windows))]
+        return tokens
+
     def pool(self, side: Side) -> WindowPool:
         """The uniformly drawn windows of one side."""
         cache = self.__dict__.setdefault("_pools", {})
         if side not in cache:
             tensors = load_file(self.folder / f"pool-{side.name.lower()}.safetensors")
             sizes: Sequence[int] = self._index["windows_of_side"]  # type: ignore[assignment]
+            is_census = len(tensors["tokens"]) == sizes[side]
             cache[side] = WindowPool(
                 side=side,
                 num_windows_side=sizes[side],
                 context_tokens=self.settings.context_tokens,
+                exemplar_tokens=None if is_census else self._exemplar_tokens(side),
                 **tensors,
             )
         pool: WindowPool = cache[side]

@@ -138,6 +138,8 @@ class WindowPool:
     """[nnz] activation, never 0."""
     context_tokens: int
     """P, the tokens kept before each window."""
+    exemplar_tokens: NDArray[np.int32] | None = None
+    """[X, P + T] windows of the side's exemplars, where the pool is a sample and need not hold them; None for a census."""
 
     @property
     def is_census(self) -> bool:

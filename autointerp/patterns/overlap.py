@@ -34,8 +34,11 @@ def _runs(tokens: NDArray[np.int32], length: int) -> tuple[NDArray[np.uint64], N
 
 
 def _mask(shown: WindowPool, scored: WindowPool, length: int) -> OverlapMask:
-    hashes, whole = _runs(shown.tokens, length)
-    known = np.unique(hashes[whole])
+    known = np.empty(0, dtype=np.uint64)
+    for tokens in (shown.tokens, shown.exemplar_tokens):
+        if tokens is not None:
+            hashes, whole = _runs(tokens, length)
+            known = np.union1d(known, hashes[whole])
     hashes, whole = _runs(scored.tokens, length)
     starts = np.arange(hashes.shape[1])
     inside = whole & (starts >= scored.first_token[:, None])
@@ -51,6 +54,8 @@ _LOCK = threading.Lock()
 
 def overlap_mask(shown: WindowPool, scored: WindowPool, length: int = RUN_LENGTH) -> OverlapMask:
     """Windows of ``scored`` whose own tokens repeat a run of ``length`` tokens of ``shown``, its context included.
+
+    Where ``shown`` is a sample, the windows of its side's exemplars count as shown too.
 
     Computed once for a pair of pools, which all latents of a source share.
     """

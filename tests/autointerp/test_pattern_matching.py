@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -126,6 +127,17 @@ def test_repeated_runs_equal_brute_force(shown: list[list[int]], scored: list[li
         repeated = any(-1 not in run and tuple(run) in runs for run in own)
         assert bool(kept) == (not repeated)
     assert mask.share_skipped == pytest.approx(float(np.mean(~mask.kept)))
+
+
+def test_exemplars_outside_a_sampled_pool_count_as_shown() -> None:
+    shown = make_pool(Side.EXPLAIN, [[0, 1, 1, 1, 1]], [0], [lambda c, i: 0.0])
+    scored = make_pool(Side.SCORE, [[0, 1, 2, 1, 2, 2], [0, 2, 2, 2, 2]], [0, 1], [lambda c, i: 0.0])
+    assert overlap_mask(shown, scored, 4).kept.all()
+    width = shown.tokens.shape[1]
+    exemplar = np.full((1, width), -1, dtype=np.int32)
+    exemplar[0, -4:] = [1, 2, 1, 2]
+    mask = overlap_mask(dataclasses.replace(shown, exemplar_tokens=exemplar), scored, 4)
+    assert {int(c) for c in scored.context[~mask.kept]} == {int(scored.context[0])}
 
 
 def test_index_and_mask_are_made_once() -> None:

@@ -201,6 +201,10 @@ def test_shards_in_any_order_merge_to_the_whole(
         first_pool, second_pool = one.pool(side), two.pool(side)
         assert len(first_pool.tokens) == 100
         assert not first_pool.is_census
+        assert first_pool.exemplar_tokens is not None
+        shown = {tuple(row[row >= 0]) for row in first_pool.exemplar_tokens}
+        exemplars = [e for n in range(NUM_LATENTS) for origin in Origin for e in one.exemplars(n, side, origin)]
+        assert shown == {(*e.context_ids, *e.token_ids) for e in exemplars}
         np.testing.assert_array_equal(first_pool.tokens, second_pool.tokens)
         np.testing.assert_array_equal(first_pool.entry_window, second_pool.entry_window)
 
