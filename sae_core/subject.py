@@ -136,7 +136,6 @@ class SubjectModel:
                 use_safetensors=True,
                 trust_remote_code=False,
                 dtype=_DTYPES[dtype],
-                attn_implementation="sdpa",
                 output_loading_info=True,
                 **hub_options,
             )

@@ -35,6 +35,21 @@ def attach_configured(subject: SubjectModel, given: CoderConfig) -> AttachedCode
     return attached
 
 
+def check_interventions(subject: SubjectModel, attached: AttachedCoder) -> None:
+    """Refuse a subject on which interventions cannot be measured, before anything is spent on it.
+
+    Errors: SubjectError for capped logits, attention with a sliding window and the like; CoderError where the directions
+    do not fit.
+    """
+    from sae_core.intervention.divergence import Unembedding
+    from sae_core.intervention.firing import coder_hookpoints
+    from sae_core.intervention.resume import UpperLayers
+
+    _, write = coder_hookpoints(subject, attached.coder)
+    UpperLayers(subject, write)
+    Unembedding(subject)
+
+
 def attach_directions(subject: SubjectModel, source: Source, folder: RunFolder) -> AttachedCoder:
     """The fake coder of random directions that the ``directions`` stage left for a control source."""
     from sae_core.random_directions import load_directions

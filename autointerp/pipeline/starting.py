@@ -227,7 +227,7 @@ def preflight(config: RunConfig, folder: RunFolder) -> tuple[list[Source], dict[
         raise CorpusError(f"corpus.path is {given.path!r}, and it holds no text: give a corpus with documents in it.")
     _check_room(folder.root, config, [])
 
-    from autointerp.pipeline.attaching import attach_configured, sources_of
+    from autointerp.pipeline.attaching import attach_configured, check_interventions, sources_of
     from sae_core.subject import SubjectModel
 
     settings = config.subject
@@ -244,6 +244,10 @@ def preflight(config: RunConfig, folder: RunFolder) -> tuple[list[Source], dict[
         for name, coder in zip(config.source_names(), config.coders, strict=True)
     }
     sources = sources_of(config, subject, attached)
+    components: list[Explainer | Scorer] = [*config.build_explainers(), *config.build_scorers()]
+    if any(evidence_request(components, kind) for kind in (AblationRequest, SteeringRequest)):
+        for coder in attached.values():
+            check_interventions(subject, coder)
     _check_room(folder.root, config, sources)
     return sources, {"subject": subject, "_attached": attached}
 

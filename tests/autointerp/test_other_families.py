@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
+from transformers import Gemma2Config, Gemma2ForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
 ROOT = Path(__file__).parents[2]
 WORDS = [f"word{i}" for i in range(60)]
@@ -82,6 +82,40 @@ def write_world(folder: Path) -> None:
         for _ in range(120):
             out.write(json.dumps({"body": " ".join(rng.choice(WORDS, 60))}) + "\n")
     (folder / "run.toml").write_text(CONFIG)
+
+
+def test_a_subject_that_cannot_be_intervened_on_is_refused_at_once(tmp_path: Path) -> None:
+    """Capped logits are not linear in the final hidden state: said before a token is read, with nothing written."""
+    write_world(tmp_path)
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=61,
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        sliding_window=64,
+        final_logit_softcapping=0.01,
+    )
+    Gemma2ForCausalLM(config).save_pretrained(tmp_path / "subject")
+    command = [
+        sys.executable,
+        "-m",
+        "autointerp.cli",
+        "run",
+        str(tmp_path / "run.toml"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 2, done.stderr
+    (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("autointerp: ")]
+    assert "subject" in sentence
+    assert "capped" in sentence or "softcap" in sentence or "sliding" in sentence
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_neox_folder_with_sparsify_coders_is_labelled(tmp_path: Path) -> None:
