@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,11 +33,11 @@ _ORIGINS = (Origin.TOP, Origin.SAMPLED)
 class ExemplarStore:
     """Reads a store. Everything is loaded when first asked for."""
 
-    def __init__(self, folder: Path, index: dict[str, object]) -> None:
+    def __init__(self, folder: Path, index: dict[str, Any]) -> None:
         self.folder = folder
         self._index = index
-        self.source = Source(**index["source"])  # type: ignore[arg-type]
-        self.settings = ExtractionSettings(**index["settings"])  # type: ignore[arg-type]
+        self.source = Source(**index["source"])
+        self.settings = ExtractionSettings(**index["settings"])
         self.corpus_fingerprint = str(index["corpus_fingerprint"])
 
     @staticmethod
@@ -117,7 +118,7 @@ class ExemplarStore:
         cache = self.__dict__.setdefault("_pools", {})
         if side not in cache:
             tensors = load_file(self.folder / f"pool-{side.name.lower()}.safetensors")
-            sizes: Sequence[int] = self._index["windows_of_side"]  # type: ignore[assignment]
+            sizes: Sequence[int] = self._index["windows_of_side"]
             is_census = len(tensors["tokens"]) == sizes[side]
             cache[side] = WindowPool(
                 side=side,

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,16 +93,16 @@ class TokenCorpus:
                 f"{folder} holds a corpus of format {meta['format_version']}, this version reads {FORMAT_VERSION}: delete it."
             )
 
-        def array(name: str) -> NDArray[np.generic]:
-            return np.load(folder / f"{name}.npy", mmap_mode="r")  # type: ignore[no-any-return]
+        def array(name: str) -> Any:
+            return np.load(folder / f"{name}.npy", mmap_mode="r")
 
         return TokenCorpus(
             folder=folder,
             tokens=np.memmap(folder / "tokens.bin", dtype=np.int32, mode="r"),
-            context_start=array("context_start"),  # type: ignore[arg-type]
-            context_document=array("context_document"),  # type: ignore[arg-type]
-            context_side=array("context_side"),  # type: ignore[arg-type]
-            context_uid=array("context_uid"),  # type: ignore[arg-type]
+            context_start=array("context_start"),
+            context_document=array("context_document"),
+            context_side=array("context_side"),
+            context_uid=array("context_uid"),
             num_documents=meta["num_documents"],
             num_tokens=meta["num_tokens"],
             fingerprint=meta["fingerprint"],

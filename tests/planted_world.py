@@ -32,11 +32,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from sae_core.coder import JumpReLU, SparseCoder
-from sae_core.formats.sae_lens import write_jumprelu
 
 BOS = "<s>"
 DIGITS = [str(d) for d in range(10)]
@@ -157,6 +157,34 @@ MEANING: dict[int, Callable[[list[str], int], float]] = {
 """Activation of a latent at place ``i > 0`` of a context's words, the BOS at place 0."""
 for _latent in range(9, NUM_LATENTS):
     MEANING[_latent] = lambda words, i, n=_latent: 1.0 if words[i] == f"w{n - 9}" else 0.8 * (words[i] == f"w{n}")
+
+
+def write_jumprelu(folder: Path, coder: SparseCoder) -> None:
+    """Write a coder with JumpReLU activation in SAELens' layout."""
+    if not isinstance(coder.activation, JumpReLU):
+        raise TypeError("the planted coder has JumpReLU activation")
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "architecture": "jumprelu",
+        "d_in": coder.d_in,
+        "d_sae": coder.num_latents,
+        "dtype": "float32",
+        "apply_b_dec_to_input": coder.shift is not None,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "metadata": {"hook_name": coder.hookpoint_out, "sae_lens_version": "6.0.0"},
+    }
+    save_file(
+        {
+            "W_enc": coder.encoder_weight.T.contiguous(),
+            "W_dec": coder.decoder_weight.contiguous(),
+            "b_enc": coder.encoder_bias.contiguous(),
+            "b_dec": coder.decoder_bias.contiguous(),
+            "threshold": torch.as_tensor(coder.activation.threshold).contiguous(),
+        },
+        folder / "sae_weights.safetensors",
+    )
+    (folder / "cfg.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)

@@ -122,12 +122,6 @@ def count_windows(trie: PatternTrie, latent: int, windows: ScoredWindows) -> Win
     return _count(prediction.ordinal, prediction.activation, prediction.fires, latent, windows)
 
 
-def count_predicted(fires: Bools, activation: Floats, latent: int, windows: ScoredWindows) -> WindowCounts:
-    """Counts of a prediction given at every counting position, both [N]."""
-    every = np.arange(windows.index.num_positions, dtype=np.int32)
-    return _count(every, activation, fires, latent, windows)
-
-
 def _count(
     matched: NDArray[np.int32], activation: Floats, fires: Bools, latent: int, windows: ScoredWindows
 ) -> WindowCounts:

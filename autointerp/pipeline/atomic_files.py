@@ -70,31 +70,6 @@ def create_once(path: Path, text: str) -> bool:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary folder to fill; it takes the place of ``path`` when the block ends without an error.
-
-    Between the removal of an old ``path`` and the rename there is a moment without either: a reader goes by the
-    store, which names the folder only after this returns. Errors: DiskFullError.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary_name(path)
-    temporary.mkdir()
-    try:
-        with disk_full(path):
-            yield temporary
-            for file in temporary.rglob("*"):
-                sync(file)
-            if path.exists():
-                old = _temporary_name(path)
-                os.replace(path, old)
-                shutil.rmtree(old)
-            os.replace(temporary, path)
-            sync(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextmanager
 def disk_full(path: Path) -> Iterator[None]:
     """Turn "no space left" into a DiskFullError that names ``path``."""
     try:

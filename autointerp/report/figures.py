@@ -55,18 +55,6 @@ def ratio_text(log_ratio: float) -> str:
     return f"{ratio:,.0f} times" if ratio >= 10 else f"{ratio:.1f} times" if ratio >= 0.1 else f"{ratio:.2g} times"
 
 
-def duration_text(seconds: float) -> str:
-    """``41 s``, ``3 min 05 s``, ``2 h 10 min``."""
-    whole = round(seconds)
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
 def size_text(count: float) -> str:
     """``512``, ``12.3k``, ``500k``, ``4.1M``, ``2B``."""
     for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):

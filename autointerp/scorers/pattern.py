@@ -11,7 +11,7 @@ from autointerp.evidence import LatentEvidence
 from autointerp.explanation import Explanation
 from autointerp.failure import Failure, FailureKind
 from autointerp.llm.protocol import LLMClient
-from autointerp.patterns.counting import ScoredWindows, WindowCounts, count_predicted, count_windows, scored_windows
+from autointerp.patterns.counting import ScoredWindows, WindowCounts, count_windows, scored_windows
 from autointerp.patterns.token_rule import token_rule_trie
 from autointerp.patterns.trie import PatternTrie
 from autointerp.score import Score, ScoreValue, defined
@@ -19,7 +19,7 @@ from autointerp.scorers.base import Scorer
 from autointerp.statistics.correlation import document_correlation
 from autointerp.statistics.counted import counted_ratios
 from sae_core.hashing import seed_for
-from sae_core.records import Side, WindowPool
+from sae_core.records import Side
 
 _DENSE = 0.2
 """Share of firing windows above which windows say little and tokens are counted too (METHODS 4)."""
@@ -69,26 +69,6 @@ class PatternScorer(Scorer):
             values=defined(values),
             failure=failure_few,
         )
-
-
-def score_prediction(
-    trie: PatternTrie | Literal["nothing", "everything"], latent: int, pool: WindowPool, shown: WindowPool | None = None
-) -> dict[str, ScoreValue]:
-    """Precision, recall, F1 and balanced accuracy of any prediction against any latent, for controls.
-
-    Args:
-        trie: another latent's trie (a shuffled label), a token rule, or one of the null labels.
-        latent: whose firing is the truth.
-        pool: the score side's.
-        shown: the explain side's, to leave out what repeats it, as :class:`PatternScorer` does.
-    """
-    windows = scored_windows(pool, shown)
-    if isinstance(trie, PatternTrie):
-        counts = count_windows(trie, latent, windows)
-    else:
-        every = np.full(windows.index.num_positions, trie == "everything", dtype=np.bool_)
-        counts = count_predicted(every, every.astype(np.float64), latent, windows)
-    return defined(_basis(counts, windows) | _ratio_values(counts))
 
 
 def score_values(counts: WindowCounts, windows: ScoredWindows, rng: np.random.Generator) -> dict[str, ScoreValue]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def read_tensors(path: Path, required: set[str], optional: set[str] = frozenset()) -> dict[str, Tensor]:  # type: ignore[assignment]
+def read_tensors(path: Path, required: Set[str], optional: Set[str] = frozenset()) -> dict[str, Tensor]:
     """The tensors of a safetensors file: all ``required``, none but them and ``optional``, floating, finite."""
     try:
         with safe_open(path, framework="pt") as file:

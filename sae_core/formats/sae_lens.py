@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sae_core.coder import Activation, JumpReLU, ReLU, SparseCoder, TopK, fingerprint_tensors
 from sae_core.errors import CoderError, did_you_mean
 from sae_core.formats.reading import check_shape, config_int, read_config, read_tensors
@@ -106,35 +104,3 @@ def read(folder: Path) -> SparseCoder:
         fingerprint=fingerprint_tensors(tensors),
         notes=(f"hookpoint {hook!r} from {CONFIG}",) if hook else (),
     )
-
-
-def write_jumprelu(folder: Path, coder: SparseCoder) -> None:
-    """Write a coder with JumpReLU activation so that :func:`read` gives it back."""
-    import json
-
-    from safetensors.torch import save_file
-
-    if not isinstance(coder.activation, JumpReLU):
-        raise CoderError(f"only a JumpReLU coder can be written here, not {type(coder.activation).__name__}.")
-    folder.mkdir(parents=True, exist_ok=True)
-    config = {
-        "architecture": "jumprelu",
-        "d_in": coder.d_in,
-        "d_sae": coder.num_latents,
-        "dtype": "float32",
-        "apply_b_dec_to_input": coder.shift is not None,
-        "normalize_activations": "none",
-        "reshape_activations": "none",
-        "metadata": {"hook_name": coder.hookpoint_out, "sae_lens_version": "6.0.0"},
-    }
-    save_file(
-        {
-            "W_enc": coder.encoder_weight.T.contiguous(),
-            "W_dec": coder.decoder_weight.contiguous(),
-            "b_enc": coder.encoder_bias.contiguous(),
-            "b_dec": coder.decoder_bias.contiguous(),
-            "threshold": torch.as_tensor(coder.activation.threshold).contiguous(),
-        },
-        folder / WEIGHTS,
-    )
-    (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")

@@ -84,6 +84,12 @@ def write_world(folder: Path) -> None:
     (folder / "run.toml").write_text(CONFIG)
 
 
+def label(folder: Path) -> subprocess.CompletedProcess[str]:
+    """``autointerp run`` of the world in ``folder``."""
+    command = [sys.executable, "-m", "autointerp.cli", "run", str(folder / "run.toml"), "--out", str(folder / "out")]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+
 def test_a_subject_that_cannot_be_intervened_on_is_refused_at_once(tmp_path: Path) -> None:
     """Capped logits are not linear in the final hidden state: said before a token is read, with nothing written."""
     write_world(tmp_path)
@@ -101,16 +107,7 @@ def test_a_subject_that_cannot_be_intervened_on_is_refused_at_once(tmp_path: Pat
         final_logit_softcapping=0.01,
     )
     Gemma2ForCausalLM(config).save_pretrained(tmp_path / "subject")
-    command = [
-        sys.executable,
-        "-m",
-        "autointerp.cli",
-        "run",
-        str(tmp_path / "run.toml"),
-        "--out",
-        str(tmp_path / "out"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    done = label(tmp_path)
     assert done.returncode == 2, done.stderr
     (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("autointerp: ")]
     assert "subject" in sentence
@@ -120,16 +117,7 @@ def test_a_subject_that_cannot_be_intervened_on_is_refused_at_once(tmp_path: Pat
 
 def test_a_neox_folder_with_sparsify_coders_is_labelled(tmp_path: Path) -> None:
     write_world(tmp_path)
-    command = [
-        sys.executable,
-        "-m",
-        "autointerp.cli",
-        "run",
-        str(tmp_path / "run.toml"),
-        "--out",
-        str(tmp_path / "out"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    done = label(tmp_path)
     assert done.returncode == 0, done.stderr
     table = pd.read_parquet(tmp_path / "out" / "dictionary")
     assert sorted(table.groupby("source").latent.count().items()) == [("layers.0", 20), ("transcoder", 20)]

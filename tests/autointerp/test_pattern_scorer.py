@@ -11,7 +11,9 @@ from autointerp.evidence import LatentEvidence
 from autointerp.explanation import Explanation
 from autointerp.failure import Failure, FailureKind
 from autointerp.patterns import Pattern, PatternTrie
-from autointerp.scorers.pattern import PatternScorer, score_prediction
+from autointerp.pipeline.stages.controls import null_answers
+from autointerp.score import Score
+from autointerp.scorers.pattern import PatternScorer
 from sae_core.records import Side
 from tests.autointerp.pools import HandStore, Rule, letters, make_pool
 
@@ -74,13 +76,13 @@ def test_counts_equal_brute_force(rows: list[list[int]], firing: set[tuple[int, 
     else:
         assert values["token_precision"] is None
 
-    everything = score_prediction("everything", 0, pool)
+    answers = null_answers(0, Score(latent=0, scorer="pattern", values=values))
+    everything, nothing = answers["null_everything"].values, answers["null_nothing"].values
     assert everything["precision"] == pytest.approx(pi)
     assert everything["f1"] == pytest.approx(2 * pi / (1 + pi))
-    nothing = score_prediction("nothing", 0, pool)
     assert nothing["precision"] is None
-    assert nothing["predicts_nothing"] == 1
-    assert score_prediction(trie, 0, pool)["f1"] == values["f1"]
+    assert everything["recall"] == (1.0 if pi else None)
+    assert nothing["recall"] == (0.0 if pi else None)
 
 
 def test_windows_that_repeat_the_explain_side_are_left_out() -> None:

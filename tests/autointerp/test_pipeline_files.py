@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from autointerp.pipeline.atomic_files import atomic_folder, atomic_write, sweep
+from autointerp.pipeline.atomic_files import atomic_write, sweep
 from autointerp.pipeline.folder import RunFolder, RunNote
 from autointerp.pipeline.owner import Owner, is_dead
 from sae_core.errors import DiskFullError, StoreError
@@ -28,16 +28,6 @@ def test_a_file_is_replaced_whole_or_left_alone(tmp_path: Path) -> None:
         temporary.write_text("half") and tmp_path.read_text()
     assert path.read_text() == "old"
     assert [p.name for p in path.parent.iterdir()] == ["x.txt"]
-
-
-def test_a_folder_is_replaced_whole_or_left_alone(tmp_path: Path) -> None:
-    for text in ("old", "new"):
-        with atomic_folder(tmp_path / "d") as temporary:
-            (temporary / "x").write_text(text)
-        assert (tmp_path / "d" / "x").read_text() == text
-    with pytest.raises(KeyError), atomic_folder(tmp_path / "d") as temporary:
-        raise KeyError
-    assert [p.name for p in tmp_path.iterdir()] == ["d"]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
@@ -62,17 +52,17 @@ def test_a_real_full_disk(tmp_path: Path) -> None:
 def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from autointerp.pipeline.atomic_files import atomic_write, atomic_folder\n"
+        "from autointerp.pipeline.atomic_files import atomic_write\n"
         "root = Path(sys.argv[1])\n"
-        "with atomic_write(root / 'sub' / 'x') as t, atomic_folder(root / 'd') as f:\n"
-        "    t.write_text('half'); (f / 'y').write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+        "with atomic_write(root / 'sub' / 'x') as t:\n"
+        "    t.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=False)
     assert done.returncode == -signal.SIGKILL
     (tmp_path / ".hidden").write_text("mine")
     with atomic_write(tmp_path / "live") as temporary:
         temporary.write_text("whole")
-        assert sweep(tmp_path) == 2
+        assert sweep(tmp_path) == 1
     assert sorted(p.name for p in tmp_path.rglob("*")) == [".hidden", "live", "sub"]
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import stats
 
 from autointerp.statistics import counted_ratios, counted_ratios_many, ratio_over_documents
 from sae_core.errors import InputError
@@ -51,11 +52,10 @@ def test_one_row_of_many_is_the_row_alone() -> None:
 
 
 def test_documents_of_one_window_give_nearly_the_textbook_wilson_interval() -> None:
-    scipy_stats = pytest.importorskip("scipy.stats")
     hits = np.zeros(4000)
     hits[:1200] = 1
     got = ratio_over_documents(hits[None], np.ones((1, 4000)))
-    truth = scipy_stats.binomtest(1200, 4000).proportion_ci(method="wilson")
+    truth = stats.binomtest(1200, 4000).proportion_ci(method="wilson")
     assert got.low[0] == pytest.approx(truth.low, abs=2e-4)
     assert got.high[0] == pytest.approx(truth.high, abs=2e-4)
 
