@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -205,3 +206,22 @@ def test_a_stage_is_planned_once(tmp_path: Path) -> None:
     assert store.plan("r", "empty", [NewChunk("empty", "llm", 0, {})]) is False
     assert store.planned("r") == {"plan/first", "plan/after", "plan/empty"}
     assert len(store.chunks("r")) == 2 * CHUNKS
+
+
+def test_a_late_write_is_refused_while_the_chunk_runs_elsewhere(tmp_path: Path) -> None:
+    """The old holder's rows must not enter, nor end the chunk, though it is running: only the fence tells."""
+    store = make_store(tmp_path / "a.db")
+    late = store.claim(1, "a", 0.01)
+    time.sleep(0.05)
+    now = store.claim(1, "b", 60.0)
+    assert late is not None
+    assert now is not None
+    assert now.fence == late.fence + 1
+    row = explanation_row("r", "s", Explanation(latent=1, explainer="x", text="late"))
+    with pytest.raises(Fenced):
+        store.finish(late, [row], [FOLLOW], 1, 1.0)
+    assert not store.renew(late, 60.0)
+    assert store.explanations("r", "s") == []
+    assert [chunk.id for chunk in store.chunks("r", ChunkState.RUNNING)] == [1]
+    store.finish(now, [], [FOLLOW], 1, 1.0)
+    assert [chunk.id for chunk in store.chunks("r", ChunkState.DONE)] == [1]
