@@ -66,10 +66,18 @@ class CoderConfig(Section):
 
     path: str = Field(min_length=1)
     """Folder or hub id of the sparse coder."""
-    hookpoint: str | None = None
-    """Module of the subject that it attaches to; needed only where the coder does not say it."""
+    hookpoint: str | tuple[str, ...] | None = None
+    """Module of the subject that it attaches to, or the list of those that a crosscoder reads; needed only where the coder does not say it, or to choose among the coders of a folder."""
     revision: str | None = None
     """Commit, branch or tag of a hub coder."""
+    allow_pickle: bool = False
+    """Read torch pickles (.pt, .pth, .bin) too, their tensors only; by default they are refused, as they could run code."""
+    input_scale: float | tuple[float, ...] | Literal["folded"] | None = None
+    """What inputs are multiplied by, for formats that leave it out of the file (a list for a crosscoder's hookpoints), or "folded" where the weights contain it."""
+    k: Annotated[int, Field(ge=1)] | None = None
+    """Active latents of a token, for formats that leave it out of the file."""
+    center_writing_weights: bool | None = None
+    """Whether TransformerLens centred the weights of the subject that the coder was trained on, where its file does not say."""
     name: str | None = None
     """Short name of the source (letters, digits, dot, dash, underscore); by default made from path and hookpoint."""
 
@@ -232,7 +240,8 @@ class RunConfig(Section):
         for coder in self.coders:
             stem = coder.name
             if stem is None:
-                parts = [Path(coder.path).name] + ([coder.hookpoint] if coder.hookpoint else [])
+                given = [coder.hookpoint] if isinstance(coder.hookpoint, str) else list(coder.hookpoint or ())
+                parts = [Path(coder.path).name, *given]
                 stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", "-".join(parts)).strip("-.")[:64] or "coder"
                 stem += "-coder" if stem.endswith(CONTROL_SUFFIX) else ""
             name, number = stem, 2

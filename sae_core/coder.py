@@ -1,168 +1,174 @@
-"""A sparse coder as a small set of parts: shift, affine encoder, activation function, affine decoder.
+"""A sparse coder as a small set of parts: normalisation, shift, encoder, decoder, skip.
 
-Letters: N tokens, D width of the hookpoint, L latents, K active latents of a token.
+Letters: N tokens, H hookpoints, D width of one hookpoint, L latents.
 A format is a reader that fills in the parts (``sae_core.formats``), not a class of its own.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import NamedTuple, Protocol
+import json
+from dataclasses import dataclass, field, fields
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-
-class SparseActivations(NamedTuple):
-    """The activations of N tokens that are not zero, in no particular order."""
-
-    token: Tensor
-    """[nnz] int64, row of the encoded batch."""
-    latent: Tensor
-    """[nnz] int64."""
-    value: Tensor
-    """[nnz] float, never 0."""
+from sae_core.errors import CoderError
+from sae_core.parts.activation import SparseActivations
+from sae_core.parts.encoder import Encoder
+from sae_core.parts.normalisation import NoNormalisation, Normalisation
 
 
-class Activation(Protocol):
-    """What turns pre-activations into activations."""
+class Fact(NamedTuple):
+    """One thing that is known about a coder, and where it was read."""
 
-    def dense(self, pre: Tensor) -> Tensor:
-        """[N, L] pre-activations to [N, L] activations."""
-        ...
-
-    def sparse(self, pre: Tensor) -> SparseActivations:
-        """The same, without the zeros."""
-        ...
-
-
-def _nonzero(acts: Tensor) -> SparseActivations:
-    token, latent = acts.nonzero(as_tuple=True)
-    return SparseActivations(token, latent, acts[token, latent])
-
-
-@dataclass(frozen=True)
-class ReLU:
-    """max(0, pre)."""
-
-    def dense(self, pre: Tensor) -> Tensor:
-        return pre.relu()
-
-    def sparse(self, pre: Tensor) -> SparseActivations:
-        return _nonzero(pre.relu())
-
-
-@dataclass(frozen=True)
-class TopK:
-    """The k largest pre-activations of each token, then ReLU (Gao et al. 2024, "Scaling and evaluating sparse autoencoders")."""
-
-    k: int
-
-    def dense(self, pre: Tensor) -> Tensor:
-        values, latents = pre.topk(self.k, dim=-1, sorted=False)
-        return torch.zeros_like(pre).scatter_(-1, latents, values.relu())
-
-    def sparse(self, pre: Tensor) -> SparseActivations:
-        values, latents = pre.topk(self.k, dim=-1, sorted=False)
-        tokens = torch.arange(pre.shape[0], device=pre.device).unsqueeze(1).expand_as(latents)
-        firing = values > 0
-        return SparseActivations(tokens[firing], latents[firing], values[firing])
-
-
-@dataclass(frozen=True)
-class JumpReLU:
-    """pre where it exceeds its latent's threshold, else 0 (Rajamanoharan et al. 2024, "Jumping ahead")."""
-
-    threshold: Tensor
-    """[L], compared strictly."""
-
-    def dense(self, pre: Tensor) -> Tensor:
-        return torch.where(pre > self.threshold, pre.relu(), torch.zeros((), dtype=pre.dtype, device=pre.device))
-
-    def sparse(self, pre: Tensor) -> SparseActivations:
-        return _nonzero(self.dense(pre))
+    name: str
+    value: str
+    origin: str
+    """"cfg.json: k", "the folder's name", "given", ..."""
 
 
 @dataclass(frozen=True)
 class SparseCoder:
-    """``encode(x) = activation((x - shift) @ encoder_weight.T + encoder_bias)``; ``decode(a) = a @ decoder_weight + decoder_bias``."""
+    """Reads activations at some hookpoints, gives activations of latents, and writes what they stand for at others.
 
-    encoder_weight: Tensor
-    """[L, d_in]"""
-    encoder_bias: Tensor
-    """[L]"""
+    With ``u = normalise(x) - shift``: ``encode(x) = encoder(u)`` and
+    ``decode(a, x) = undo(a @ decoder_weight + decoder_bias) + x @ skip.T``, where ``undo`` is the normalisation's.
+    The widths of several hookpoints lie one after the other.
+    """
+
+    encoder: Encoder
     decoder_weight: Tensor
-    """[L, d_out], one direction a latent."""
+    """[L, H_out * d_out], one direction a latent; may be a transposed view of how it is stored."""
     decoder_bias: Tensor
-    """[d_out]"""
-    activation: Activation
-    hookpoint_in: str | None
-    """Module whose output (or, with ``:input``, whose input) is encoded; None where neither file nor caller says it."""
-    hookpoint_out: str | None
-    """Module whose output is reconstructed."""
+    """[H_out * d_out]"""
+    hookpoints_in: tuple[str, ...]
+    """Modules whose output (or, with ``:input``, whose input) is encoded; empty where neither file nor caller says it."""
+    hookpoints_out: tuple[str, ...]
+    """Modules whose output (input) is reconstructed."""
     format: str
     """Which reader made it."""
+    architecture: str
+    """What the format calls this kind of coder."""
     fingerprint: str
-    """sha256 of the stored tensors, see :func:`fingerprint_tensors`."""
+    """sha256 of the stored weights and of everything that decides what they compute."""
     shift: Tensor | None = None
-    """[d_in], subtracted from the input; None for nothing."""
-    notes: tuple[str, ...] = field(default=())
-    """Where each fact came from, for ``inspect``."""
+    """[H_in * d_in], subtracted from the normalised input; None for nothing."""
+    normalisation: Normalisation = field(default_factory=NoNormalisation)
+    skip: Tensor | None = None
+    """[d_out, d_in] of a skip connection from the input to the output; None for none."""
+    num_hooks_in: int = 1
+    """H_in"""
+    num_hooks_out: int = 1
+    """H_out"""
+    num_subjects: int = 1
+    """Models whose activations it reads: more than one for crosscoders that compare models."""
+    facts: tuple[Fact, ...] = ()
+    """What is known about it and where each fact came from."""
 
     @property
     def num_latents(self) -> int:
-        return self.encoder_weight.shape[0]
+        return self.decoder_weight.shape[0]
 
     @property
     def d_in(self) -> int:
-        return self.encoder_weight.shape[1]
+        """Width of one input hookpoint."""
+        return self.encoder.weight.shape[1] // self.num_hooks_in
 
     @property
     def d_out(self) -> int:
-        return self.decoder_weight.shape[1]
+        """Width of one output hookpoint."""
+        return self.decoder_weight.shape[1] // self.num_hooks_out
 
     @property
     def directions(self) -> Tensor:
-        """[L, d_out] decoder rows: what one unit of each latent adds to the output."""
+        """[L, H_out * d_out] decoder rows: what one unit of each latent adds to the output, where nothing is normalised."""
         return self.decoder_weight
 
-    def pre_activations(self, x_ND: Tensor) -> Tensor:
-        """[N, d_in] to [N, L]."""
-        x = x_ND.to(self.encoder_weight.dtype)
-        # (x - shift) W = x W - shift W: the shift goes into the bias once, not into every token.
-        return torch.nn.functional.linear(x, self.encoder_weight, self._folded_bias)
-
-    @cached_property
-    def _folded_bias(self) -> Tensor:
-        if self.shift is None:
-            return self.encoder_bias
-        exact = self.encoder_bias.double() - self.encoder_weight.double() @ self.shift.double()
-        return exact.to(self.encoder_bias.dtype)
+    @property
+    def transcodes(self) -> bool:
+        """Whether it writes elsewhere than it reads."""
+        return self.hookpoints_in != self.hookpoints_out
 
     @torch.no_grad()
-    def encode(self, x_ND: Tensor) -> Tensor:
-        """Dense activations [N, L] of the inputs [N, d_in]."""
-        return self.activation.dense(self.pre_activations(x_ND))
+    def encode(self, x: Tensor) -> Tensor:
+        """Dense activations [N, L] of the inputs [N, d_in], or [N, H_in, d_in]."""
+        return self.encoder.dense(self._read(x))
 
     @torch.no_grad()
-    def encode_sparse(self, x_ND: Tensor) -> SparseActivations:
+    def encode_sparse(self, x: Tensor) -> SparseActivations:
         """The same activations without the zeros."""
-        return self.activation.sparse(self.pre_activations(x_ND))
+        return self.encoder.sparse(self._read(x))
 
     @torch.no_grad()
-    def decode(self, acts_NL: Tensor) -> Tensor:
-        """[N, L] activations to [N, d_out] reconstructions."""
-        return acts_NL.to(self.decoder_weight.dtype) @ self.decoder_weight + self.decoder_bias
+    def decode(self, acts_NL: Tensor, x: Tensor | None = None) -> Tensor:
+        """[N, L] activations to reconstructions [N, d_out], or [N, H_out, d_out] where there are several hookpoints.
+
+        ``x``, the inputs as given to :meth:`encode`, is needed where the output depends on them beyond the activations
+        (a normalisation that is undone, a skip connection). Raises ValueError where it is needed and not given.
+        """
+        if x is None and self.output_needs_input:
+            raise ValueError(
+                f"a {self.format} {self.architecture} coder's output depends on its input (skip connection or "
+                "normalisation): give decode(acts, x)."
+            )
+        out = acts_NL.to(self.decoder_weight.dtype) @ self.decoder_weight + self.decoder_bias
+        if x is not None:
+            flat = self._flat(x)
+            _, scale, offset = self.normalisation(flat)
+            out = out if scale is None else out * scale
+            out = out if offset is None else out + offset
+            out = out if self.skip is None else out + flat @ self.skip.T
+        return out if self.num_hooks_out == 1 else out.view(len(out), self.num_hooks_out, -1)
+
+    @property
+    def output_needs_input(self) -> bool:
+        """Whether :meth:`decode` must be given the inputs."""
+        return self.skip is not None or self.normalisation.undone
+
+    @torch.no_grad()
+    def output_scale(self, x: Tensor) -> Tensor | None:
+        """[N] what a latent's direction is multiplied by at each of the inputs; None where that is always 1."""
+        scale = self.normalisation(self._flat(x)).scale_N1
+        return None if scale is None else scale.squeeze(-1)
+
+    def _flat(self, x: Tensor) -> Tensor:
+        """[N, H_in * d_in] in the coder's dtype; heads or hookpoints may come as an axis of their own."""
+        flat = x.reshape(len(x), -1).to(self.encoder.weight.dtype)
+        if flat.shape[1] != self.encoder.weight.shape[1]:
+            hooks = f"{self.num_hooks_in} hookpoints x " if self.num_hooks_in > 1 else ""
+            raise CoderError(f"the coder reads {hooks}{self.d_in} dimensions, and the input has {list(x.shape[1:])}.")
+        return flat
+
+    def _read(self, x: Tensor) -> Tensor:
+        normalised = self.normalisation(self._flat(x)).x_ND
+        return normalised if self.shift is None else normalised - self.shift
 
 
-def fingerprint_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """sha256 over the tensors' names, dtypes, shapes and bytes, in the order of their names."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
-    return digest.hexdigest()
+def fingerprint(weights_digest: str, coder: SparseCoder, folded: tuple[str, ...] = ()) -> str:
+    """sha256 of the stored weights' digest and of all that decides what the parts compute with them.
+
+    ``folded`` names what was multiplied into the weights as they were read, with its numbers.
+    """
+
+    def numbers(part: object) -> dict[str, object]:
+        found: dict[str, object] = {"kind": type(part).__name__}
+        for entry in fields(part):  # type: ignore[arg-type]
+            value = getattr(part, entry.name)
+            if isinstance(value, (bool, int, float, str)):
+                found[entry.name] = value
+        return found
+
+    parts: list[object] = [coder.encoder, coder.normalisation]
+    if hasattr(coder.encoder, "activation"):
+        parts.append(coder.encoder.activation)
+    behaviour = {
+        "weights": weights_digest,
+        "parts": [numbers(part) for part in parts],
+        "shift": coder.shift is not None,
+        "skip": coder.skip is not None,
+        "hooks": [coder.num_hooks_in, coder.num_hooks_out],
+        "folded": list(folded),
+    }
+    return hashlib.sha256(json.dumps(behaviour, sort_keys=True).encode()).hexdigest()

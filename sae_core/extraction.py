@@ -9,38 +9,20 @@ Letters: B contexts of a batch, T tokens, D width, L latents, S sides, M firing 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sae_core.coder import SparseActivations, SparseCoder
-from sae_core.errors import CoderError, NonFiniteError
+from sae_core.attachment import AttachedCoder
+from sae_core.errors import NonFiniteError
 from sae_core.hashing import hash64, seed_for
-from sae_core.hookpoints import Hookpoint
 from sae_core.partial import ExtractionSettings, Partial
+from sae_core.parts.activation import SparseActivations
 from sae_core.records import HISTOGRAM_EDGES
 from sae_core.reservoir import Firings, PoolRows
 from sae_core.subject import SubjectModel
 from sae_core.tokens import TokenCorpus
-
-
-@dataclass(frozen=True)
-class AttachedCoder:
-    """A coder on the subject's module that it reads."""
-
-    coder: SparseCoder
-    hookpoint: Hookpoint
-
-
-def check_fits(attached: AttachedCoder, width: int) -> None:
-    """Raise CoderError unless the coder reads vectors of the hookpoint's ``width``."""
-    if attached.coder.d_in != width:
-        raise CoderError(
-            f"the coder reads {attached.coder.d_in} dimensions and hookpoint {attached.hookpoint} of the subject carries {width}: "
-            "give the hookpoint that the coder was trained on, or the coder of this subject."
-        )
 
 
 def extract(
@@ -56,7 +38,7 @@ def extract(
     ``progress`` gets the tokens done. Raises NonFiniteError where the subject gives NaN or infinite activations.
     """
     partials = [Partial.empty(attached.coder.num_latents, settings) for attached in coders]
-    hookpoints = list(dict.fromkeys(attached.hookpoint for attached in coders))
+    hookpoints = list(dict.fromkeys(hookpoint for attached in coders for hookpoint in attached.read))
     special = np.asarray(sorted(subject.special_ids), dtype=np.int64)
     done = 0
     for rows in context_batches(corpus, np.arange(contexts.start, contexts.stop), settings.batch_tokens):
@@ -65,7 +47,7 @@ def extract(
         device_tokens = torch.from_numpy(np.maximum(tokens, 0)).long().to(subject.device)
         captured = subject.capture(device_tokens, hookpoints)
         for attached, partial in zip(coders, partials, strict=True):
-            hidden = captured[attached.hookpoint]
+            hidden = attached.inputs(captured)
             flat = hidden.reshape(-1, hidden.shape[-1])
             if not bool(torch.isfinite(flat).all()):
                 raise _non_finite(attached, hidden, tokens, rows, corpus)
@@ -188,6 +170,6 @@ def _non_finite(
 ) -> NonFiniteError:
     bad = int((~torch.isfinite(hidden)).any(dim=-1).any(dim=-1).nonzero()[0])
     return NonFiniteError(
-        f"the subject gives NaN or infinite values at hookpoint {attached.hookpoint}, first in context {int(rows[bad])} "
+        f"the subject gives NaN or infinite values at hookpoint {', '.join(map(str, attached.read))}, first in context {int(rows[bad])} "
         f'(document {int(corpus.context_document[rows[bad]])}): its weights are damaged, or the dtype overflows; try subject.dtype = "float32".'
     )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
-from sae_core.errors import MissingFileError
+from sae_core.errors import CoderError, MissingFileError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_HUB_PATH = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:/(.+))?")
+_WEIGHTS = (".safetensors", ".npz", ".pt", ".pth", ".bin")
+_CONFIGS = (".json", ".yaml", ".yml")
 
 
 def local_folder(
@@ -26,11 +30,8 @@ def local_folder(
     path = Path(path_or_id).expanduser()
     if path.exists():
         return path
-    looks_like_path = path.is_absolute() or path_or_id.startswith(".") or not _HUB_ID.fullmatch(path_or_id)
-    if looks_like_path:
-        raise MissingFileError(
-            f"{what} is {path_or_id!r}, and there is no such file or folder: give an existing folder or a hub id like 'org/name'."
-        )
+    if path.is_absolute() or path_or_id.startswith(".") or not _HUB_ID.fullmatch(path_or_id):
+        raise _no_such_path(what, path_or_id)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -39,8 +40,95 @@ def local_folder(
             snapshot_download(path_or_id, revision=revision, repo_type=repo_type, allow_patterns=allow_patterns)
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise MissingFileError(
-            f"{what} is {path_or_id!r}: no such folder here, and the hub (or its local cache) does not give it ({first_line}): "
-            "check the spelling, the network, or download it first and give the folder."
-        ) from error
+        raise _not_given(what, path_or_id, error) from error
+
+
+class CoderPath(NamedTuple):
+    """Where a coder lies on this machine."""
+
+    path: Path
+    """Its folder, or its one file."""
+    commit: str | None
+    """The commit of the hub repository that it was taken from; None for a path that was given."""
+
+
+def coder_path(path_or_id: str, *, revision: str | None = None, hookpoint: str | None = None) -> CoderPath:
+    """Where a coder lies; from the hub only the files of that coder are fetched, at one commit.
+
+    ``path_or_id`` is a path, a hub id, or a hub id with a folder or file in the repository behind it
+    (``org/name/layer_3/width_16k``). ``hookpoint`` chooses a folder of that name, or the file of that layer.
+    Raises MissingFileError where it is not to be had, CoderError where a repository holds many coders and none is chosen.
+    """
+    path = Path(path_or_id).expanduser()
+    if path.exists():
+        return CoderPath(path, None)
+    match = _HUB_PATH.fullmatch(path_or_id.rstrip("/"))
+    if path.is_absolute() or path_or_id.startswith(".") or match is None:
+        raise _no_such_path("a coder's path", path_or_id)
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repository, inside = match[1], match[2] or ""
+    try:
+        if constants.HF_HUB_OFFLINE:
+            root = Path(snapshot_download(repository, revision=revision, local_files_only=True))
+            files = [p.relative_to(root).as_posix() for p in root.rglob("*") if not p.is_dir()]
+            prefix, _ = _files_of_coder(path_or_id, files, inside, hookpoint)
+            return CoderPath(root / prefix, root.name)
+        info = HfApi().model_info(repository, revision=revision)
+        files = [sibling.rfilename for sibling in info.siblings or ()]
+        prefix, wanted = _files_of_coder(path_or_id, files, inside, hookpoint)
+        escaped = [re.sub(r"([\[*?])", r"[\1]", name) for name in wanted]
+        root = Path(snapshot_download(repository, revision=info.sha, allow_patterns=escaped))
+        return CoderPath(root / prefix, info.sha)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise _not_given("a coder's path", path_or_id, error) from error
+
+
+def _files_of_coder(given: str, files: list[str], inside: str, hookpoint: str | None) -> tuple[str, list[str]]:
+    """``(prefix, files)``: where in a repository the coder lies, and which of its ``files`` belong to it."""
+    if inside and inside not in files and not any(name.startswith(f"{inside}/") for name in files):
+        raise MissingFileError(f"{given!r}: the hub repository has no folder or file {inside!r}.")
+    if hookpoint and any(name.startswith(f"{inside}/{hookpoint}/".lstrip("/")) for name in files):
+        inside = f"{inside}/{hookpoint}".lstrip("/")
+    if inside in files:
+        above = {str(parent) for parent in PurePosixPath(inside).parents}
+    else:
+        above = {inside or ".", *(str(parent) for parent in PurePosixPath(inside or ".").parents)}
+    configs = [name for name in files if name.endswith(_CONFIGS) and str(PurePosixPath(name).parent) in above]
+    if inside in files:
+        return inside, [inside, *configs]
+    below = [name for name in files if not inside or name.startswith(f"{inside}/")]
+    weights = [name for name in below if name.endswith(_WEIGHTS)]
+    direct = [name for name in weights if str(PurePosixPath(name).parent) == (inside or ".")]
+    folders = sorted({str(PurePosixPath(name).parent) for name in weights})
+    if not direct and len(folders) > 1:
+        raise CoderError(
+            f"{given!r} holds {len(folders)} coders ({', '.join(folders[:6])}{', ...' if len(folders) > 6 else ''}): "
+            "give one, as org/name/folder."
+        )
+    chosen = direct or weights
+    layer = re.search(r"\d+", hookpoint or "")
+    if len(direct) > 1 and layer is not None:
+        of_layer = [n for n in direct if re.search(rf"(?<!\d){layer[0]}(?!\d)", PurePosixPath(n).name)]
+        chosen = of_layer or direct
+    small = [
+        name
+        for name in below
+        if name.endswith(_CONFIGS) and (not direct or name.count("/") == inside.count("/") + bool(inside))
+    ]
+    return inside, sorted({*chosen, *configs, *small})
+
+
+def _no_such_path(what: str, given: str) -> MissingFileError:
+    return MissingFileError(
+        f"{what} is {given!r}, and there is no such file or folder: give an existing folder or a hub id like 'org/name'."
+    )
+
+
+def _not_given(what: str, given: str, error: Exception) -> MissingFileError:
+    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return MissingFileError(
+        f"{what} is {given!r}: no such folder here, and the hub (or its local cache) does not give it ({first_line}): "
+        "check the spelling, the network, or download it first and give the folder."
+    )

@@ -1,77 +1,137 @@
-"""``load_coder``: from a folder or a hub id to a :class:`sae_core.coder.SparseCoder`."""
+"""``load_coder``: from a folder, a file or a hub id to a :class:`sae_core.coder.SparseCoder`."""
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import Literal, Protocol, cast
 
 import torch
 
-from sae_core.coder import JumpReLU, SparseCoder
+import sae_core.formats
+from sae_core.coder import Fact, SparseCoder
 from sae_core.errors import CoderError
-from sae_core.formats import sae_lens, sparsify
-from sae_core.hub import local_folder
+from sae_core.formats.reading import Architecture, Options
+from sae_core.hub import coder_path
 
-READERS = (sparsify, sae_lens)
+
+class Reader(Protocol):
+    """A module of ``sae_core.formats`` that reads one format."""
+
+    NAME: str
+    FILES: str
+    """What a coder of this format is on disk, in a few words."""
+    ARCHITECTURES: tuple[Architecture, ...]
+
+    def matches(self, path: Path) -> bool:
+        """Whether ``path``, a folder or a file, holds this format."""
+        ...
+
+    def read(self, path: Path, options: Options) -> SparseCoder:
+        """The coder. Raises CoderError for what it does not understand."""
+        ...
+
+
+@cache
+def readers() -> tuple[Reader, ...]:
+    """Every reader, by name: the modules of ``sae_core.formats`` that have ``read``."""
+    found = (
+        importlib.import_module(f"sae_core.formats.{m.name}") for m in pkgutil.iter_modules(sae_core.formats.__path__)
+    )
+    return tuple(cast(Reader, module) for module in found if hasattr(module, "read"))
 
 
 def load_coder(
-    path_or_hub_id: str,
+    path_or_hub_id: str | Path,
     *,
-    hookpoint: str | None = None,
+    hookpoint: str | Sequence[str] | None = None,
     revision: str | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
+    allow_pickle: bool = False,
+    input_scale: float | Sequence[float] | Literal["folded"] | None = None,
+    k: int | None = None,
+    center_writing_weights: bool | None = None,
 ) -> SparseCoder:
-    """The sparse coder in a folder or a hub repository; ``hookpoint`` overrides what the coder itself says.
+    """The sparse coder in a folder, a file, or a hub repository (``org/name``, ``org/name/folder/in/it``).
 
-    Where the folder holds one folder a hookpoint (sparsify's layout), ``hookpoint`` chooses it.
-    Raises MissingFileError or CoderError with a sentence; never guesses.
+    Args:
+        path_or_hub_id: where it lies; a hub repository is asked of the local cache when offline.
+        hookpoint: overrides what the coder itself says (one name for each input hookpoint); where a folder holds one
+            coder a hookpoint it chooses among them.
+        revision: hub commit, branch or tag.
+        device: where the weights go.
+        dtype: what they are cast to as they are read.
+        allow_pickle: read torch pickles too, their tensors only (``weights_only=True``).
+        input_scale: what inputs are multiplied by, for formats that leave it out of the file (one factor a hookpoint);
+            ``"folded"`` states that the weights contain it.
+        k: active latents of a token, for formats that leave it out.
+        center_writing_weights: whether TransformerLens centred the weights of the subject that the coder was trained
+            on, where the file does not say.
+
+    Raises:
+        MissingFileError: there is no such folder, file or repository.
+        CoderError: it is no coder of a known format, is damaged, or cannot be read without guessing.
     """
-    at_root = [name for reader in READERS for name in (reader.CONFIG, reader.WEIGHTS)]
-    patterns = [f"{hookpoint}/*", *at_root] if hookpoint else None
-    folder = local_folder(path_or_hub_id, what="a coder's path", revision=revision, allow_patterns=patterns)
-    if hookpoint and not any(reader.matches(folder) for reader in READERS) and (folder / hookpoint).is_dir():
-        folder = folder / hookpoint
-    for reader in READERS:
-        if reader.matches(folder):
-            coder = reader.read(folder)
-            break
-    else:
-        raise CoderError(_unknown_format(folder))
-    if hookpoint is not None:
-        hookpoint = hookpoint.removesuffix(":input")
-        io = ":input" if (coder.hookpoint_in or "").endswith(":input") else ""
-        coder = replace(
-            coder, hookpoint_in=hookpoint + io, hookpoint_out=hookpoint, notes=(f"hookpoint {hookpoint!r} as given",)
-        )
-    return _moved(coder, device, dtype)
+    hookpoints = (hookpoint,) if isinstance(hookpoint, str) else tuple(hookpoint or ())
+    if isinstance(input_scale, (int, float)):
+        input_scale = (float(input_scale),)
+    elif input_scale is not None and input_scale != "folded":
+        input_scale = tuple(input_scale)
+    options = Options(hookpoints, dtype, device, allow_pickle, input_scale, k, center_writing_weights)
+    path, commit = coder_path(str(path_or_hub_id), revision=revision, hookpoint=hookpoints[0] if hookpoints else None)
+    if hookpoints and reader_of(path) is None and (path / hookpoints[0]).is_dir():
+        path = path / hookpoints[0]
+    reader = reader_of(path)
+    if reader is None:
+        raise CoderError(_unknown_format(path))
+    coder = reader.read(path, options)
+    options.check_all_taken(reader.NAME)
+    if commit is not None:
+        coder = replace(coder, facts=(*coder.facts, Fact("revision", commit, "the hub")))
+    return _attached_elsewhere(coder, hookpoints) if hookpoints and "hookpoints" not in options.taken else coder
 
 
-def _unknown_format(folder: Path) -> str:
-    if not folder.is_dir():
-        return f"{folder} is a file; give the folder that holds the coder's config and weights."
-    inside = sorted(p.name for p in folder.iterdir())
-    nested = [p.name for p in folder.iterdir() if p.is_dir() and any(reader.matches(p) for reader in READERS)]
-    if nested:
-        return f"{folder} holds one coder a hookpoint ({', '.join(sorted(nested))}): give one of these folders, or set the hookpoint."
-    known = " or ".join(f"{reader.CONFIG} + {reader.WEIGHTS}" for reader in READERS)
-    return f"{folder} holds {', '.join(inside[:8]) or 'nothing'}; a coder is {known}."
+def reader_of(path: Path) -> Reader | None:
+    """The reader that knows what lies at ``path``, if there is one."""
+    return next((reader for reader in readers() if reader.matches(path)), None)
 
 
-def _moved(coder: SparseCoder, device: str | torch.device, dtype: torch.dtype) -> SparseCoder:
-    def move(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(device=device, dtype=dtype)
-
-    activation = coder.activation
-    if isinstance(activation, JumpReLU):
-        activation = JumpReLU(move(activation.threshold))
+def _attached_elsewhere(coder: SparseCoder, hookpoints: tuple[str, ...]) -> SparseCoder:
+    """The coder on the hookpoints that the caller gave."""
+    if len(hookpoints) != coder.num_hooks_in:
+        raise CoderError(f"{len(hookpoints)} hookpoints are given, and the coder reads {coder.num_hooks_in}.")
+    bare = tuple(name.removesuffix(":input") for name in hookpoints)
+    ends = [":input" if name.endswith(":input") else "" for name in coder.hookpoints_in] or [""] * len(bare)
+    into = tuple(name + end for name, end in zip(bare, ends, strict=True))
+    out = bare if coder.num_hooks_out == coder.num_hooks_in else coder.hookpoints_out
+    facts = [fact for fact in coder.facts if fact.name != "hookpoint"]
     return replace(
         coder,
-        encoder_weight=move(coder.encoder_weight),
-        encoder_bias=move(coder.encoder_bias),
-        decoder_weight=move(coder.decoder_weight),
-        decoder_bias=move(coder.decoder_bias),
-        shift=None if coder.shift is None else move(coder.shift),
-        activation=activation,
+        hookpoints_in=into,
+        hookpoints_out=out,
+        facts=(Fact("hookpoint", ", ".join(into), "given"), *facts),
     )
+
+
+def _unknown_format(path: Path) -> str:
+    known = "; ".join(f"{reader.NAME}: {reader.FILES}" for reader in readers())
+    if not path.is_dir():
+        return f"{path} is a file of no format that is known. A coder is one of {known}."
+    nested = sorted(str(p.relative_to(path)) for p in _folders_below(path) if reader_of(p) is not None)
+    if nested:
+        more = f" and {len(nested) - 8} more" if len(nested) > 8 else ""
+        return (
+            f"{path} holds one coder a folder ({', '.join(nested[:8])}{more}): give one of these, or set the hookpoint."
+        )
+    inside = sorted(p.name for p in path.iterdir())
+    return f"{path} holds {', '.join(inside[:8]) or 'nothing'}. A coder is one of {known}."
+
+
+def _folders_below(path: Path, depth: int = 4) -> list[Path]:
+    folders = [p for p in path.iterdir() if p.is_dir()] if depth else []
+    return folders + [deeper for folder in folders for deeper in _folders_below(folder, depth - 1)]

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sae_core.attachment import AttachedCoder
 from sae_core.exemplar_store import ExemplarStore
-from sae_core.extraction import AttachedCoder
 from sae_core.hashing import seed_for
 from sae_core.records import Exemplar, Origin, Side, SuffixProbe
 from sae_core.subject import SubjectModel
@@ -126,7 +126,7 @@ class _Runner:
         """[len(rows)] activation of each row's latent at its last token, the BOS put in front."""
         out = np.zeros(len(rows), dtype=np.float32)
         lengths = np.asarray([len(row) for row in rows])
-        coder, hookpoint = self._attached.coder, self._attached.hookpoint
+        attached = self._attached
         wanted = torch.as_tensor(np.asarray(latents, dtype=np.int64), device=self._subject.device)
         for length in np.unique(lengths):
             members = np.flatnonzero(lengths == length)
@@ -134,10 +134,8 @@ class _Runner:
             for start in range(0, len(members), size):
                 part = members[start : start + size]
                 tokens = np.stack([np.concatenate([self.bos, rows[i]]) for i in part]).astype(np.int64)
-                hidden = self._subject.capture(torch.from_numpy(tokens).to(self._subject.device), [hookpoint])[
-                    hookpoint
-                ]
-                acts = coder.encode(hidden[:, -1])
+                captured = self._subject.capture(torch.from_numpy(tokens).to(self._subject.device), attached.read)
+                acts = attached.coder.encode(attached.inputs(captured)[:, -1])
                 own = acts.gather(1, wanted[torch.from_numpy(part).to(wanted.device)].unsqueeze(1)).squeeze(1)
                 out[part] = own.float().cpu().numpy()
         return out

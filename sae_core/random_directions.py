@@ -8,6 +8,8 @@ transformers", is why one has to look.
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from sae_core.coder import JumpReLU, SparseCoder, fingerprint_tensors
+from sae_core.attachment import AttachedCoder
+from sae_core.coder import SparseCoder, fingerprint
 from sae_core.errors import InputError
-from sae_core.extraction import AttachedCoder, context_batches, padded
+from sae_core.extraction import context_batches, padded
 from sae_core.hashing import seed_for
+from sae_core.parts.activation import JumpReLU
+from sae_core.parts.encoder import AffineEncoder
 from sae_core.subject import SubjectModel
 from sae_core.tokens import TokenCorpus
 
@@ -51,7 +56,7 @@ def fit_directions(
         tokens = padded([corpus.context(int(row)) for row in rows])
         counts = torch.from_numpy((tokens >= 0) & ~np.isin(tokens, special)).to(subject.device)
         ids = torch.from_numpy(np.maximum(tokens, 0)).long().to(subject.device)
-        body = subject.capture(ids, [attached.hookpoint])[attached.hookpoint][counts]
+        body = attached.inputs(subject.capture(ids, attached.read))[counts]
         fired += (coder.encode(body) != 0).sum(0)
         hidden.append(body.float())
     sample = torch.cat(hidden)
@@ -62,7 +67,9 @@ def fit_directions(
     generator = np.random.default_rng(seed_for(seed, "random directions"))
     lenders = torch.from_numpy(generator.choice(alive, num_directions, replace=len(alive) < num_directions))
     lenders = lenders.to(subject.device)
-    drawn = torch.from_numpy(generator.standard_normal((num_directions, coder.d_in))).to(subject.device, torch.float32)
+    drawn = torch.from_numpy(generator.standard_normal((num_directions, sample.shape[1]))).to(
+        subject.device, torch.float32
+    )
     unit = drawn / drawn.norm(dim=1, keepdim=True)
     mean = sample.mean(0)
     projections = (sample - mean) @ unit.T  # [N, num_directions]
@@ -73,8 +80,8 @@ def fit_directions(
     if silent:
         threshold = torch.full_like(threshold, float("inf"))
     norms = coder.directions[lenders].float().norm(dim=1, keepdim=True)
-    width_out = coder.d_out
-    if width_out == coder.d_in:
+    width_out = coder.directions.shape[1]
+    if not coder.transcodes and width_out == sample.shape[1]:
         decoder = unit * norms
     else:
         out = torch.from_numpy(generator.standard_normal((num_directions, width_out))).to(unit)
@@ -86,25 +93,25 @@ def fit_directions(
         "decoder_bias": torch.zeros(width_out, device=unit.device),
         "threshold": threshold.clamp(min=0.0),
     }
-    return _coder(tensors, str(coder.hookpoint_in), str(coder.hookpoint_out))
+    return _coder(tensors, coder.hookpoints_in, coder.hookpoints_out)
 
 
 def save_directions(path: Path, coder: SparseCoder) -> None:
     """Write the fake coder as safetensors, under a temporary name first."""
-    if not isinstance(coder.activation, JumpReLU):
+    if not isinstance(coder.encoder, AffineEncoder) or not isinstance(coder.encoder.activation, JumpReLU):
         raise InputError("random directions are a JumpReLU coder; this is not one.")
     tensors = {
-        "encoder_weight": coder.encoder_weight,
-        "encoder_bias": coder.encoder_bias,
+        "encoder_weight": coder.encoder.weight,
+        "encoder_bias": coder.encoder.bias,
         "decoder_weight": coder.decoder_weight,
         "decoder_bias": coder.decoder_bias,
-        "threshold": coder.activation.threshold,
+        "threshold": coder.encoder.activation.threshold,
     }
     temporary = path.with_suffix(".tmp")
     save_file(
-        {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
+        {name: tensor.cpu().contiguous() for name, tensor in tensors.items() if tensor is not None},
         temporary,
-        {"hookpoint_in": str(coder.hookpoint_in), "hookpoint_out": str(coder.hookpoint_out)},
+        {"hookpoints_in": "\n".join(coder.hookpoints_in), "hookpoints_out": "\n".join(coder.hookpoints_out)},
     )
     temporary.replace(path)
 
@@ -114,18 +121,25 @@ def load_directions(path: Path, *, device: str | torch.device = "cpu") -> Sparse
     with safe_open(path, framework="pt", device=str(device)) as file:
         metadata = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    return _coder(tensors, metadata["hookpoint_in"], metadata["hookpoint_out"])
+    into, out = (tuple(metadata[key].split("\n")) for key in ("hookpoints_in", "hookpoints_out"))
+    return _coder(tensors, into, out)
 
 
-def _coder(tensors: dict[str, torch.Tensor], hookpoint_in: str, hookpoint_out: str) -> SparseCoder:
-    return SparseCoder(
-        encoder_weight=tensors["encoder_weight"],
-        encoder_bias=tensors["encoder_bias"],
+def _coder(tensors: dict[str, torch.Tensor], into: tuple[str, ...], out: tuple[str, ...]) -> SparseCoder:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name}|{tuple(tensors[name].shape)}|".encode())
+        digest.update(tensors[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    coder = SparseCoder(
+        encoder=AffineEncoder(tensors["encoder_weight"], tensors["encoder_bias"], JumpReLU(tensors["threshold"])),
         decoder_weight=tensors["decoder_weight"],
         decoder_bias=tensors["decoder_bias"],
-        activation=JumpReLU(tensors["threshold"]),
-        hookpoint_in=hookpoint_in,
-        hookpoint_out=hookpoint_out,
+        hookpoints_in=into,
+        hookpoints_out=out,
         format="random directions",
-        fingerprint=fingerprint_tensors(tensors),
+        architecture="jumprelu",
+        fingerprint="",
+        num_hooks_in=len(into),
+        num_hooks_out=len(out),
     )
+    return replace(coder, fingerprint=fingerprint(digest.hexdigest(), coder))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -165,8 +165,13 @@ class SubjectModel:
 
     def width(self, hookpoint: Hookpoint) -> int:
         """D, the width of the activations at a hookpoint (measured on one token)."""
+        return self.widths([hookpoint])[hookpoint]
+
+    def widths(self, hookpoints: Iterable[Hookpoint]) -> dict[Hookpoint, int]:
+        """The same for several hookpoints, in one pass."""
         token = torch.zeros(1, 1, dtype=torch.long)
-        return int(self.capture(token, [hookpoint])[hookpoint].shape[-1])
+        captured = self.capture(token, list(hookpoints))
+        return {hookpoint: int(value.shape[-1]) for hookpoint, value in captured.items()}
 
     @torch.inference_mode()
     def capture(self, tokens_BT: Tensor, hookpoints: Sequence[Hookpoint]) -> dict[Hookpoint, Tensor]:

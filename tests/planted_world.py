@@ -36,7 +36,9 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from sae_core.coder import JumpReLU, SparseCoder
+from sae_core.coder import SparseCoder
+from sae_core.parts.activation import JumpReLU
+from sae_core.parts.encoder import AffineEncoder
 
 BOS = "<s>"
 DIGITS = [str(d) for d in range(10)]
@@ -131,14 +133,13 @@ def build_coder() -> SparseCoder:
     decoder[3, TOKEN] = 1.0
     decoder[5, KNOWN] = decoder[6, UNREAD] = decoder[7, LATER] = 1.0
     return SparseCoder(
-        encoder_weight=encoder,
-        encoder_bias=bias,
+        encoder=AffineEncoder(encoder, bias, JumpReLU(torch.full((NUM_LATENTS,), 0.5))),
         decoder_weight=decoder,
         decoder_bias=torch.zeros(D),
-        activation=JumpReLU(torch.full((NUM_LATENTS,), 0.5)),
-        hookpoint_in="h.0",
-        hookpoint_out="h.0",
+        hookpoints_in=("h.0",),
+        hookpoints_out=("h.0",),
         format="planted",
+        architecture="jumprelu",
         fingerprint="planted",
     )
 
@@ -161,7 +162,8 @@ for _latent in range(9, NUM_LATENTS):
 
 def write_jumprelu(folder: Path, coder: SparseCoder) -> None:
     """Write a coder with JumpReLU activation in SAELens' layout."""
-    if not isinstance(coder.activation, JumpReLU):
+    encoder = coder.encoder
+    if not isinstance(encoder, AffineEncoder) or not isinstance(encoder.activation, JumpReLU) or encoder.bias is None:
         raise TypeError("the planted coder has JumpReLU activation")
     folder.mkdir(parents=True, exist_ok=True)
     config = {
@@ -172,15 +174,15 @@ def write_jumprelu(folder: Path, coder: SparseCoder) -> None:
         "apply_b_dec_to_input": coder.shift is not None,
         "normalize_activations": "none",
         "reshape_activations": "none",
-        "metadata": {"hook_name": coder.hookpoint_out, "sae_lens_version": "6.0.0"},
+        "metadata": {"hook_name": coder.hookpoints_out[0], "sae_lens_version": "6.0.0"},
     }
     save_file(
         {
-            "W_enc": coder.encoder_weight.T.contiguous(),
+            "W_enc": encoder.weight.T.contiguous(),
             "W_dec": coder.decoder_weight.contiguous(),
-            "b_enc": coder.encoder_bias.contiguous(),
+            "b_enc": encoder.bias.contiguous(),
             "b_dec": coder.decoder_bias.contiguous(),
-            "threshold": torch.as_tensor(coder.activation.threshold).contiguous(),
+            "threshold": torch.as_tensor(encoder.activation.threshold).contiguous(),
         },
         folder / "sae_weights.safetensors",
     )

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 from autointerp.config import CoderConfig, RunConfig
 from autointerp.pipeline.control_sources import control_name
 from autointerp.pipeline.folder import RunFolder
+from sae_core.attachment import AttachedCoder, attach
 from sae_core.coder import SparseCoder
-from sae_core.errors import CoderError
-from sae_core.extraction import AttachedCoder, check_fits
 from sae_core.loading import load_coder
 from sae_core.records import Source
 
@@ -24,15 +23,17 @@ def attach_configured(subject: SubjectModel, given: CoderConfig) -> AttachedCode
 
     Errors: MissingFileError, CoderError, UnknownNameError for a hookpoint that the subject does not have.
     """
-    coder = load_coder(given.path, hookpoint=given.hookpoint, revision=given.revision, device=subject.device)
-    if coder.hookpoint_in is None:
-        raise CoderError(
-            f"the coder {given.path!r} does not say where it attaches: set coders.hookpoint to a module of the subject, "
-            "for instance 'layers.3'."
-        )
-    attached = AttachedCoder(coder, subject.hookpoint(coder.hookpoint_in))
-    check_fits(attached, subject.width(attached.hookpoint))
-    return attached
+    coder = load_coder(
+        given.path,
+        hookpoint=given.hookpoint,
+        revision=given.revision,
+        device=subject.device,
+        allow_pickle=given.allow_pickle,
+        input_scale=given.input_scale,
+        k=given.k,
+        center_writing_weights=given.center_writing_weights,
+    )
+    return attach(subject, coder)
 
 
 def check_interventions(subject: SubjectModel, attached: AttachedCoder) -> None:
@@ -55,7 +56,7 @@ def attach_directions(subject: SubjectModel, source: Source, folder: RunFolder) 
     from sae_core.random_directions import load_directions
 
     coder: SparseCoder = load_directions(folder.source(source.name) / "directions.safetensors", device=subject.device)
-    return AttachedCoder(coder, subject.hookpoint(str(coder.hookpoint_in)))
+    return attach(subject, coder)
 
 
 def sources_of(config: RunConfig, subject: SubjectModel, attached: dict[str, AttachedCoder]) -> list[Source]:
@@ -72,7 +73,7 @@ def sources_of(config: RunConfig, subject: SubjectModel, attached: dict[str, Att
             name=name,
             subject=config.subject.model,
             subject_revision=subject.revision,
-            hookpoint=str(coder.hookpoint_out or coder.hookpoint_in),
+            hookpoint=", ".join(coder.hookpoints_out),
             coder=given.path,
             coder_fingerprint=coder.fingerprint,
             num_latents=coder.num_latents,

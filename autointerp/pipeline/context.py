@@ -17,8 +17,8 @@ from sae_core.records import Source
 if TYPE_CHECKING:
     from autointerp.explainers.base import Explainer
     from autointerp.scorers.base import Scorer
+    from sae_core.attachment import AttachedCoder
     from sae_core.exemplar_store import ExemplarStore
-    from sae_core.extraction import AttachedCoder
     from sae_core.partial import ExtractionSettings
     from sae_core.subject import SubjectModel
     from sae_core.tokens import TokenCorpus

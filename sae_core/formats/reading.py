@@ -1,24 +1,90 @@
-"""What every reader does before a weight is used: shapes, dtypes, finite values, and one sentence when they do not fit."""
+"""What the readers share: the options of a load, and configs read with one sentence where they do not fit."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Set
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from sae_core.errors import CoderError
+from sae_core.formats.stored import StoredFile, open_stored
+
+
+class Architecture(NamedTuple):
+    """One kind of coder of a format, for the table of the docs."""
+
+    name: str
+    checked: str
+    """How it is checked: a folder of fixtures, or what else; empty where it is refused."""
+    refused: str = ""
+    """Why it is refused; empty where it is read."""
+
+
+@dataclass
+class Options:
+    """What the caller of a load said beyond the path. A reader takes what it understands; the rest is an error."""
+
+    hookpoints: tuple[str, ...] = ()
+    dtype: torch.dtype = torch.float32
+    device: str | torch.device = "cpu"
+    allow_pickle: bool = False
+    input_scale: tuple[float, ...] | Literal["folded"] | None = None
+    k: int | None = None
+    center_writing_weights: bool | None = None
+    taken: set[str] = field(default_factory=set)
+    """Names of the options that the reader understood."""
+
+    def take_input_scale(self, num_hooks: int = 1) -> tuple[float, ...] | None:
+        """The factor of each input hookpoint that inputs are scaled by; None where it is not said.
+
+        Raises CoderError for another number of factors, or one that is not positive.
+        """
+        self.taken.add("input_scale")
+        if self.input_scale is None:
+            return None
+        if self.input_scale == "folded":
+            return (1.0,) * num_hooks
+        if len(self.input_scale) != num_hooks or not all(0 < s < float("inf") for s in self.input_scale):
+            raise CoderError(
+                f"input_scale is {list(self.input_scale)}; give {num_hooks} positive factor{'s' * (num_hooks > 1)}, or 'folded'."
+            )
+        return self.input_scale
+
+    def take_k(self) -> int | None:
+        """The number of active latents that the caller gave."""
+        self.taken.add("k")
+        return self.k
+
+    def take_center_writing_weights(self) -> bool | None:
+        """What the caller said of the subject that the coder was trained on."""
+        self.taken.add("center_writing_weights")
+        return self.center_writing_weights
+
+    def open(self, path: Path) -> StoredFile:
+        """Look into a file of weights."""
+        return open_stored(path, allow_pickle=self.allow_pickle)
+
+    def check_all_taken(self, format_name: str) -> None:
+        """Raise CoderError for an option that the reader had no use for: silently ignoring it would mis-scale."""
+        given = {
+            "input_scale": self.input_scale,
+            "k": self.k,
+            "center_writing_weights": self.center_writing_weights,
+        }
+        for name, value in given.items():
+            if value is not None and name not in self.taken:
+                raise CoderError(f"{name} is given, and this {format_name} coder has no use for it: leave it out.")
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """A JSON object from ``path``."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise CoderError(
             f"{path} is not valid JSON ({error}): the coder's config must be the file its library wrote."
         ) from error
@@ -27,43 +93,23 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def read_tensors(path: Path, required: Set[str], optional: Set[str] = frozenset()) -> dict[str, Tensor]:
-    """The tensors of a safetensors file: all ``required``, none but them and ``optional``, floating, finite."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = set(file.keys())
-            missing, unknown = required - names, names - required - optional
-            if missing or unknown:
-                found = ", ".join(sorted(names)) or "none"
-                raise CoderError(
-                    f"{path} holds the tensors {found}; expected {', '.join(sorted(required))}"
-                    + (f" and at most {', '.join(sorted(optional))}" if optional else "")
-                    + ": the file does not fit its config."
-                )
-            tensors = {name: file.get_tensor(name) for name in sorted(names)}
-    except (SafetensorError, OSError) as error:
-        raise CoderError(
-            f"{path} cannot be read ({error}): the file is truncated or not safetensors; fetch it again."
-        ) from error
-    for name, tensor in tensors.items():
-        if not tensor.is_floating_point():
-            raise CoderError(f"{path}: tensor {name} has dtype {tensor.dtype}; weights must be floating point.")
-        if not torch.isfinite(tensor).all():
-            raise CoderError(
-                f"{path}: tensor {name} holds NaN or infinite values: the file is damaged or the training diverged."
-            )
-    return tensors
-
-
-def check_shape(path: Path, name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
-    """Raise CoderError unless ``tensor`` has the ``expected`` shape."""
-    if tuple(tensor.shape) != expected:
-        raise CoderError(f"{path}: tensor {name} has shape {list(tensor.shape)}, the config says {list(expected)}.")
-
-
-def config_int(path: Path, config: dict[str, Any], key: str) -> int:
-    """A positive integer of the config."""
-    value = config.get(key)
+def positive_int(where: Path | str, key: str, value: object) -> int:
+    """``value``, if it is a positive integer. Raises CoderError that names ``key`` otherwise."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise CoderError(f"{path}: {key} is {value!r}; it must be a positive integer.")
+        raise CoderError(f"{where}: {key} is {value!r}; it must be a positive integer.")
     return value
+
+
+def active_latents(where: Path | str, value: object, num_latents: int) -> int:
+    """``k``, if it is an integer from 1 to the number of latents."""
+    k = positive_int(where, "k", value)
+    if k > num_latents:
+        raise CoderError(f"{where}: k is {k}, more than the {num_latents} latents.")
+    return k
+
+
+def one_of(where: Path | str, key: str, value: object, known: Sequence[str]) -> str:
+    """``value``, if it is one of ``known``. Raises CoderError that lists them otherwise."""
+    if value not in known:
+        raise CoderError(f"{where}: {key} is {value!r}; known are {', '.join(repr(k) for k in known)}.")
+    return str(value)

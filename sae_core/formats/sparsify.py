@@ -1,61 +1,83 @@
-"""sparsify's coders: ``cfg.json`` + ``sae.safetensors`` in a folder that is named after the hookpoint (FORMATS A.2)."""
+"""sparsify's coders: ``cfg.json`` + ``sae.safetensors`` in a folder that is named after the hookpoint."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from sae_core.coder import SparseCoder, TopK, fingerprint_tensors
+from sae_core.coder import Fact, SparseCoder, fingerprint
 from sae_core.errors import CoderError
-from sae_core.formats.reading import check_shape, config_int, read_config, read_tensors
+from sae_core.formats.reading import Architecture, Options, active_latents, one_of, positive_int, read_config
+from sae_core.parts.activation import Activation, GroupMax, TopK
+from sae_core.parts.encoder import AffineEncoder
 
+NAME = "sparsify"
+FILES = "cfg.json + sae.safetensors"
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
+ARCHITECTURES = (
+    Architecture("topk", "sparsify/layers.0.topk"),
+    Architecture("topk, multi_topk", "sparsify/layers.0.multi_topk"),
+    Architecture("topk, skip connection", "sparsify/layers.0.skip_connection"),
+    Architecture("groupmax", "sparsify/layers.0.groupmax"),
+    Architecture("topk transcoder", "sparsify/layers.0.transcoder"),
+    Architecture("topk transcoder, skip connection", "sparsify/layers.0.transcoder_skip"),
+    Architecture("signed", "", refused="a setting of old versions, of which no reference is at hand"),
+)
 
 
-def matches(folder: Path) -> bool:
-    """Whether ``folder`` holds this format."""
-    return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
+def matches(path: Path) -> bool:
+    """Whether ``path`` holds this format."""
+    return (path / CONFIG).is_file() and (path / WEIGHTS).is_file()
 
 
-def read(folder: Path) -> SparseCoder:
-    """An SAE or a transcoder with TopK activation; what is not understood is refused.
+def read(path: Path, options: Options) -> SparseCoder:
+    """An SAE or a transcoder; what is not understood is refused.
 
     A transcoder reads its module's input and does not subtract ``b_dec``; an SAE reads the output and does.
     """
-    path = folder / CONFIG
-    config = read_config(path)
-    activation = config.get("activation", "topk")
-    if activation != "topk":
-        raise CoderError(
-            f"{path}: activation is {activation!r}; this version reads sparsify coders with activation 'topk'."
-        )
-    if config.get("skip_connection"):
-        raise CoderError(
-            f"{path}: skip_connection is set; this version reads sparsify coders without a skip connection."
-        )
+    where = path / CONFIG
+    config = read_config(where)
+    function = one_of(where, "activation", config.get("activation", "topk"), ("topk", "groupmax"))
     if config.get("signed"):
-        raise CoderError(f"{path}: signed is set; this version reads sparsify coders with non-negative activations.")
-    d_in = config_int(path, config, "d_in")
-    num_latents = config.get("num_latents") or d_in * config_int(path, config, "expansion_factor")
-    k = config_int(path, config, "k")
-    tensors = read_tensors(folder / WEIGHTS, {"encoder.weight", "encoder.bias", "W_dec", "b_dec"})
-    check_shape(folder / WEIGHTS, "encoder.weight", tensors["encoder.weight"], (num_latents, d_in))
-    check_shape(folder / WEIGHTS, "encoder.bias", tensors["encoder.bias"], (num_latents,))
-    check_shape(folder / WEIGHTS, "W_dec", tensors["W_dec"], (num_latents, d_in))
-    check_shape(folder / WEIGHTS, "b_dec", tensors["b_dec"], (d_in,))
-    if k > num_latents:
-        raise CoderError(f"{path}: k is {k}, more than the {num_latents} latents.")
-    transcode = bool(config.get("transcode", False))
-    module = folder.resolve().name
-    return SparseCoder(
-        encoder_weight=tensors["encoder.weight"].float(),
-        encoder_bias=tensors["encoder.bias"].float(),
-        decoder_weight=tensors["W_dec"].float(),
-        decoder_bias=tensors["b_dec"].float(),
-        activation=TopK(k),
-        shift=None if transcode else tensors["b_dec"].float(),
-        hookpoint_in=f"{module}:input" if transcode else module,
-        hookpoint_out=module,
-        format="sparsify",
-        fingerprint=fingerprint_tensors(tensors),
-        notes=(f"hookpoint from the folder's name {module!r}",),
+        raise CoderError(f"{where}: signed is set: sparsify coders with signed activations are not read.")
+    d_in = positive_int(where, "d_in", config.get("d_in"))
+    num_latents = config.get("num_latents") or d_in * positive_int(
+        where, "expansion_factor", config.get("expansion_factor")
     )
+    positive_int(where, "num_latents", num_latents)
+    k = active_latents(where, config.get("k"), num_latents)
+    if function == "groupmax" and num_latents % k:
+        raise CoderError(f"{where}: groupmax needs k to divide the latents, and {k} does not divide {num_latents}.")
+    skip, transcodes = bool(config.get("skip_connection")), bool(config.get("transcode"))
+    weights = options.open(path / WEIGHTS).read(
+        {
+            "encoder.weight": (num_latents, d_in),
+            "encoder.bias": (num_latents,),
+            "W_dec": (num_latents, d_in),
+            "b_dec": (d_in,),
+        }
+        | ({"W_skip": (d_in, d_in)} if skip else {}),
+        dtype=options.dtype,
+        device=options.device,
+    )
+    activation: Activation = TopK(k) if function == "topk" else GroupMax(k)
+    module = path.resolve().name
+    coder = SparseCoder(
+        encoder=AffineEncoder(weights["encoder.weight"], weights["encoder.bias"], activation),
+        decoder_weight=weights["W_dec"],
+        decoder_bias=weights["b_dec"],
+        shift=None if transcodes else weights["b_dec"],
+        skip=weights.get("W_skip"),
+        hookpoints_in=(f"{module}:input" if transcodes else module,),
+        hookpoints_out=(module,),
+        format=NAME,
+        architecture=function + " transcoder" * transcodes + ", skip connection" * skip,
+        fingerprint="",
+        facts=(
+            Fact("hookpoint", module, "the folder's name"),
+            Fact("k", str(k), f"{CONFIG}: k"),
+            Fact("transcode", str(transcodes), f"{CONFIG}: transcode"),
+            Fact("normalisation", "none", "the format has none"),
+        ),
+    )
+    return replace(coder, fingerprint=fingerprint(weights.digest, coder))

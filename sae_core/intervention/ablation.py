@@ -81,7 +81,7 @@ def run_ablation(
 
     Args:
         subject: the model.
-        coder: reads at ``hookpoint_in``, acts at ``hookpoint_out``.
+        coder: reads at ``hookpoints_in``, acts at ``hookpoints_out``.
         context_tokens: the corpus, a context at a time.
         num_contexts: how many contexts it has (typical directions are drawn from all of them).
         windows: latent -> its windows, see :func:`sae_core.intervention.windows.choose_windows`.
@@ -122,8 +122,8 @@ class _Ablation:
         self,
         subject: SubjectModel,
         coder: Coder,
-        read: Hookpoint,
-        write: Hookpoint,
+        read: Sequence[Hookpoint],
+        write: Sequence[Hookpoint],
         controls: ControlDirections,
         settings: AblationSettings,
         windows: Mapping[int, Sequence[InterventionWindow]],
@@ -161,7 +161,7 @@ class _Ablation:
     def contexts(self, tokens: list[NDArray[np.integer[Any]]], rows: list[list[int]], measure_noise: bool) -> None:
         """All windows of a few contexts."""
         needed = [max(self.window[r].position + self.window[r].length for r in mine) for mine in rows]
-        clean = self.upper.clean([ids[:stop] for ids, stop in zip(tokens, needed, strict=True)], [self.read])
+        clean = self.upper.clean([ids[:stop] for ids, stop in zip(tokens, needed, strict=True)], self.read)
         spans: list[FiringSpan] = []
         references: list[Reference] = []
         for number, (ids, mine) in enumerate(zip(tokens, rows, strict=True)):

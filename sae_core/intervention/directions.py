@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sae_core.attachment import side_by_side
 from sae_core.errors import CorpusError
 from sae_core.hashing import seed_for
 from sae_core.hookpoints import Hookpoint
@@ -26,16 +27,20 @@ class Coder(Protocol):
     """What interventions need of a sparse coder; :class:`sae_core.coder.SparseCoder` has it."""
 
     @property
-    def hookpoint_in(self) -> str | None: ...
+    def hookpoints_in(self) -> tuple[str, ...]: ...
     @property
-    def hookpoint_out(self) -> str | None: ...
+    def hookpoints_out(self) -> tuple[str, ...]: ...
     @property
     def directions(self) -> Tensor:
-        """[L, D] what one unit of each latent adds to the output."""
+        """[L, D] what one unit of each latent adds to the output; D is the width of all output hookpoints together."""
         ...
 
-    def encode(self, x_ND: Tensor) -> Tensor:
+    def encode(self, x: Tensor) -> Tensor:
         """[N, L] dense activations."""
+        ...
+
+    def output_scale(self, x: Tensor) -> Tensor | None:
+        """[N] what directions are multiplied by at each input; None where that is always 1."""
         ...
 
 
@@ -54,7 +59,7 @@ class ControlDirections:
 @torch.inference_mode()
 def draw_control_directions(
     subject: SubjectModel,
-    hookpoint: Hookpoint,
+    hookpoints: Sequence[Hookpoint],
     context_tokens: ContextTokens,
     num_contexts: int,
     count: int,
@@ -68,8 +73,8 @@ def draw_control_directions(
     Raises:
         CorpusError: the corpus has no two different tokens to compare.
     """
-    rng = np.random.default_rng(seed_for(seed, "control directions", str(hookpoint)))
-    width = subject.width(hookpoint)
+    rng = np.random.default_rng(seed_for(seed, "control directions", *map(str, hookpoints)))
+    width = sum(subject.widths(hookpoints).values())
     num_typical = count // 2
     samples: list[Tensor] = []
     for _ in range(2 * max(num_typical, 4)):
@@ -80,7 +85,7 @@ def draw_control_directions(
             continue
         at = int(counts[rng.integers(len(counts))])
         batch = torch.from_numpy(tokens[: at + 1].astype(np.int64))[None]
-        samples.append(subject.capture(batch, [hookpoint])[hookpoint][0, -1].float())
+        samples.append(side_by_side(hookpoints, subject.capture(batch, hookpoints))[0, -1].float())
     if len(samples) < 2:
         raise CorpusError(
             f"The corpus has {len(samples)} tokens to draw typical directions from; give a corpus of more tokens."

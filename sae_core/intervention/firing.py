@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sae_core.attachment import side_by_side
 from sae_core.errors import CoderError
 from sae_core.hookpoints import Hookpoint
 from sae_core.intervention.directions import Coder
@@ -33,23 +34,23 @@ class FiringSpan:
     stop: int
     """One past the last position."""
     activations: NDArray[np.float32]
-    """[stop - start] 0 where the latent is silent."""
+    """[stop - start] how many of its directions the latent writes; 0 where it is silent."""
 
 
-def coder_hookpoints(subject: SubjectModel, coder: Coder) -> tuple[Hookpoint, Hookpoint]:
+def coder_hookpoints(subject: SubjectModel, coder: Coder) -> tuple[tuple[Hookpoint, ...], tuple[Hookpoint, ...]]:
     """Where a coder reads and where its directions act, checked against the subject.
 
     Raises:
         CoderError: the coder does not say where it belongs, or its directions do not fit there.
     """
-    into, out = coder.hookpoint_in, coder.hookpoint_out or coder.hookpoint_in
-    if into is None or out is None:
+    if not coder.hookpoints_in or not coder.hookpoints_out:
         raise CoderError("The coder does not say which hookpoint it belongs to; set the coder's hookpoint.")
-    read, write = subject.hookpoint(into), subject.hookpoint(out)
-    if (width := subject.width(write)) != coder.directions.shape[-1]:
+    read = tuple(subject.hookpoint(name) for name in coder.hookpoints_in)
+    write = tuple(subject.hookpoint(name) for name in coder.hookpoints_out)
+    if (width := sum(subject.widths(write).values())) != coder.directions.shape[-1]:
         raise CoderError(
-            f"The coder's directions have {coder.directions.shape[-1]} dimensions, the activations at {write} have "
-            f"{width}; give the hookpoint that the coder was trained on."
+            f"The coder's directions have {coder.directions.shape[-1]} dimensions, the activations at "
+            f"{', '.join(map(str, write))} have {width}; give the hookpoint that the coder was trained on."
         )
     return read, write
 
@@ -61,7 +62,7 @@ class FiringFinder:
         self,
         subject: SubjectModel,
         coder: Coder,
-        read: Hookpoint,
+        read: Sequence[Hookpoint],
         latents: NDArray[np.int32],
         *,
         threshold: float,
@@ -89,12 +90,17 @@ class FiringFinder:
         at = np.flatnonzero(used)
         place = np.cumsum(used) - 1
         latents, column = np.unique([latent for _, latent, _ in rows], return_inverse=True)
-        hidden = clean.captured[self._read][torch.from_numpy(at).to(self._device)]
-        coded_NL = self._coder.encode(hidden.to(self._columns.device))
+        hidden = side_by_side(self._read, clean.captured)[torch.from_numpy(at).to(self._device)].to(
+            self._columns.device
+        )
+        coded_NL = self._coder.encode(hidden)
+        scale = self._coder.output_scale(hidden)
         wanted = self._columns[torch.from_numpy(latents).to(self._columns.device)]
         coded = coded_NL.index_select(1, wanted).float().cpu().numpy()
         coded[np.isin(tokens[at], self._special)] = 0
         coded[np.abs(coded) <= self._threshold] = 0
+        if scale is not None:
+            coded *= scale.float().cpu().numpy()[:, None]
         found = []
         for (row, latent, window), mine in zip(rows, column.tolist(), strict=True):
             begin = int(place[window.position])

@@ -91,7 +91,7 @@ def measure(
         delta_ce[a:b] = result.delta_ce.double().cpu().numpy()
     if not (np.isfinite(kl).all() and np.isfinite(delta_ce).all()):
         raise NonFiniteError(
-            f"The subject {upper.subject.name} gave NaN or infinite values under an edit at {upper.hookpoint}; "
+            f"The subject {upper.subject.name} gave NaN or infinite values under an edit at {', '.join(map(str, upper.hookpoints))}; "
             "use dtype float32."
         )
     return Measured(kl, delta_ce, has_next, difference)

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from sae_core.errors import SubjectError
 from sae_core.hookpoints import Hookpoint, block_index, block_list_name, first_tensor, replace_first_tensor
@@ -238,13 +239,15 @@ class _Handover(nn.Module):
 
 
 class UpperLayers:
-    """Everything of a subject that lies above one hookpoint.
+    """Everything of a subject that lies above one hookpoint, or the lowest of several.
 
     Not safe for threads: while rows run, the subject's lower blocks are out of it.
     """
 
-    def __init__(self, subject: SubjectModel, hookpoint: Hookpoint, *, fused: bool = True) -> None:
-        """Prepare runs with edits at ``hookpoint``; ``fused`` lets a CPU use its fused attention.
+    def __init__(
+        self, subject: SubjectModel, hookpoints: Hookpoint | Sequence[Hookpoint], *, fused: bool = True
+    ) -> None:
+        """Prepare runs with edits at ``hookpoints``; ``fused`` lets a CPU use its fused attention.
 
         Raises:
             SubjectError: the subject's attention cannot be replaced.
@@ -258,15 +261,24 @@ class UpperLayers:
             )
         AttentionInterface.register(_ATTENTION, _packed_attention)
         self.subject = subject
-        self.hookpoint = hookpoint
+        self.hookpoints = (hookpoints,) if isinstance(hookpoints, Hookpoint) else tuple(hookpoints)
+        widths = subject.widths(self.hookpoints)
+        self._widths = [widths[hookpoint] for hookpoint in self.hookpoints]
         self.fused = fused
         self._blocks: nn.ModuleList = subject.base.get_submodule(block_list_name(subject.base))
-        block = block_index(subject.base, hookpoint)
-        self._edits_entry = block is not None and hookpoint == Hookpoint(f"{block_list_name(subject.base)}.{block}")
-        """Whether the edit is made on what is handed over, so that no hook is needed."""
-        self.first_block: int = 0 if block is None else block + 1 if self._edits_entry else block
+        self.first_block: int = min(self._first_above(hookpoint) for hookpoint in self.hookpoints)
         """The first block that runs again; the number of blocks, if none does."""
+        entry = Hookpoint(f"{block_list_name(subject.base)}.{self.first_block - 1}")
+        self._entry: int | None = self.hookpoints.index(entry) if entry in self.hookpoints else None
+        """The hookpoint whose edit is made on what is handed over, so that it needs no hook."""
         self._gives_tuple = False
+
+    def _first_above(self, hookpoint: Hookpoint) -> int:
+        """The first block that an edit at ``hookpoint`` changes the run of."""
+        block = block_index(self.subject.base, hookpoint)
+        if block is None:
+            return 0
+        return block + 1 if hookpoint == Hookpoint(f"{block_list_name(self.subject.base)}.{block}") else block
 
     @torch.inference_mode()
     def clean(self, tokens: Sequence[NDArray[np.integer[Any]]], also: Sequence[Hookpoint] = ()) -> list[CleanContext]:
@@ -304,7 +316,8 @@ class UpperLayers:
     def run(self, contexts: Sequence[CleanContext], rows: Rows, delta_ND: Tensor) -> Tensor:
         """Final hidden states [N, D] (after the final norm) of packed ``rows`` of ``contexts``.
 
-        ``delta_ND`` is added to the hookpoint's activation, token by token in the rows' packed order.
+        ``delta_ND`` is added to the hookpoints' activations, which lie side by side in D, token by token in the rows'
+        packed order.
         """
         device = self.subject.device
         position = torch.from_numpy(rows.position).to(device)
@@ -313,19 +326,22 @@ class UpperLayers:
         spans = [slice(int(bounds[a]), int(bounds[b])) for a, b in itertools.pairwise(first_row)]
         packing = self._packing(contexts, rows, spans)
         base = self.subject.base
+        deltas = dict(zip(self.hookpoints, torch.split(delta_ND, self._widths, dim=-1), strict=True))
         with self._attention(packing), self._only_upper_blocks() as handover:
             if handover is not None:
                 entering = [
                     c.entering[position[s]] for c, s in zip(contexts, spans, strict=True) if c.entering is not None
                 ]
                 state = torch.cat(entering)
-                handover.state = (state + delta_ND if self._edits_entry else state)[None]
+                handover.state = (state if self._entry is None else state + deltas.pop(self.hookpoints[self._entry]))[
+                    None
+                ]
                 embeds = torch.zeros(1, 1, 1, dtype=state.dtype, device=device).expand(1, *state.shape)
                 inputs = {"inputs_embeds": embeds}
             else:
                 ids = torch.cat([c.tokens[position[s]] for c, s in zip(contexts, spans, strict=True)])
                 inputs = {"input_ids": ids[None]}
-            with self._edit(None if self._edits_entry else delta_ND):
+            with self._edits(deltas):
                 output = base(**inputs, position_ids=position[None], use_cache=False)
         final: Tensor = output.last_hidden_state[0]
         return final
@@ -384,29 +400,12 @@ class UpperLayers:
                 self._blocks[i] = block
 
     @contextmanager
-    def _edit(self, delta_ND: Tensor | None) -> Iterator[None]:
-        if delta_ND is None:
+    def _edits(self, deltas: Mapping[Hookpoint, Tensor]) -> Iterator[None]:
+        with ExitStack() as stack:
+            for hookpoint, delta_ND in deltas.items():
+                handle = _add_at(self.subject.base.get_submodule(hookpoint.module), hookpoint.io, delta_ND)
+                stack.callback(handle.remove)
             yield
-            return
-        module = self.subject.base.get_submodule(self.hookpoint.module)
-        if self.hookpoint.io == "output":
-
-            def after(_module: nn.Module, _args: Any, output: Any) -> Any:
-                return replace_first_tensor(output, first_tensor(output) + delta_ND)
-
-            handle = module.register_forward_hook(after)
-        else:
-
-            def before(_module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
-                if args:
-                    return (args[0] + delta_ND, *args[1:]), kwargs
-                return args, kwargs | {"hidden_states": kwargs["hidden_states"] + delta_ND}
-
-            handle = module.register_forward_pre_hook(before, with_kwargs=True)
-        try:
-            yield
-        finally:
-            handle.remove()
 
     @contextmanager
     def _captures(
@@ -426,3 +425,20 @@ class UpperLayers:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _add_at(module: nn.Module, io: str, delta_ND: Tensor) -> RemovableHandle:
+    """Until the handle is removed, ``delta_ND`` is added to what the module gives (or takes)."""
+    if io == "output":
+
+        def after(_module: nn.Module, _args: Any, output: Any) -> Any:
+            return replace_first_tensor(output, first_tensor(output) + delta_ND)
+
+        return module.register_forward_hook(after)
+
+    def before(_module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        if args:
+            return (args[0] + delta_ND, *args[1:]), kwargs
+        return args, kwargs | {"hidden_states": kwargs["hidden_states"] + delta_ND}
+
+    return module.register_forward_pre_hook(before, with_kwargs=True)

@@ -83,7 +83,7 @@ def run_steering(
 
     Args:
         subject: the model.
-        coder: reads at ``hookpoint_in``, acts at ``hookpoint_out``.
+        coder: reads at ``hookpoints_in``, acts at ``hookpoints_out``.
         context_tokens: the corpus, a context at a time.
         num_contexts: how many contexts it has.
         fit_windows: latent -> windows of the explain side.
@@ -110,8 +110,8 @@ class _Steering:
         self,
         subject: SubjectModel,
         coder: Coder,
-        read: Hookpoint,
-        write: Hookpoint,
+        read: Sequence[Hookpoint],
+        write: Sequence[Hookpoint],
         controls: ControlDirections,
         settings: SteeringSettings,
         latents: list[int],
@@ -204,7 +204,7 @@ class _Steering:
             part = ordinals[begin : begin + self.settings.contexts_per_pass]
             tokens = [np.asarray(self.context_tokens(o)) for o in part]
             stops = [max(w.position + w.length for _, _, w in by_context[o]) for o in part]
-            clean = self.upper.clean([ids[:stop] for ids, stop in zip(tokens, stops, strict=True)], [self.read])
+            clean = self.upper.clean([ids[:stop] for ids, stop in zip(tokens, stops, strict=True)], self.read)
             for ids, o, context in zip(tokens, part, clean, strict=True):
                 found = self.finder.spans(len(references), ids, context, by_context[o])
                 spans += sorted(found, key=lambda s: (s.start, s.stop, s.row))

@@ -228,7 +228,7 @@ def test_the_folder_of_another_run_is_refused(finished: Path, world: Path, shell
         (["subject.model=./absent"], "absent"),
         (["coders.0.path=./absent"], "absent"),
         (["corpus.path=./absent.jsonl"], "absent.jsonl"),
-        (["coders.0.hookpoint=h.7"], "'h.7' is not a module"),
+        (["coders.0.hookpoint=h.7"], "'h.7' is in layer 7, but GPT2LMHeadModel has 2 layers"),
         (["coders.0.hookpoint=h.0.mlp.c_fc"], "dimensions"),
         (["extraction.num_tokns=5"], "did you mean 'extraction.num_tokens'"),
         (["explainers.0.kind=patern"], "did you mean 'pattern'"),

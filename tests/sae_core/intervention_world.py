@@ -23,12 +23,15 @@ class HandMadeCoder:
 
     signatures: torch.Tensor
     directions: torch.Tensor
-    hookpoint_in: str = "embed_tokens"
-    hookpoint_out: str = "layers.0"
+    hookpoints_in: tuple[str, ...] = ("embed_tokens",)
+    hookpoints_out: tuple[str, ...] = ("layers.0",)
 
     def encode(self, x_ND: torch.Tensor) -> torch.Tensor:
         distance = (x_ND[:, None] - self.signatures).abs().amax(-1)
         return (distance < 1e-5).float() * 2.0
+
+    def output_scale(self, x: torch.Tensor) -> None:
+        return None
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,13 @@ import torch
 from scipy import stats
 from transformers import AutoModelForCausalLM
 
+from sae_core.attachment import AttachedCoder, attach, check_fits
 from sae_core.errors import CoderError, NonFiniteError
 from sae_core.exemplar_store import ExemplarStore, merge_partials
-from sae_core.extraction import AttachedCoder, check_fits, extract
+from sae_core.extraction import extract
 from sae_core.loading import load_coder
 from sae_core.partial import ExtractionSettings
+from sae_core.parts.encoder import AffineEncoder
 from sae_core.records import HISTOGRAM_EDGES, Origin, Side, Source
 from sae_core.subject import SubjectModel
 from sae_core.tokens import CorpusSpec, TokenCorpus, build_corpus
@@ -41,8 +43,7 @@ def subject(world: planted_world.PlantedWorld) -> SubjectModel:
 
 @pytest.fixture(scope="module")
 def attached(world: planted_world.PlantedWorld, subject: SubjectModel) -> AttachedCoder:
-    coder = load_coder(str(world.coder))
-    return AttachedCoder(coder, subject.hookpoint(str(coder.hookpoint_in)))
+    return attach(subject, load_coder(str(world.coder)))
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,8 @@ def truth(world: planted_world.PlantedWorld, corpus: TokenCorpus) -> list[np.nda
         ids = torch.from_numpy(np.array(corpus.context(c))).long()[None]
         with torch.no_grad():
             hidden = model(ids, output_hidden_states=True).hidden_states[1][0]
-        pre = hidden @ coder.encoder_weight.T + coder.encoder_bias
+        assert isinstance(coder.encoder, AffineEncoder)
+        pre = hidden @ coder.encoder.weight.T + coder.encoder.bias
         acts = torch.where(pre > 0.5, pre, torch.zeros(()))
         acts[0] = 0.0  # the BOS does not count
         out.append(acts.numpy())
@@ -248,7 +250,7 @@ def test_no_document_on_two_sides(store: ExemplarStore, corpus: TokenCorpus) -> 
 
 def test_coder_of_another_width_is_refused(attached: AttachedCoder) -> None:
     with pytest.raises(CoderError, match=r"reads 148 dimensions and hookpoint h\.0 of the subject carries 128"):
-        check_fits(attached, 128)
+        check_fits(attached, dict.fromkeys(attached.read, 128))
 
 
 def test_non_finite_activations_stop_the_pass(

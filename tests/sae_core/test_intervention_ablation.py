@@ -39,7 +39,7 @@ def log_probs(world: World, tokens: np.ndarray, delta: torch.Tensor) -> np.ndarr
 
 
 def test_every_row_equals_the_definition(world: World, evidence: AblationEvidence) -> None:
-    controls = draw_control_directions(world.subject, world.subject.hookpoint("layers.0"), world.tokens, 24, 4, 5)
+    controls = draw_control_directions(world.subject, [world.subject.hookpoint("layers.0")], world.tokens, 24, 4, 5)
     assert len(evidence.latent) == 20
     for i in range(len(evidence.latent)):
         latent, tokens = int(evidence.latent[i]), world.contexts[evidence.context[i]]
@@ -156,10 +156,10 @@ def test_silent_windows_and_latents_without_windows_are_counted(world: World) ->
 
 def test_control_directions_are_unit_and_of_both_kinds(world: World) -> None:
     point = world.subject.hookpoint("layers.0")
-    controls = draw_control_directions(world.subject, point, world.tokens, 24, 5, 1)
+    controls = draw_control_directions(world.subject, [point], world.tokens, 24, 5, 1)
     torch.testing.assert_close(controls.vectors.norm(dim=-1), torch.ones(5))
     assert controls.kinds == (ControlKind.ISOTROPIC,) * 3 + (ControlKind.TYPICAL,) * 2
-    again = draw_control_directions(world.subject, point, world.tokens, 24, 5, 1)
+    again = draw_control_directions(world.subject, [point], world.tokens, 24, 5, 1)
     assert torch.equal(controls.vectors, again.vectors)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sae_core.attachment import AttachedCoder
 from sae_core.exemplar_store import ExemplarStore
-from sae_core.extraction import AttachedCoder
 from sae_core.probe import ProbeSettings, probe_suffixes
 from sae_core.records import SuffixProbe
 from sae_core.subject import SubjectModel

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sae_core.coder import JumpReLU
-from sae_core.extraction import AttachedCoder
+from sae_core.attachment import AttachedCoder
+from sae_core.parts.activation import JumpReLU
+from sae_core.parts.encoder import AffineEncoder
 from sae_core.random_directions import fit_directions, load_directions, save_directions
 from sae_core.subject import SubjectModel
 from sae_core.tokens import TokenCorpus
@@ -26,9 +27,7 @@ def test_rates_and_norms_are_those_of_real_latents(
     rows = [corpus.context(c) for c in range(corpus.num_contexts)]
     hidden = torch.cat(
         [
-            subject.capture(torch.from_numpy(np.array(row)).long()[None], [attached.hookpoint])[attached.hookpoint][
-                0, 1:
-            ]
+            attached.inputs(subject.capture(torch.from_numpy(np.array(row)).long()[None], attached.read))[0, 1:]
             for row in rows
         ]
     )
@@ -53,8 +52,11 @@ def test_directions_beside_a_dead_coder_never_fire(
     attached: AttachedCoder,  # noqa: F811
     corpus: TokenCorpus,  # noqa: F811
 ) -> None:
-    dead = replace(attached.coder, encoder_bias=torch.full_like(attached.coder.encoder_bias, -1e6))
+    encoder = attached.coder.encoder
+    assert isinstance(encoder, AffineEncoder)
+    dead = replace(attached.coder, encoder=replace(encoder, bias=torch.full((attached.coder.num_latents,), -1e6)))
     fake = fit_directions(subject, replace(attached, coder=dead), corpus, num_directions=5, seed=3)
-    assert isinstance(fake.activation, JumpReLU)
-    assert torch.isinf(fake.activation.threshold).all()
+    assert isinstance(fake.encoder, AffineEncoder)
+    assert isinstance(fake.encoder.activation, JumpReLU)
+    assert torch.isinf(fake.encoder.activation.threshold).all()
     assert not (fake.encode(1e6 * torch.randn(20, fake.d_in)) != 0).any()

@@ -1,0 +1,298 @@
+"""Weights on disk, read once and straight into memory of the wanted dtype: safetensors, npz and torch pickles.
+
+What a file holds (names, shapes, dtypes) is known before a weight is read. Reading then goes through the file in
+pieces: each is hashed, checked for NaN and infinity and cast into its place, so that nothing but the weights
+themselves is ever held.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from sae_core.errors import CoderError
+
+_PIECE_BYTES = 1 << 23
+_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "BOOL": torch.bool,
+}  # fmt: skip
+
+
+class StoredTensor(NamedTuple):
+    """One tensor of a file."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype | None
+    """None where it is no dtype that weights are stored in."""
+    pieces: Callable[[], Iterator[Tensor]]
+    """Its entries in order, as flat tensors on the CPU that are valid until the next one is asked for."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Tensors that were read."""
+
+    tensors: dict[str, Tensor]
+    digest: str
+    """sha256 over names, dtypes, shapes and bytes as stored."""
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def get(self, name: str) -> Tensor | None:
+        """The tensor, if the file has it."""
+        return self.tensors.get(name)
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """What lies in one file of weights, of which nothing is read yet."""
+
+    path: Path
+    tensors: Mapping[str, StoredTensor]
+    values: Mapping[str, Any]
+    """What a pickle holds beside tensors: numbers, strings and containers of them."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor. Raises CoderError if the file does not have it."""
+        if name not in self.tensors:
+            found = ", ".join(sorted(self.tensors)) or "none"
+            raise CoderError(
+                f"{self.path} holds the tensors {found}; {name} is missing: the file is not what it should be."
+            )
+        return self.tensors[name].shape
+
+    def number(self, name: str) -> float:
+        """A tensor of one entry, or a plain number, read now. Raises CoderError where it is neither."""
+        if name in self.values and isinstance(self.values[name], (int, float)):
+            return float(self.values[name])
+        if int(np.prod(self.shape(name))) != 1:
+            raise CoderError(f"{self.path}: {name} has shape {list(self.shape(name))}; it must be one number.")
+        return float(next(self.tensors[name].pieces())[0])
+
+    def read(
+        self,
+        required: Mapping[str, tuple[int, ...]],
+        optional: Mapping[str, tuple[int, ...]] | None = None,
+        *,
+        ignored: frozenset[str] = frozenset(),
+        dtype: torch.dtype,
+        device: str | torch.device,
+    ) -> Weights:
+        """The tensors of these names and shapes as ``dtype`` on ``device``; no other names may be in the file.
+
+        ``ignored`` tensors may be there and are neither read nor part of the digest.
+        Raises CoderError for a name that is missing or unknown, another shape, a dtype that is not floating, NaN or
+        infinite entries, and entries that overflow ``dtype``; all but the last two before a weight is read.
+        """
+        wanted = {**required, **{n: s for n, s in (optional or {}).items() if n in self.tensors}}
+        names = set(self.tensors) - ignored
+        if set(required) - names or names - set(wanted):
+            most = f" and at most {', '.join(sorted(optional))}" if optional else ""
+            raise CoderError(
+                f"{self.path} holds the tensors {', '.join(sorted(self.tensors)) or 'none'}; expected "
+                f"{', '.join(sorted(required))}{most}: the file does not fit its config."
+            )
+        for name, shape in wanted.items():
+            stored = self.tensors[name]
+            if stored.shape != shape:
+                raise CoderError(
+                    f"{self.path}: tensor {name} has shape {list(stored.shape)}, the config says {list(shape)}."
+                )
+            if stored.dtype is None or not stored.dtype.is_floating_point:
+                raise CoderError(
+                    f"{self.path}: tensor {name} has dtype {stored.dtype or 'unknown'}; weights must be floating point."
+                )
+        digest = hashlib.sha256()
+        tensors = {name: self._into_memory(name, digest, dtype, device) for name in sorted(wanted)}
+        return Weights(tensors, digest.hexdigest())
+
+    def _into_memory(self, name: str, digest: Any, dtype: torch.dtype, device: str | torch.device) -> Tensor:
+        stored = self.tensors[name]
+        digest.update(f"{name}|{stored.dtype}|{stored.shape}|".encode())
+        out = torch.empty(stored.shape, dtype=dtype, device=device)
+        flat = out.view(-1)
+        done = 0
+        for piece in stored.pieces():
+            digest.update(piece.contiguous().view(torch.uint8).numpy())
+            part = flat[done : done + len(piece)].copy_(piece)
+            # a sum is finite unless an entry is not (or it overflows): cheaper than looking at each
+            if not torch.isfinite(part.sum(dtype=torch.float64)) and not torch.isfinite(part).all():
+                if torch.isfinite(piece).all():
+                    raise CoderError(
+                        f"{self.path}: tensor {name} has entries beyond what {str(dtype).removeprefix('torch.')} holds: "
+                        "load it as float32 or bfloat16."
+                    )
+                raise CoderError(
+                    f"{self.path}: tensor {name} holds NaN or infinite values: the file is damaged or the training diverged."
+                )
+            done += len(piece)
+        if done != flat.numel():
+            raise CoderError(f"{self.path}: tensor {name} ends after {done} of {flat.numel()} entries: fetch it again.")
+        return out
+
+
+def open_stored(path: Path, *, allow_pickle: bool = False) -> StoredFile:
+    """Look into a file of weights, by its ending: ``.safetensors``, ``.npz``, else a torch pickle.
+
+    A pickle is opened only with ``allow_pickle``, and then with ``weights_only=True``.
+    Raises CoderError for a file that is truncated, no such file, or holds objects instead of arrays.
+    """
+    if path.suffix == ".safetensors":
+        return _safetensors(path)
+    if path.suffix == ".npz":
+        return _npz(path)
+    if not allow_pickle:
+        raise CoderError(
+            f"{path.name} is a torch pickle, which could run code when it is read: set allow_pickle to read its tensors "
+            "(and nothing else of it), or convert it to safetensors."
+        )
+    return _pickle(path)
+
+
+def _safetensors(path: Path) -> StoredFile:
+    # safe_open checks the header (its size, overlaps, that the tensors fill the file); the bytes are then read as a
+    # plain file, because pages of a memory map would count as the process's memory.
+    try:
+        with safe_open(path, framework="np") as file, path.open("rb") as raw:
+            begin = 8 + int.from_bytes(raw.read(8), "little")
+            tensors = {}
+            for name in file.offset_keys():
+                view = file.get_slice(name)
+                shape, dtype = tuple(view.get_shape()), _DTYPES.get(view.get_dtype())
+                if dtype is None:
+                    raise CoderError(
+                        f"{path}: tensor {name} has dtype {view.get_dtype()}; weights are stored as float32, bfloat16, float16 or float64."
+                    )
+                size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+                tensors[name] = StoredTensor(shape, dtype, _file_pieces(path, begin, size, dtype))
+                begin += size
+    except (SafetensorError, OSError) as error:
+        raise CoderError(
+            f"{path} cannot be read ({error}): the file is truncated or not safetensors; fetch it again."
+        ) from error
+    return StoredFile(path, tensors, {})
+
+
+def _file_pieces(path: Path, begin: int, size: int, dtype: torch.dtype) -> Callable[[], Iterator[Tensor]]:
+    def pieces() -> Iterator[Tensor]:
+        with path.open("rb", buffering=0) as file:
+            file.seek(begin)
+            yield from _stream_pieces(file, size, dtype)
+
+    return pieces
+
+
+def _stream_pieces(file: IO[bytes], size: int, dtype: torch.dtype) -> Iterator[Tensor]:
+    buffer = bytearray(min(_PIECE_BYTES, max(size, 1)))
+    left = size
+    while left:
+        view = memoryview(buffer)[: min(left, len(buffer))]
+        filled = 0
+        while filled < len(view):
+            got = file.readinto(view[filled:])  # type: ignore[attr-defined]
+            if not got:
+                return
+            filled += got
+        left -= filled
+        yield torch.frombuffer(buffer, dtype=dtype, count=filled // dtype.itemsize)
+
+
+def _npz(path: Path) -> StoredFile:
+    tensors = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                with archive.open(member) as file:
+                    version = np.lib.format.read_magic(file)
+                    read = (
+                        np.lib.format.read_array_header_1_0
+                        if version == (1, 0)
+                        else np.lib.format.read_array_header_2_0
+                    )
+                    shape, by_columns, np_dtype = read(file)
+                    header = file.tell()
+                name = member.filename.removesuffix(".npy")
+                if np_dtype.hasobject:
+                    raise CoderError(
+                        f"{path}: {name} holds Python objects, which could run code when they are read: a coder's file "
+                        "holds plain arrays; save it again without objects."
+                    )
+                known = np_dtype.kind in "fib" and np_dtype.isnative and np_dtype.itemsize <= 8
+                dtype = torch.from_numpy(np.empty(0, np_dtype)).dtype if known else None
+                size = int(np.prod(shape, dtype=np.int64)) * np_dtype.itemsize
+                if size != member.file_size - header:
+                    raise CoderError(f"{path}: {name} is shorter or longer than its header says; fetch the file again.")
+                if by_columns and len(shape) > 1:
+                    raise CoderError(f"{path}: {name} is stored by columns; save it again in C order.")
+                tensors[name] = StoredTensor(shape, dtype, _npz_pieces(path, member.filename, header, size, dtype))
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError) as error:
+        if isinstance(error, CoderError):
+            raise
+        raise CoderError(
+            f"{path} cannot be read ({error}): the file is truncated or not npz; fetch it again."
+        ) from error
+    return StoredFile(path, tensors, {})
+
+
+def _npz_pieces(
+    path: Path, member: str, header: int, size: int, dtype: torch.dtype | None
+) -> Callable[[], Iterator[Tensor]]:
+    def pieces() -> Iterator[Tensor]:
+        assert dtype is not None
+        try:
+            with zipfile.ZipFile(path) as archive, archive.open(member) as file:
+                file.read(header)
+                yield from _stream_pieces(file, size, dtype)
+        except (zipfile.BadZipFile, EOFError) as error:
+            raise CoderError(f"{path} is damaged ({error}): fetch it again.") from error
+
+    return pieces
+
+
+def _pickle(path: Path) -> StoredFile:
+    try:
+        # the newer, zipped kind is mapped, so that only what is used is read
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise CoderError(
+            f"{path} holds more than tensors and plain values, so that reading it could run code; it is refused: "
+            "convert it to safetensors where it comes from."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CoderError(f"{path} cannot be read ({first}): the file is truncated or no torch pickle.") from error
+    if not isinstance(content, Mapping):
+        raise CoderError(f"{path} holds a {type(content).__name__}; a coder's pickle is a dict of tensors.")
+    tensors, values = {}, {}
+    for name, value in content.items():
+        if isinstance(value, Tensor):
+            tensors[str(name)] = StoredTensor(tuple(value.shape), value.dtype, _tensor_pieces(value))
+        else:
+            values[str(name)] = value
+    return StoredFile(path, tensors, values)
+
+
+def _tensor_pieces(tensor: Tensor) -> Callable[[], Iterator[Tensor]]:
+    def pieces() -> Iterator[Tensor]:
+        value = tensor.detach()
+        if value.ndim < 2:
+            yield value.reshape(-1)
+            return
+        row_bytes = max(1, value[0].numel() * value.element_size())
+        step = max(1, _PIECE_BYTES // row_bytes)
+        for start in range(0, len(value), step):
+            yield value[start : start + step].reshape(-1)
+
+    return pieces

@@ -1,0 +1,1 @@
+"""What sparse coders are composed of: input normalisations, encoders and activation functions."""
