@@ -15,7 +15,7 @@ import torch
 import sae_core.formats
 from sae_core.coder import Fact, SparseCoder
 from sae_core.errors import CoderError
-from sae_core.formats.reading import Architecture, Options
+from sae_core.formats.reading import Architecture, Options, layer_in
 from sae_core.hub import coder_path
 
 
@@ -84,8 +84,7 @@ def load_coder(
         input_scale = tuple(input_scale)
     options = Options(hookpoints, dtype, device, allow_pickle, input_scale, k, center_writing_weights)
     path, commit = coder_path(str(path_or_hub_id), revision=revision, hookpoint=hookpoints[0] if hookpoints else None)
-    if hookpoints and reader_of(path) is None and (path / hookpoints[0]).is_dir():
-        path = path / hookpoints[0]
+    path, chosen = _chosen(path, hookpoints)
     reader = reader_of(path)
     if reader is None:
         raise CoderError(_unknown_format(path))
@@ -93,7 +92,9 @@ def load_coder(
     options.check_all_taken(reader.NAME)
     if commit is not None:
         coder = replace(coder, facts=(*coder.facts, Fact("revision", commit, "the hub")))
-    return _attached_elsewhere(coder, hookpoints) if hookpoints and "hookpoints" not in options.taken else coder
+    if not hookpoints or "hookpoints" in options.taken or (chosen and coder.hookpoints_in):
+        return coder
+    return _attached_elsewhere(coder, hookpoints)
 
 
 def reader_of(path: Path) -> Reader | None:
@@ -101,11 +102,35 @@ def reader_of(path: Path) -> Reader | None:
     return next((reader for reader in readers() if reader.matches(path)), None)
 
 
+def _chosen(path: Path, hookpoints: tuple[str, ...]) -> tuple[Path, bool]:
+    """The coder in a folder that is none itself: that of the hookpoint, or its only one; and whether it was the layer that
+    chose it among several."""
+    if reader_of(path) is not None or not path.is_dir():
+        return path, False
+    if hookpoints and (path / hookpoints[0]).is_dir():
+        return path / hookpoints[0], False
+    inside = {
+        p: layer_in(p.stem.removesuffix(".sae").replace("layer", ""))
+        for p in path.iterdir()
+        if reader_of(p) is not None and p.is_file()
+    }
+    if len(inside) == 1:
+        return next(iter(inside)), False
+    layer = layer_in(hookpoints[0]) if hookpoints else None
+    of_layer = [p for p, number in inside.items() if number is not None and number == layer]
+    return (of_layer[0], True) if len(of_layer) == 1 else (path, False)
+
+
 def _attached_elsewhere(coder: SparseCoder, hookpoints: tuple[str, ...]) -> SparseCoder:
     """The coder on the hookpoints that the caller gave."""
     if len(hookpoints) != coder.num_hooks_in:
         raise CoderError(f"{len(hookpoints)} hookpoints are given, and the coder reads {coder.num_hooks_in}.")
-    bare = tuple(name.removesuffix(":input") for name in hookpoints)
+    if coder.hookpoints_in and {_bare(n) for n in coder.hookpoints_in} != {_bare(n) for n in coder.hookpoints_out}:
+        raise CoderError(
+            f"the coder reads {', '.join(coder.hookpoints_in)} and writes {', '.join(coder.hookpoints_out)}, as its files say: "
+            "leave the hookpoint out."
+        )
+    bare = tuple(_bare(name) for name in hookpoints)
     ends = [":input" if name.endswith(":input") else "" for name in coder.hookpoints_in] or [""] * len(bare)
     into = tuple(name + end for name, end in zip(bare, ends, strict=True))
     out = bare if coder.num_hooks_out == coder.num_hooks_in else coder.hookpoints_out
@@ -118,20 +143,23 @@ def _attached_elsewhere(coder: SparseCoder, hookpoints: tuple[str, ...]) -> Spar
     )
 
 
+def _bare(hookpoint: str) -> str:
+    return hookpoint.removesuffix(":input")
+
+
 def _unknown_format(path: Path) -> str:
     known = "; ".join(f"{reader.NAME}: {reader.FILES}" for reader in readers())
     if not path.is_dir():
         return f"{path} is a file of no format that is known. A coder is one of {known}."
-    nested = sorted(str(p.relative_to(path)) for p in _folders_below(path) if reader_of(p) is not None)
+    nested = sorted(str(p.relative_to(path)) for p in _below(path) if reader_of(p) is not None)
     if nested:
         more = f" and {len(nested) - 8} more" if len(nested) > 8 else ""
-        return (
-            f"{path} holds one coder a folder ({', '.join(nested[:8])}{more}): give one of these, or set the hookpoint."
-        )
+        return f"{path} holds {len(nested)} coders ({', '.join(nested[:8])}{more}): give one of these, or set the hookpoint."
     inside = sorted(p.name for p in path.iterdir())
     return f"{path} holds {', '.join(inside[:8]) or 'nothing'}. A coder is one of {known}."
 
 
-def _folders_below(path: Path, depth: int = 4) -> list[Path]:
-    folders = [p for p in path.iterdir() if p.is_dir()] if depth else []
-    return folders + [deeper for folder in folders for deeper in _folders_below(folder, depth - 1)]
+def _below(path: Path, depth: int = 4) -> list[Path]:
+    """Files and folders below ``path``, down to ``depth`` levels."""
+    found = list(path.iterdir()) if depth else []
+    return found + [deeper for folder in found if folder.is_dir() for deeper in _below(folder, depth - 1)]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+import yaml
 
 from sae_core.errors import CoderError
 from sae_core.formats.stored import StoredFile, open_stored
@@ -93,11 +95,61 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def config_beside(path: Path) -> dict[str, Any] | None:
+    """The object in ``<stem>_cfg.json`` beside a ``<stem>.pt``; None where there is no such pair."""
+    config = path.with_name(f"{path.stem}_cfg.json")
+    return read_config(config) if path.suffix == ".pt" and path.is_file() and config.is_file() else None
+
+
+def yaml_of_kind(path: Path, model_kind: str) -> dict[str, Any] | None:
+    """The mapping in a circuit-tracer ``config.yaml`` of that ``model_kind``; None where it is none."""
+    if not path.is_file():
+        return None
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return None
+    return config if isinstance(config, dict) and config.get("model_kind") == model_kind else None
+
+
+def file_in(path: Path, name: str) -> Path:
+    """The file ``name`` of a folder; ``path`` itself where it is that file."""
+    return path if path.name == name else path / name
+
+
+def layer_in(hookpoint: str) -> int | None:
+    """The number of the layer that a hookpoint's name has."""
+    found = re.search(r"(?:^|\.)(\d+)(?:\.|:|$)", hookpoint) or re.search(r"_(\d+)$", hookpoint)
+    return int(found[1]) if found else None
+
+
+def layer_of(folder: Path, options: Options, layers: Collection[int]) -> int:
+    """Which of a set's ``layers`` the hookpoint chooses. Raises CoderError where it chooses none."""
+    options.taken.add("hookpoints")
+    layer = layer_in(options.hookpoints[0]) if options.hookpoints else None
+    if layer is None or layer not in layers:
+        said = f"the hookpoint {options.hookpoints[0]!r} is none of them" if options.hookpoints else "none is chosen"
+        known = sorted(layers)
+        span = f"{known[0]} to {known[-1]}" if len(known) > 1 else f"{known[0] if known else 'none'}"
+        raise CoderError(
+            f"{folder} holds one coder a layer (layers {span}), and {said}: set the hookpoint to one layer, such as "
+            f"'layers.{known[0] if known else 0}', and give each layer as a coder of its own."
+        )
+    return layer
+
+
 def positive_int(where: Path | str, key: str, value: object) -> int:
     """``value``, if it is a positive integer. Raises CoderError that names ``key`` otherwise."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise CoderError(f"{where}: {key} is {value!r}; it must be a positive integer.")
     return value
+
+
+def positive_number(where: Path | str, key: str, value: object) -> float:
+    """``value``, if it is a positive, finite number."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < float("inf"):
+        raise CoderError(f"{where}: {key} is {value!r}; it must be a positive number.")
+    return float(value)
 
 
 def active_latents(where: Path | str, value: object, num_latents: int) -> int:

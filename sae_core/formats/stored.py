@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -35,8 +35,9 @@ class StoredTensor(NamedTuple):
     shape: tuple[int, ...]
     dtype: torch.dtype | None
     """None where it is no dtype that weights are stored in."""
-    pieces: Callable[[], Iterator[Tensor]]
-    """Its entries in order, as flat tensors on the CPU that are valid until the next one is asked for."""
+    pieces: Callable[[int], Iterator[Tensor]]
+    """Its entries in order, as flat tensors on the CPU that are valid until the next one is asked for; the argument is
+    a number of entries that no piece may cut."""
 
 
 @dataclass(frozen=True)
@@ -79,25 +80,32 @@ class StoredFile:
             return float(self.values[name])
         if int(np.prod(self.shape(name))) != 1:
             raise CoderError(f"{self.path}: {name} has shape {list(self.shape(name))}; it must be one number.")
-        return float(next(self.tensors[name].pieces())[0])
+        return float(self.small(name).reshape(()))
+
+    def small(self, name: str) -> Tensor:
+        """A tensor of at most a piece, as float64 and as it is stored, NaN or not."""
+        shape = self.shape(name)
+        return torch.cat([piece.double() for piece in self.tensors[name].pieces(1)]).reshape(shape)
 
     def read(
         self,
         required: Mapping[str, tuple[int, ...]],
         optional: Mapping[str, tuple[int, ...]] | None = None,
         *,
-        ignored: frozenset[str] = frozenset(),
+        ignored: Collection[str] = (),
+        hooks_first: Collection[str] = (),
         dtype: torch.dtype,
         device: str | torch.device,
     ) -> Weights:
         """The tensors of these names and shapes as ``dtype`` on ``device``; no other names may be in the file.
 
-        ``ignored`` tensors may be there and are neither read nor part of the digest.
+        ``ignored`` tensors may be there and are neither read nor part of the digest. Tensors of ``hooks_first`` are
+        stored [H, L, D] and come as [L, H, D].
         Raises CoderError for a name that is missing or unknown, another shape, a dtype that is not floating, NaN or
         infinite entries, and entries that overflow ``dtype``; all but the last two before a weight is read.
         """
         wanted = {**required, **{n: s for n, s in (optional or {}).items() if n in self.tensors}}
-        names = set(self.tensors) - ignored
+        names = set(self.tensors) - set(ignored)
         if set(required) - names or names - set(wanted):
             most = f" and at most {', '.join(sorted(optional))}" if optional else ""
             raise CoderError(
@@ -115,32 +123,53 @@ class StoredFile:
                     f"{self.path}: tensor {name} has dtype {stored.dtype or 'unknown'}; weights must be floating point."
                 )
         digest = hashlib.sha256()
-        tensors = {name: self._into_memory(name, digest, dtype, device) for name in sorted(wanted)}
+        tensors = {}
+        for name in sorted(wanted):
+            shape = wanted[name]
+            if name in hooks_first:
+                # read into place by place, so that no second copy is made to bring the axes into order
+                out = torch.empty((shape[1], shape[0], shape[2]), dtype=dtype, device=device)
+                places = [out[:, hook] for hook in range(shape[0])]
+            else:
+                out = torch.empty(shape, dtype=dtype, device=device)
+                places = [out]
+            self._fill(name, digest, places)
+            tensors[name] = out
         return Weights(tensors, digest.hexdigest())
 
-    def _into_memory(self, name: str, digest: Any, dtype: torch.dtype, device: str | torch.device) -> Tensor:
+    def _fill(self, name: str, digest: Any, places: Sequence[Tensor]) -> None:
+        """Read a tensor into ``places``, which follow each other in the file; rows of a place need not lie side by side."""
         stored = self.tensors[name]
         digest.update(f"{name}|{stored.dtype}|{stored.shape}|".encode())
-        out = torch.empty(stored.shape, dtype=dtype, device=device)
-        flat = out.view(-1)
+        width = places[0].shape[-1] if len(places) > 1 else 1
+        rows = [place if len(places) > 1 else place.view(-1, 1) for place in places]
+        limits = np.cumsum([0, *(len(place) for place in rows)])
         done = 0
-        for piece in stored.pieces():
+        for piece in stored.pieces(width):
             digest.update(piece.contiguous().view(torch.uint8).numpy())
-            part = flat[done : done + len(piece)].copy_(piece)
-            # a sum is finite unless an entry is not (or it overflows): cheaper than looking at each
-            if not torch.isfinite(part.sum(dtype=torch.float64)) and not torch.isfinite(part).all():
-                if torch.isfinite(piece).all():
-                    raise CoderError(
-                        f"{self.path}: tensor {name} has entries beyond what {str(dtype).removeprefix('torch.')} holds: "
-                        "load it as float32 or bfloat16."
-                    )
-                raise CoderError(
-                    f"{self.path}: tensor {name} holds NaN or infinite values: the file is damaged or the training diverged."
-                )
-            done += len(piece)
-        if done != flat.numel():
-            raise CoderError(f"{self.path}: tensor {name} ends after {done} of {flat.numel()} entries: fetch it again.")
-        return out
+            block = piece.view(-1, width)
+            while len(block):
+                number = int(np.searchsorted(limits, done, side="right")) - 1
+                at = done - int(limits[number])
+                taken = block[: len(rows[number]) - at]
+                part = rows[number][at : at + len(taken)].copy_(taken)
+                self._check_finite(name, part, taken)
+                block, done = block[len(taken) :], done + len(taken)
+        if done != limits[-1]:
+            raise CoderError(f"{self.path}: tensor {name} ends early: fetch the file again.")
+
+    def _check_finite(self, name: str, cast: Tensor, stored: Tensor) -> None:
+        # a sum is finite unless an entry is not (or it overflows): cheaper than looking at each
+        if torch.isfinite(cast.sum(dtype=torch.float64)) or torch.isfinite(cast).all():
+            return
+        if torch.isfinite(stored).all():
+            raise CoderError(
+                f"{self.path}: tensor {name} has entries beyond what {str(cast.dtype).removeprefix('torch.')} holds: "
+                "load it as float32 or bfloat16."
+            )
+        raise CoderError(
+            f"{self.path}: tensor {name} holds NaN or infinite values: the file is damaged or the training diverged."
+        )
 
 
 def open_stored(path: Path, *, allow_pickle: bool = False) -> StoredFile:
@@ -185,17 +214,18 @@ def _safetensors(path: Path) -> StoredFile:
     return StoredFile(path, tensors, {})
 
 
-def _file_pieces(path: Path, begin: int, size: int, dtype: torch.dtype) -> Callable[[], Iterator[Tensor]]:
-    def pieces() -> Iterator[Tensor]:
+def _file_pieces(path: Path, begin: int, size: int, dtype: torch.dtype) -> Callable[[int], Iterator[Tensor]]:
+    def pieces(width: int) -> Iterator[Tensor]:
         with path.open("rb", buffering=0) as file:
             file.seek(begin)
-            yield from _stream_pieces(file, size, dtype)
+            yield from _stream_pieces(file, size, dtype, width)
 
     return pieces
 
 
-def _stream_pieces(file: IO[bytes], size: int, dtype: torch.dtype) -> Iterator[Tensor]:
-    buffer = bytearray(min(_PIECE_BYTES, max(size, 1)))
+def _stream_pieces(file: IO[bytes], size: int, dtype: torch.dtype, width: int) -> Iterator[Tensor]:
+    row_bytes = width * dtype.itemsize
+    buffer = bytearray(min(max(_PIECE_BYTES // row_bytes, 1) * row_bytes, max(size, 1)))
     left = size
     while left:
         view = memoryview(buffer)[: min(left, len(buffer))]
@@ -248,13 +278,13 @@ def _npz(path: Path) -> StoredFile:
 
 def _npz_pieces(
     path: Path, member: str, header: int, size: int, dtype: torch.dtype | None
-) -> Callable[[], Iterator[Tensor]]:
-    def pieces() -> Iterator[Tensor]:
+) -> Callable[[int], Iterator[Tensor]]:
+    def pieces(width: int) -> Iterator[Tensor]:
         assert dtype is not None
         try:
             with zipfile.ZipFile(path) as archive, archive.open(member) as file:
                 file.read(header)
-                yield from _stream_pieces(file, size, dtype)
+                yield from _stream_pieces(file, size, dtype, width)
         except (zipfile.BadZipFile, EOFError) as error:
             raise CoderError(f"{path} is damaged ({error}): fetch it again.") from error
 
@@ -284,11 +314,15 @@ def _pickle(path: Path) -> StoredFile:
     return StoredFile(path, tensors, values)
 
 
-def _tensor_pieces(tensor: Tensor) -> Callable[[], Iterator[Tensor]]:
-    def pieces() -> Iterator[Tensor]:
+def _tensor_pieces(tensor: Tensor) -> Callable[[int], Iterator[Tensor]]:
+    def pieces(width: int) -> Iterator[Tensor]:
         value = tensor.detach()
         if value.ndim < 2:
             yield value.reshape(-1)
+            return
+        if value.ndim == 3:  # [H, L, D]: hook by hook, each a matrix
+            for matrix in value:
+                yield from _tensor_pieces(matrix)(width)
             return
         row_bytes = max(1, value[0].numel() * value.element_size())
         step = max(1, _PIECE_BYTES // row_bytes)

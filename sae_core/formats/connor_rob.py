@@ -1,0 +1,50 @@
+"""The first attention SAEs of GPT-2 small: ``<name>.pt`` + ``<name>_cfg.json`` (Kissane, Krzyzanowski et al. 2024)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from sae_core.coder import Fact, SparseCoder, fingerprint
+from sae_core.formats.reading import Architecture, Options, config_beside, positive_int, read_config
+from sae_core.parts.activation import ReLU
+from sae_core.parts.encoder import AffineEncoder
+
+NAME = "connor_rob"
+FILES = "<name>.pt + <name>_cfg.json with act_size, dict_size, act_name"
+ARCHITECTURES = (Architecture("standard", "connor_rob/hook_z"),)
+
+
+def matches(path: Path) -> bool:
+    """Whether ``path`` is a file of this format."""
+    config = config_beside(path)
+    return config is not None and "act_size" in config
+
+
+def read(path: Path, options: Options) -> SparseCoder:
+    """A ReLU coder that subtracts ``b_dec``."""
+    where = path.with_name(f"{path.stem}_cfg.json")
+    config = read_config(where)
+    d, num = (positive_int(where, key, config.get(key)) for key in ("act_size", "dict_size"))
+    weights = options.open(path).read(
+        {"W_enc": (d, num), "W_dec": (num, d), "b_enc": (num,), "b_dec": (d,)},
+        dtype=options.dtype,
+        device=options.device,
+    )
+    hook = str(config.get("act_name") or "")
+    coder = SparseCoder(
+        encoder=AffineEncoder(weights["W_enc"].T, weights["b_enc"], ReLU()),
+        decoder_weight=weights["W_dec"],
+        decoder_bias=weights["b_dec"],
+        shift=weights["b_dec"],
+        hookpoints_in=(hook,) if hook else (),
+        hookpoints_out=(hook,) if hook else (),
+        format=NAME,
+        architecture="standard",
+        fingerprint="",
+        facts=(
+            Fact("hookpoint", hook or "not said", f"{where.name}: act_name"),
+            Fact("normalisation", "none", "the format has none"),
+        ),
+    )
+    return replace(coder, fingerprint=fingerprint(weights.digest, coder))
