@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sae_core.errors import UnknownNameError, did_you_mean
+from sae_core.errors import SubjectError, UnknownNameError, did_you_mean
 from sae_core.hook_names import BLOCK_PLACES, SYNONYMS, WRAPPERS, Child, Side, named_layer, read_foreign_name
 
 _PARALLEL_FLAG = "use_parallel_residual"
@@ -196,6 +196,25 @@ def resolve_hookpoint(model: nn.Module, name: str | Hookpoint) -> Hookpoint:
     )
 
 
+def edited_at(model: nn.Module, hookpoint: Hookpoint) -> Hookpoint:
+    """Where something must be added for the tensor at ``hookpoint`` to change for all that read it.
+
+    That is the hookpoint itself, but for the residual stream between attention and MLP (``hook_resid_mid``): no module
+    gives it, the norm before the MLP only reads it, and what is added to the attention's output is added to it.
+    """
+    base = base_model(model)
+    block = block_index(base, hookpoint)
+    if block is None or hookpoint.io != "input":
+        return hookpoint
+    name = f"{block_list_name(base)}.{block}"
+    middle, attention = BLOCK_PLACES["hook_resid_mid"], BLOCK_PLACES["hook_attn_out"]
+    between = not getattr(_submodule(base, name), _PARALLEL_FLAG, False)
+    added = _first_child(base, name, attention.children)
+    if between and added is not None and hookpoint.module == _first_child(base, name, middle.children):
+        return Hookpoint(added, attention.side)
+    return hookpoint
+
+
 def block_index(base: nn.Module, hookpoint: Hookpoint) -> int | None:
     """Index of the transformer block that is, or holds, the hookpoint's module; ``None`` outside of the blocks."""
     match = re.match(rf"{re.escape(block_list_name(base))}\.(\d+)(?:\.|$)", hookpoint.module)
@@ -208,7 +227,9 @@ def first_tensor(value: object) -> torch.Tensor:
         return value
     if isinstance(value, (tuple, list)) and value and isinstance(value[0], torch.Tensor):
         return value[0]
-    raise TypeError(f"a module gave {type(value).__name__}, not a tensor or a tuple that starts with one")
+    raise SubjectError(
+        f"a module gives {type(value).__name__}, not a tensor or a tuple that starts with one: give a hookpoint whose module does."
+    )
 
 
 def replace_first_tensor(value: object, tensor: torch.Tensor) -> Any:

@@ -17,11 +17,10 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from sae_core.errors import SubjectError
+from sae_core.errors import SubjectError, UnknownNameError
 from sae_core.hookpoints import Hookpoint, base_model, first_tensor, resolve_hookpoint
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_FINAL_NORM_NAMES = ("norm", "final_layer_norm", "ln_f", "final_layernorm")
 
 
 class _AllCaptured(Exception):
@@ -81,7 +80,8 @@ class SubjectModel:
         self.bos_id: int | None = _bos_id(tokenizer, settings)
         self.special_ids: frozenset[int] = _special_ids(tokenizer, settings, self.config, self.bos_id)
         self.vocab_size: int = int(self.model.get_output_embeddings().weight.shape[0])
-        self.max_context: int = int(getattr(self.config, "max_position_embeddings", None) or 2048)
+        text_config = self.config.get_text_config()  # a multimodal model's config has it one level down
+        self.max_context: int = int(getattr(text_config, "max_position_embeddings", None) or 2048)
         if tokenizer.get_vocab_size() > self.vocab_size:
             raise SubjectError(
                 f"The tokenizer of the subject {name} has {tokenizer.get_vocab_size()} tokens, its model only "
@@ -131,8 +131,13 @@ class SubjectModel:
         shows_bars = bars.is_progress_bar_enabled()
         bars.disable_progress_bar()  # the service shows its own
         try:
+            auto_config: Any = transformers.AutoConfig
+            config = auto_config.from_pretrained(source, trust_remote_code=False, **hub_options)
+            # some versions of transformers drop the cap on attention scores outside of their own implementation
+            capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
             model, report = auto_model.from_pretrained(
                 source,
+                **({"attn_implementation": "eager"} if capped else {}),
                 use_safetensors=True,
                 trust_remote_code=False,
                 dtype=_DTYPES[dtype],
@@ -215,6 +220,10 @@ class SubjectModel:
                 else:
 
                     def before(_m: nn.Module, args: Any, kwargs: Any, hookpoint: Hookpoint = hookpoint) -> None:
+                        if not args and "hidden_states" not in kwargs:
+                            raise SubjectError(
+                                f"The module {hookpoint.module} takes no activations that could be read; give another hookpoint."
+                            )
                         keep(hookpoint, args[0] if args else kwargs["hidden_states"])
 
                     handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
@@ -236,14 +245,14 @@ class SubjectModel:
         Raises:
             SubjectError: the base model has none under a name that is known.
         """
-        for name in _FINAL_NORM_NAMES:
-            module = getattr(self.base, name, None)
-            if isinstance(module, nn.Module):
-                return module
-        raise SubjectError(
-            f"The subject {self.name} ({type(self.base).__name__}) has no final norm under the names "
-            f"{', '.join(_FINAL_NORM_NAMES)}; the logit lens needs one."
-        )
+        try:
+            norm = self.base.get_submodule(self.hookpoint("ln_final.hook_out").module)
+        except UnknownNameError as error:
+            raise SubjectError(
+                f"The subject {self.name} ({type(self.base).__name__}) has no final norm under a name that is known; the logit "
+                "lens needs one."
+            ) from error
+        return cast(nn.Module, norm)
 
     @torch.inference_mode()
     def unembed(self, direction: Tensor) -> Tensor:

@@ -28,7 +28,14 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from sae_core.errors import SubjectError
-from sae_core.hookpoints import Hookpoint, block_index, block_list_name, first_tensor, replace_first_tensor
+from sae_core.hookpoints import (
+    Hookpoint,
+    block_index,
+    block_list_name,
+    edited_at,
+    first_tensor,
+    replace_first_tensor,
+)
 from sae_core.subject import SubjectModel
 
 _ATTENTION = "autointerp_packed_rows"
@@ -403,7 +410,8 @@ class UpperLayers:
     def _edits(self, deltas: Mapping[Hookpoint, Tensor]) -> Iterator[None]:
         with ExitStack() as stack:
             for hookpoint, delta_ND in deltas.items():
-                handle = _add_at(self.subject.base.get_submodule(hookpoint.module), hookpoint.io, delta_ND)
+                place = edited_at(self.subject.model, hookpoint)
+                handle = _add_at(self.subject.base.get_submodule(place.module), place.io, delta_ND)
                 stack.callback(handle.remove)
             yield
 
