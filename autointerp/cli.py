@@ -6,6 +6,8 @@ import io
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -154,6 +156,105 @@ def export(
         )
     manifest = export_run(context, folder)
     print(f"{manifest.num_rows:,} latents written to {folder}")
+
+
+@app.command()
+def inspect(
+    coder: Annotated[str, typer.Argument(metavar="CODER", help="Folder, file or hub id of a sparse coder.")],
+    hookpoint: Annotated[
+        list[str] | None,
+        typer.Option(help="Where it attaches, once for each hookpoint it reads; else as it says itself."),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Commit, branch or tag of a hub coder.")] = None,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Read torch pickles too, their tensors only.")
+    ] = False,
+    input_scale: Annotated[
+        list[str] | None,
+        typer.Option(help="What inputs are multiplied by, once for each hookpoint it reads, or 'folded'."),
+    ] = None,
+    k: Annotated[
+        int | None, typer.Option(min=1, help="Active latents of a token, where the file leaves it out.")
+    ] = None,
+    center_writing_weights: Annotated[
+        bool | None,
+        typer.Option(
+            "--center-writing-weights/--no-center-writing-weights",
+            help="Whether the weights of the subject it was trained on were centred (TransformerLens).",
+        ),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16, of the coder and the subject.")] = "float32",
+    subject: Annotated[
+        str | None, typer.Option(help="Folder or hub id of the subject, to measure the coder on it.")
+    ] = None,
+    corpus: Annotated[
+        str | None, typer.Option(help="Text to measure on: a folder, a file, a hub data set, or python-stdlib.")
+    ] = None,
+    text_field: Annotated[str, typer.Option(help="Field of a .jsonl or .parquet corpus that holds the text.")] = "text",
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to measure on.")] = 100_000,
+    context_length: Annotated[int, typer.Option(min=2, help="Tokens of a context.")] = 256,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    json_file: Annotated[
+        str | None,
+        typer.Option(
+            "--json", metavar="FILE|-", help="Write everything as JSON; '-' for stdout, and nothing else there."
+        ),
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw the firing rates as a PNG.")] = None,
+) -> None:
+    """Say what a sparse coder is, and how well it stands for a subject's activations."""
+    from sae_core.errors import ConfigError
+
+    if (subject is None) != (corpus is None):
+        given, missing = ("--subject", "--corpus") if corpus is None else ("--corpus", "--subject")
+        raise ConfigError(
+            f"{given} is given and {missing} is not: a coder is measured on a subject that reads a corpus; give both or neither."
+        )
+    if picture is not None and subject is None:
+        raise ConfigError(
+            "--picture shows how often latents fire, which must be measured: give --subject and --corpus too."
+        )
+    import json
+
+    from autointerp import inspection
+
+    inspection.check_destination("--picture", picture)
+    inspection.check_destination("--json", None if json_file in (None, "-") else Path(json_file))
+    options = inspection.LoadOptions(
+        tuple(hookpoint or ()),
+        revision,
+        allow_pickle,
+        inspection.input_scale_of(input_scale or ()),
+        k,
+        center_writing_weights,
+        dtype,
+    )
+    measure = None
+    if subject is not None and corpus is not None:
+        measure = inspection.MeasureOptions(subject, corpus, tokens, context_length, device, text_field)
+    with _token_bar(tokens, shown=measure is not None) as advance:
+        found = inspection.look(coder, options, measure, advance)
+    if json_file != "-":
+        inspection.print_inspection(found, _console())
+    if json_file is not None:
+        text = json.dumps(inspection.inspection_json(found), indent=1, allow_nan=False) + "\n"
+        if json_file == "-":
+            print(text, end="")
+        else:
+            Path(json_file).write_text(text, encoding="utf-8")
+    if picture is not None:
+        inspection.draw_firing_rates(found, picture)
+
+
+@contextmanager
+def _token_bar(total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
+    """What takes the number of tokens done, as a bar on a terminal that goes away in the end."""
+    from rich.progress import Progress
+
+    console = _console(stderr=True)
+    with Progress(console=console, transient=True, disable=not (shown and console.is_terminal)) as progress:
+        task = progress.add_task("tokens", total=total)
+        yield lambda done: progress.update(task, completed=done)
 
 
 def _go_on(started: StartedRun, retry: bool) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
@@ -120,7 +121,7 @@ class SparseCoder:
             out = out if scale is None else out * scale
             out = out if offset is None else out + offset
             out = out if self.skip is None else out + flat @ self.skip.T
-        return out if self.num_hooks_out == 1 else out.view(len(out), self.num_hooks_out, -1)
+        return out if self.num_hooks_out == 1 else out.view(len(out), self.num_hooks_out, self.d_out)
 
     @property
     def output_needs_input(self) -> bool:
@@ -135,7 +136,7 @@ class SparseCoder:
 
     def _flat(self, x: Tensor) -> Tensor:
         """[N, H_in * d_in] in the coder's dtype; heads or hookpoints may come as an axis of their own."""
-        flat = x.reshape(len(x), -1).to(self.encoder.weight.dtype)
+        flat = x.reshape(len(x), math.prod(x.shape[1:])).to(self.encoder.weight.dtype)
         if flat.shape[1] != self.encoder.weight.shape[1]:
             hooks = f"{self.num_hooks_in} hookpoints x " if self.num_hooks_in > 1 else ""
             raise CoderError(f"the coder reads {hooks}{self.d_in} dimensions, and the input has {list(x.shape[1:])}.")

@@ -6,11 +6,11 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from sae_core.errors import CoderError, MissingFileError
+from sae_core.errors import CoderError, InputError, MissingFileError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_PATH = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:/(.+))?")
-_WEIGHTS = (".safetensors", ".npz", ".pt", ".pth", ".bin")
+_WEIGHTS = (".safetensors", ".npz", ".pt", ".pth")
 _CONFIGS = (".json", ".yaml", ".yml")
 
 
@@ -27,19 +27,18 @@ def local_folder(
     ``what`` names the thing in the error ("subject.model"). With ``HF_HUB_OFFLINE=1`` only the local cache is asked.
     Raises MissingFileError where neither is to be had.
     """
-    path = Path(path_or_id).expanduser()
-    if path.exists():
+    path = _local(path_or_id)
+    if path is not None and path.exists():
         return path
-    if path.is_absolute() or path_or_id.startswith(".") or not _HUB_ID.fullmatch(path_or_id):
+    if path is None or path.is_absolute() or path_or_id.startswith(".") or not _HUB_ID.fullmatch(path_or_id):
         raise _no_such_path(what, path_or_id)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         return Path(
             snapshot_download(path_or_id, revision=revision, repo_type=repo_type, allow_patterns=allow_patterns)
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # the client lets its HTTP library's own errors through
         raise _not_given(what, path_or_id, error) from error
 
 
@@ -59,30 +58,64 @@ def coder_path(path_or_id: str, *, revision: str | None = None, hookpoint: str |
     (``org/name/layer_3/width_16k``). ``hookpoint`` chooses a folder of that name, or the file of that layer.
     Raises MissingFileError where it is not to be had, CoderError where a repository holds many coders and none is chosen.
     """
-    path = Path(path_or_id).expanduser()
-    if path.exists():
+    path = _local(path_or_id)
+    if path is not None and path.exists():
         return CoderPath(path, None)
     match = _HUB_PATH.fullmatch(path_or_id.rstrip("/"))
-    if path.is_absolute() or path_or_id.startswith(".") or match is None:
+    if path is None or path.is_absolute() or path_or_id.startswith(".") or match is None:
         raise _no_such_path("a coder's path", path_or_id)
     from huggingface_hub import HfApi, constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     repository, inside = match[1], match[2] or ""
     try:
         if constants.HF_HUB_OFFLINE:
-            root = Path(snapshot_download(repository, revision=revision, local_files_only=True))
-            files = [p.relative_to(root).as_posix() for p in root.rglob("*") if not p.is_dir()]
-            prefix, _ = _files_of_coder(path_or_id, files, inside, hookpoint)
-            return CoderPath(root / prefix, root.name)
-        info = HfApi().model_info(repository, revision=revision)
-        files = [sibling.rfilename for sibling in info.siblings or ()]
+            # no pattern: where the snapshot lies, whether or not it is the whole repository
+            root = Path(snapshot_download(repository, revision=revision, local_files_only=True, allow_patterns=[]))
+            files = _files_at(repository, root)
+        else:
+            info = HfApi().model_info(repository, revision=revision)
+            commit, files = info.sha, [sibling.rfilename for sibling in info.siblings or ()]
         prefix, wanted = _files_of_coder(path_or_id, files, inside, hookpoint)
         escaped = [re.sub(r"([\[*?])", r"[\1]", name) for name in wanted]
-        root = Path(snapshot_download(repository, revision=info.sha, allow_patterns=escaped))
-        return CoderPath(root / prefix, info.sha)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        if constants.HF_HUB_OFFLINE:
+            snapshot_download(repository, revision=root.name, local_files_only=True, allow_patterns=escaped)
+            return CoderPath(root / prefix, root.name)
+        # by its name, so that the cache knows it offline; by the commit where the name has moved since
+        root = Path(snapshot_download(repository, revision=revision, allow_patterns=escaped))
+        if root.name != commit:
+            root = Path(snapshot_download(repository, revision=commit, allow_patterns=escaped))
+        return CoderPath(root / prefix, commit)
+    except InputError:
+        raise
+    except Exception as error:  # the client lets its HTTP library's own errors through
         raise _not_given("a coder's path", path_or_id, error) from error
+
+
+def _local(path_or_id: str) -> Path | None:
+    """What was given as a path; None where it cannot be one (too long for a name, ``~`` of an unknown user)."""
+    try:
+        path = Path(path_or_id).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError):
+        return None
+    return path
+
+
+def _files_at(repository: str, snapshot: Path) -> list[str]:
+    """The files of a repository at the commit of a cached snapshot: all where the cache knows them, else those in it."""
+    try:
+        from huggingface_hub import get_cached_repo_tree
+        from huggingface_hub.errors import CachedRepoTreeNotFoundError
+    except ImportError:  # a client before version 2, which keeps no listing
+        return _files_below(snapshot)
+    try:
+        return [file.path for file in get_cached_repo_tree(repository, revision=snapshot.name)]
+    except CachedRepoTreeNotFoundError:
+        return _files_below(snapshot)
+
+
+def _files_below(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()]
 
 
 def _files_of_coder(given: str, files: list[str], inside: str, hookpoint: str | None) -> tuple[str, list[str]]:

@@ -15,7 +15,8 @@ import torch
 import sae_core.formats
 from sae_core.coder import Fact, SparseCoder
 from sae_core.errors import CoderError
-from sae_core.formats.reading import Architecture, Options, layer_in
+from sae_core.formats.reading import Architecture, Options, layer_in, shown
+from sae_core.formats.stored import WEIGHT_DTYPES
 from sae_core.hub import coder_path
 
 
@@ -23,6 +24,10 @@ class Reader(Protocol):
     """A module of ``sae_core.formats`` that reads one format."""
 
     NAME: str
+    TITLE: str
+    """What people call it."""
+    REFERENCE: str
+    """What its numbers are checked against."""
     FILES: str
     """What a coder of this format is on disk, in a few words."""
     ARCHITECTURES: tuple[Architecture, ...]
@@ -78,8 +83,15 @@ def load_coder(
         CoderError: it is no coder of a known format, is damaged, or cannot be read without guessing.
     """
     hookpoints = (hookpoint,) if isinstance(hookpoint, str) else tuple(hookpoint or ())
-    if isinstance(input_scale, (int, float)):
-        input_scale = (float(input_scale),)
+    if not all(isinstance(name, str) and name.strip() for name in hookpoints):
+        raise CoderError(f"hookpoint is {shown(hookpoint)}; give a module's name, or a list of names.")
+    if dtype not in WEIGHT_DTYPES:
+        known = ", ".join(str(d).removeprefix("torch.") for d in WEIGHT_DTYPES)
+        raise CoderError(f"dtype is {dtype}; weights are loaded as one of {known}.")
+    if isinstance(input_scale, (int, float)) and not isinstance(input_scale, bool):
+        input_scale = (input_scale,)
+    elif isinstance(input_scale, bool) or (isinstance(input_scale, str) and input_scale != "folded"):
+        raise CoderError(f"input_scale is {input_scale!r}; give a positive factor, a list of them, or 'folded'.")
     elif input_scale is not None and input_scale != "folded":
         input_scale = tuple(input_scale)
     options = Options(hookpoints, dtype, device, allow_pickle, input_scale, k, center_writing_weights)
@@ -92,7 +104,13 @@ def load_coder(
     options.check_all_taken(reader.NAME)
     if commit is not None:
         coder = replace(coder, facts=(*coder.facts, Fact("revision", commit, "the hub")))
-    if not hookpoints or "hookpoints" in options.taken or (chosen and coder.hookpoints_in):
+    if not hookpoints or "hookpoints" in options.taken:
+        return coder
+    if chosen and coder.hookpoints_in:
+        if layer_in(coder.hookpoints_in[0]) != layer_in(hookpoints[0]):
+            raise CoderError(
+                f"the hookpoint is {hookpoints[0]!r}, and {path} reads {coder.hookpoints_in[0]}: give one coder."
+            )
         return coder
     return _attached_elsewhere(coder, hookpoints)
 
@@ -111,7 +129,7 @@ def _chosen(path: Path, hookpoints: tuple[str, ...]) -> tuple[Path, bool]:
         return path / hookpoints[0], False
     inside = {
         p: layer_in(p.stem.removesuffix(".sae").replace("layer", ""))
-        for p in path.iterdir()
+        for p in _entries(path)
         if reader_of(p) is not None and p.is_file()
     }
     if len(inside) == 1:
@@ -129,6 +147,11 @@ def _attached_elsewhere(coder: SparseCoder, hookpoints: tuple[str, ...]) -> Spar
         raise CoderError(
             f"the coder reads {', '.join(coder.hookpoints_in)} and writes {', '.join(coder.hookpoints_out)}, as its files say: "
             "leave the hookpoint out."
+        )
+    if not coder.hookpoints_in and ("transcoder" in coder.architecture or coder.format.startswith("circuit_tracer")):
+        raise CoderError(
+            "the coder writes elsewhere than it reads, and its files do not say where: one hookpoint cannot say both; "
+            "add what its format says them by, the folder's names or the config."
         )
     bare = tuple(_bare(name) for name in hookpoints)
     ends = [":input" if name.endswith(":input") else "" for name in coder.hookpoints_in] or [""] * len(bare)
@@ -154,12 +177,27 @@ def _unknown_format(path: Path) -> str:
     nested = sorted(str(p.relative_to(path)) for p in _below(path) if reader_of(p) is not None)
     if nested:
         more = f" and {len(nested) - 8} more" if len(nested) > 8 else ""
-        return f"{path} holds {len(nested)} coders ({', '.join(nested[:8])}{more}): give one of these, or set the hookpoint."
-    inside = sorted(p.name for p in path.iterdir())
+        number = f"{len(nested)} coder{'s' * (len(nested) > 1)}"
+        return f"{path} holds {number} ({', '.join(nested[:8])}{more}): give one of these, or set the hookpoint."
+    inside = sorted(p.name for p in _entries(path))
     return f"{path} holds {', '.join(inside[:8]) or 'nothing'}. A coder is one of {known}."
 
 
-def _below(path: Path, depth: int = 4) -> list[Path]:
-    """Files and folders below ``path``, down to ``depth`` levels."""
-    found = list(path.iterdir()) if depth else []
-    return found + [deeper for folder in found if folder.is_dir() for deeper in _below(folder, depth - 1)]
+def _below(path: Path, depth: int = 4, most: int = 5000) -> list[Path]:
+    """Files and folders below ``path``, down to ``depth`` levels: not all where there are very many."""
+    found: list[Path] = []
+    level = [path]
+    for _ in range(depth):
+        level = [deeper for folder in level[:most] if folder.is_dir() for deeper in _entries(folder)]
+        found += level[: most - len(found)]
+        if len(found) == most:
+            break
+    return found
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What lies in a folder; nothing where it cannot be listed."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []

@@ -101,6 +101,7 @@ def test_the_hub_client_is_imported_in_one_module() -> None:
         "import autointerp.components; autointerp.components.known_components('scorers')",
         "import autointerp.pipeline.stages, autointerp.pipeline.starting, autointerp.pipeline.driver",
         "import autointerp.pipeline.finding, autointerp.store, autointerp.export, autointerp.report.show",
+        "import autointerp.inspection",
         *(f"import sae_core.{name.replace('/', '.')}" for name in TORCH_FREE),
     ],
 )

@@ -8,11 +8,22 @@ from pathlib import Path
 
 from sae_core.coder import Fact, SparseCoder, fingerprint
 from sae_core.errors import CoderError
-from sae_core.formats.reading import Architecture, Options, active_latents, layer_of, one_of, yaml_of_kind
+from sae_core.formats.reading import (
+    Architecture,
+    Options,
+    active_latents,
+    is_yaml_of_kind,
+    layer_of,
+    one_of,
+    read_yaml,
+    text,
+)
 from sae_core.parts.activation import Activation, JumpReLU, ReLU, TopK
 from sae_core.parts.encoder import AffineEncoder
 
 NAME = "circuit_tracer"
+TITLE = "circuit-tracer transcoder set"
+REFERENCE = "numpy encode"
 FILES = "config.yaml (model_kind: transcoder_set) + layer_N.safetensors"
 CONFIG = "config.yaml"
 ARCHITECTURES = (
@@ -20,6 +31,7 @@ ARCHITECTURES = (
     Architecture("jumprelu", "circuit_tracer/jumprelu"),
     Architecture("topk", "circuit_tracer/topk"),
     Architecture("relu, skip connection", "circuit_tracer/skip"),
+    Architecture("relu, one layer's file given", "circuit_tracer/mwhanna", reference="sae-lens' converter"),
 )
 _OF_LAYER = re.compile(r"layer_(\d+)\.safetensors")
 _THRESHOLD = "activation_function.threshold"
@@ -28,23 +40,24 @@ _THRESHOLD = "activation_function.threshold"
 def matches(path: Path) -> bool:
     """Whether ``path`` is a set, or the file of one layer of a set."""
     folder = path.parent if _OF_LAYER.fullmatch(path.name) else path
-    return yaml_of_kind(folder / CONFIG, "transcoder_set") is not None
+    return is_yaml_of_kind(folder / CONFIG, "transcoder_set")
 
 
 def read(path: Path, options: Options) -> SparseCoder:
     """The transcoder of one layer, chosen by the file or by the hookpoint's layer."""
     folder = path.parent if _OF_LAYER.fullmatch(path.name) else path
-    config = yaml_of_kind(folder / CONFIG, "transcoder_set") or {}
+    where = folder / CONFIG
+    config = read_yaml(where, "transcoder_set")
     if config.get("transcoders"):
         raise CoderError(
-            f"{folder / CONFIG}: transcoders lists other places; fetch the files beside the config, or give one of them."
+            f"{where}: transcoders lists other places; fetch the files beside the config, or give one of them."
         )
     files = {int(m[1]): p for p in folder.iterdir() if (m := _OF_LAYER.fullmatch(p.name))}
     chosen = _OF_LAYER.fullmatch(path.name)
     layer = int(chosen[1]) if chosen else layer_of(folder, options, files)
-    stored = options.open(files[layer])
-    num, d_in = (*stored.shape("W_enc"), 0)[:2]
-    d_out = stored.shape("W_dec")[-1]
+    stored = options.open(path if chosen else files[layer])
+    num, d_in = stored.shape("W_enc", 2)
+    d_out = stored.shape("W_dec", 2)[1]
     weights = stored.read(
         {"W_enc": (num, d_in), "W_dec": (num, d_out), "b_enc": (num,), "b_dec": (d_out,)},
         {_THRESHOLD: (num,), "W_skip": (d_out, d_in)},
@@ -52,14 +65,17 @@ def read(path: Path, options: Options) -> SparseCoder:
         dtype=options.dtype,
         device=options.device,
     )
-    where = folder / CONFIG
     function = one_of(
         where, "activation", config.get("activation") or "relu", ("relu", "topk", "jumprelu", "jump_relu")
     )
-    saved_k = int(stored.number("k")) if "k" in stored.tensors or "k" in stored.values else None
+    saved_k = stored.integer("k") if "k" in stored.tensors or "k" in stored.values else None
     threshold = weights.get(_THRESHOLD)
     if function.startswith("jump") and threshold is None:
         raise CoderError(f"{stored.path}: config.yaml says {function}, and the file has no {_THRESHOLD}.")
+    if threshold is not None and function == "topk":
+        raise CoderError(f"{stored.path}: config.yaml says topk, and the file has {_THRESHOLD}: one of them is wrong.")
+    if saved_k is not None and config.get("k") not in (None, saved_k):
+        raise CoderError(f"{stored.path}: the file says k = {saved_k}, and config.yaml another: one of them is wrong.")
     if saved_k is not None and function != "topk":
         raise CoderError(f"{stored.path}: the file says k = {saved_k}, and config.yaml does not say activation: topk.")
     activation: Activation = ReLU() if threshold is None else JumpReLU(threshold, rectify=False)
@@ -68,7 +84,7 @@ def read(path: Path, options: Options) -> SparseCoder:
         activation = TopK(k, rectify=False)
     skip = weights.get("W_skip")
     kind = "topk" if function == "topk" else "relu" if threshold is None else "jumprelu"
-    into, out = (config.get(key) for key in ("feature_input_hook", "feature_output_hook"))
+    into, out = (text(where, key, config.get(key)) for key in ("feature_input_hook", "feature_output_hook"))
     coder = SparseCoder(
         encoder=AffineEncoder(weights["W_enc"], weights["b_enc"], activation),
         decoder_weight=weights["W_dec"],
@@ -81,7 +97,9 @@ def read(path: Path, options: Options) -> SparseCoder:
         fingerprint="",
         facts=(
             Fact("hookpoint", f"blocks.{layer}.{into}", f"{CONFIG}: feature_input_hook, and the file's name"),
-            Fact("model_name", str(config.get("model_name")), f"{CONFIG}: model_name"),
+            Fact(
+                "model_name", text(where, "model_name", config.get("model_name")) or "not said", f"{CONFIG}: model_name"
+            ),
             Fact("normalisation", "none", "the format has none"),
         ),
     )

@@ -10,15 +10,18 @@ import torch
 
 from sae_core.coder import Fact, SparseCoder, fingerprint
 from sae_core.errors import CoderError
-from sae_core.formats.reading import Architecture, Options, layer_of, yaml_of_kind
+from sae_core.formats.reading import Architecture, Options, is_yaml_of_kind, layer_of, read_yaml, text
 from sae_core.parts.activation import Activation, JumpReLU, ReLU
 from sae_core.parts.encoder import AffineEncoder
 
 NAME = "circuit_tracer_clt"
+TITLE = "circuit-tracer cross-layer transcoder"
+REFERENCE = "numpy encode"
 FILES = "config.yaml (model_kind: cross_layer_transcoder) + W_enc_N.safetensors + W_dec_N.safetensors"
 CONFIG = "config.yaml"
 ARCHITECTURES = (
     Architecture("relu", "circuit_tracer_clt/relu"),
+    Architecture("relu, sae-lens' view of one layer", "circuit_tracer_clt/mntss", reference="sae-lens' converter"),
     Architecture("jumprelu", "circuit_tracer_clt/jumprelu"),
 )
 _OF_LAYER = re.compile(r"W_enc_(\d+)\.safetensors")
@@ -27,23 +30,24 @@ _OF_LAYER = re.compile(r"W_enc_(\d+)\.safetensors")
 def matches(path: Path) -> bool:
     """Whether ``path`` is such a transcoder, or the file of one of its layers."""
     folder = path.parent if _OF_LAYER.fullmatch(path.name) else path
-    return yaml_of_kind(folder / CONFIG, "cross_layer_transcoder") is not None
+    return is_yaml_of_kind(folder / CONFIG, "cross_layer_transcoder")
 
 
 def read(path: Path, options: Options) -> SparseCoder:
     """The latents that read one layer and write to it and to every later one."""
     folder = path.parent if _OF_LAYER.fullmatch(path.name) else path
-    config = yaml_of_kind(folder / CONFIG, "cross_layer_transcoder") or {}
+    where = folder / CONFIG
+    config = read_yaml(where, "cross_layer_transcoder")
     files = {int(m[1]): p for p in folder.iterdir() if (m := _OF_LAYER.fullmatch(p.name))}
     chosen = _OF_LAYER.fullmatch(path.name)
     i = int(chosen[1]) if chosen else layer_of(folder, options, files)
-    stored = options.open(files[i])
-    num, d = (*stored.shape(f"W_enc_{i}"), 0)[:2]
+    stored = options.open(path if chosen else files[i])
+    num, d = stored.shape(f"W_enc_{i}", 2)
     decoders = folder / f"W_dec_{i}.safetensors"
     if not decoders.is_file():
         raise CoderError(f"{decoders} is missing: fetch it, or the latents of layer {i} have no directions.")
     stored_decoder = options.open(decoders)
-    reach, d_out = (*stored_decoder.shape(f"W_dec_{i}"), 0, 0)[1:3]
+    reach, d_out = stored_decoder.shape(f"W_dec_{i}", 3)[1:]
     encoder = stored.read(
         {f"W_enc_{i}": (num, d), f"b_enc_{i}": (num,)},
         {f"threshold_{i}": (num,), f"W_skip_{i}": (d, d_out), f"b_dec_{i}": (d_out,)},
@@ -53,7 +57,7 @@ def read(path: Path, options: Options) -> SparseCoder:
     decoder = stored_decoder.read({f"W_dec_{i}": (num, reach, d_out)}, dtype=options.dtype, device=options.device)
     threshold = encoder.get(f"threshold_{i}")
     activation: Activation = ReLU() if threshold is None else JumpReLU(threshold, rectify=False)
-    into, out = (config.get(key) for key in ("feature_input_hook", "feature_output_hook"))
+    into, out = (text(where, key, config.get(key)) for key in ("feature_input_hook", "feature_output_hook"))
     coder = SparseCoder(
         encoder=AffineEncoder(encoder[f"W_enc_{i}"], encoder[f"b_enc_{i}"], activation),
         decoder_weight=decoder[f"W_dec_{i}"].view(num, reach * d_out),
@@ -67,7 +71,9 @@ def read(path: Path, options: Options) -> SparseCoder:
         fingerprint="",
         facts=(
             Fact("hookpoint", f"blocks.{i}.{into}", f"{CONFIG}: feature_input_hook, and the file's name"),
-            Fact("model_name", str(config.get("model_name")), f"{CONFIG}: model_name"),
+            Fact(
+                "model_name", text(where, "model_name", config.get("model_name")) or "not said", f"{CONFIG}: model_name"
+            ),
             Fact(
                 "decode",
                 f"what layer {i} writes, without biases and skip connections",

@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from sae_core.coder import Fact, SparseCoder, fingerprint
-from sae_core.formats.reading import Architecture, Options, config_beside, positive_int, read_config
+from sae_core.formats.reading import Architecture, Options, config_beside, positive_int, read_config, text
 from sae_core.parts.activation import ReLU
 from sae_core.parts.encoder import AffineEncoder
 
 NAME = "connor_rob"
+TITLE = "GPT-2 attention SAEs (Kissane et al.)"
+REFERENCE = "sae-lens' converter"
 FILES = "<name>.pt + <name>_cfg.json with act_size, dict_size, act_name"
 ARCHITECTURES = (Architecture("standard", "connor_rob/hook_z"),)
 
@@ -31,7 +33,7 @@ def read(path: Path, options: Options) -> SparseCoder:
         dtype=options.dtype,
         device=options.device,
     )
-    hook = str(config.get("act_name") or "")
+    hook = text(where, "act_name", config.get("act_name"))
     coder = SparseCoder(
         encoder=AffineEncoder(weights["W_enc"].T, weights["b_enc"], ReLU()),
         decoder_weight=weights["W_dec"],

@@ -14,12 +14,14 @@ from safetensors import SafetensorError, safe_open
 
 from sae_core.coder import Fact, SparseCoder, fingerprint
 from sae_core.errors import CoderError
-from sae_core.formats.reading import Architecture, Options, read_config
+from sae_core.formats.reading import Architecture, Options, as_threshold, check_finite, read_config, shown, text
 from sae_core.formats.stored import StoredFile
 from sae_core.parts.activation import Activation, JumpReLU, ReLU
 from sae_core.parts.encoder import AffineEncoder
 
 NAME = "crosscoder"
+TITLE = "crosscoder (science-of-finetuning)"
+REFERENCE = "numpy encode"
 FILES = "config.json + model.safetensors with encoder.weight [places, d, latents]"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 ARCHITECTURES = (
@@ -40,8 +42,8 @@ def matches(path: Path) -> bool:
     try:
         with safe_open(path / WEIGHTS, framework="np") as file:
             return "encoder.weight" in file.keys() and len(file.get_slice("encoder.weight").get_shape()) == 3  # noqa: SIM118
-    except (SafetensorError, OSError):
-        return False
+    except (SafetensorError, OSError, UnicodeError):
+        return True  # read() says what is wrong with it
 
 
 def read(path: Path, options: Options) -> SparseCoder:
@@ -52,12 +54,21 @@ def read(path: Path, options: Options) -> SparseCoder:
         raise CoderError(
             f"{where}: encoder_layers is set; crosscoders whose encoder reads some of the places only are not read."
         )
+    if config.get("keep_relative_variance") is False:
+        raise CoderError(
+            f"{where}: keep_relative_variance is false; crosscoders that scale each dimension of their inputs are not read."
+        )
     stored = options.open(path / WEIGHTS)
-    hooks, d, num = stored.shape("encoder.weight")
-    code = int(stored.number("code_normalization_id")) if "code_normalization_id" in stored.tensors else _CROSSCODER
+    hooks, d, num = stored.shape("encoder.weight", 3)
+    code = stored.integer("code_normalization_id") if "code_normalization_id" in stored.tensors else _CROSSCODER
     if code != _CROSSCODER:
         raise CoderError(f"{stored.path}: code_normalization_id is {code}; only {_CROSSCODER} (CROSSCODER) is read.")
+    said = config.get("code_normalization")
+    if said not in (None, "CROSSCODER", _CROSSCODER):
+        raise CoderError(f"{where}: code_normalization is {shown(said)}; only 'CROSSCODER' is read.")
     batch_topk = "threshold" in stored.tensors
+    if not batch_topk and ("k" in stored.tensors or "TopK" in text(where, "dict_class", config.get("dict_class"))):
+        raise CoderError(f"{stored.path} is a BatchTopK crosscoder's and has no threshold; fetch it again.")
     threshold = stored.number("threshold") if batch_topk else 0.0
     if not threshold >= 0:
         raise CoderError(
@@ -88,7 +99,10 @@ def read(path: Path, options: Options) -> SparseCoder:
         decoder.div_(out_scale[None, :, None])
         bias.div_(out_scale[:, None]).add_(mean.to(encoder))
         shift = mean.to(encoder).reshape(-1)
-    activation: Activation = JumpReLU(torch.tensor([threshold]).to(encoder)) if batch_topk else ReLU()
+    check_finite(stored.path, "what is folded into the weights", encoder, weights["encoder.bias"], decoder, bias, shift)
+    activation: Activation = ReLU()
+    if batch_topk:
+        activation = JumpReLU(as_threshold(stored.path, threshold, options.dtype, options.device))
     coder = SparseCoder(
         encoder=AffineEncoder(encoder.view(hooks * d, num).T, weights["encoder.bias"], activation),
         decoder_weight=decoder.view(num, hooks * d),
@@ -117,12 +131,15 @@ def read(path: Path, options: Options) -> SparseCoder:
 
 def _normalisation(stored: StoredFile, hooks: int, d: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """``(mean [H, d], scale [H])`` of the inputs; None where they are read as they are (NaN in the file, or nothing)."""
-    if "activation_mean" not in stored.tensors or bool(torch.isnan(stored.small("activation_mean")).any()):
+    if "activation_mean" not in stored.tensors:
         return None, None
-    mean, scale = stored.small("activation_mean"), stored.small("activation_global_scale")
-    if mean.shape != (hooks, d) or scale.shape != (hooks,) or not bool((torch.isfinite(scale) & (scale > 0)).all()):
+    mean = stored.small("activation_mean", (hooks, d))
+    if bool(torch.isnan(mean).all()):
+        return None, None
+    scale = stored.small("activation_global_scale", (hooks,))
+    if not bool(torch.isfinite(mean).all()) or not bool((torch.isfinite(scale) & (scale > 0)).all()):
         raise CoderError(
-            f"{stored.path}: activation_mean has shape {list(mean.shape)} and activation_global_scale is {scale.tolist()}; "
-            f"expected [{hooks}, {d}], and {hooks} positive numbers."
+            f"{stored.path}: activation_mean must be finite, or NaN throughout, and activation_global_scale, which is "
+            f"{scale.tolist()}, {hooks} positive numbers: the file is damaged."
         )
     return mean, scale

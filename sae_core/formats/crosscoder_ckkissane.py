@@ -12,11 +12,13 @@ import torch
 
 from sae_core.coder import Fact, SparseCoder, fingerprint
 from sae_core.errors import CoderError
-from sae_core.formats.reading import Architecture, Options, config_beside, read_config
+from sae_core.formats.reading import Architecture, Options, check_finite, config_beside, read_config, text
 from sae_core.parts.activation import ReLU
 from sae_core.parts.encoder import AffineEncoder
 
 NAME = "crosscoder_ckkissane"
+TITLE = "crosscoder of two models (ckkissane)"
+REFERENCE = "numpy encode"
 FILES = "cfg.json + cc_weights.pt, or N.pt + N_cfg.json"
 CONFIG, WEIGHTS = "cfg.json", "cc_weights.pt"
 ARCHITECTURES = (
@@ -37,9 +39,9 @@ def read(path: Path, options: Options) -> SparseCoder:
     """A ReLU crosscoder of two models; it can be encoded and inspected, not attached to one subject."""
     weights_path = path / WEIGHTS if path.is_dir() else path
     where = path / CONFIG if path.is_dir() else path.with_name(f"{path.stem}_cfg.json")
-    hook = str(read_config(where).get("hook_point") or "")
+    hook = text(where, "hook_point", read_config(where).get("hook_point"))
     stored = options.open(weights_path)
-    models, d, num = (*stored.shape("W_enc"), 0, 0)[:3]
+    models, d, num = stored.shape("W_enc", 3)
     scales = options.take_input_scale(models)
     if scales is None:
         raise CoderError(
@@ -55,6 +57,7 @@ def read(path: Path, options: Options) -> SparseCoder:
     weights["W_enc"].mul_(factors[:, None, None])
     weights["W_dec"].div_(factors[None, :, None])
     weights["b_dec"].div_(factors[:, None])
+    check_finite(weights_path, "a weight times its input scale", *weights.tensors.values())
     coder = SparseCoder(
         encoder=AffineEncoder(weights["W_enc"].view(models * d, num).T, weights["b_enc"], ReLU()),
         decoder_weight=weights["W_dec"].view(num, models * d),

@@ -10,12 +10,25 @@ import torch
 
 from sae_core.coder import Fact, SparseCoder, fingerprint
 from sae_core.errors import CoderError
-from sae_core.formats.reading import Architecture, Options, active_latents, one_of, positive_int, read_config
+from sae_core.formats.reading import (
+    Architecture,
+    Options,
+    active_latents,
+    as_threshold,
+    check_finite,
+    one_of,
+    positive_int,
+    read_config,
+    shown,
+    text,
+)
 from sae_core.formats.stored import StoredFile
 from sae_core.parts.activation import Activation, Gated, JumpReLU, ReLU, TopK
 from sae_core.parts.encoder import AffineEncoder
 
 NAME = "dictionary_learning"
+TITLE = "dictionary_learning"
+REFERENCE = "dictionary_learning, which wrote the files"
 FILES = "config.json + ae.pt"
 CONFIG, WEIGHTS = "config.json", "ae.pt"
 ARCHITECTURES = tuple(
@@ -79,10 +92,14 @@ def read(path: Path, options: Options) -> SparseCoder:
         weights["encoder.weight"].mul_(norms.unsqueeze(1))
         weights["encoder.bias"].mul_(norms)
         decoder.div_(norms.clamp_min(torch.finfo(norms.dtype).tiny).unsqueeze(1))
+        check_finite(stored.path, "a weight times its decoder norm", *weights.tensors.values())
         folded = ("decoder norms",)
     activation, facts = _activation(kind, stored, trainer, num, weights.tensors)
     layer = trainer.get("layer")
-    hookpoint = str(trainer.get("submodule_name") or (f"resid_post_layer_{layer}" if layer is not None else ""))
+    if layer is not None and (not isinstance(layer, int) or layer < 0):
+        raise CoderError(f"{where}: trainer.layer is {shown(layer)}; it must be the number of a layer.")
+    hookpoint = text(where, "trainer.submodule_name", trainer.get("submodule_name"))
+    hookpoint = hookpoint or (f"resid_post_layer_{layer}" if layer is not None else "")
     coder = SparseCoder(
         encoder=AffineEncoder(
             weights[encoder_weight] if linear else weights[encoder_weight].T,
@@ -99,7 +116,11 @@ def read(path: Path, options: Options) -> SparseCoder:
         fingerprint="",
         facts=(
             Fact("hookpoint", hookpoint or "not said", f"{CONFIG}: trainer.submodule_name"),
-            Fact("model_name", str(trainer.get("lm_name")), f"{CONFIG}: trainer.lm_name"),
+            Fact(
+                "model_name",
+                text(where, "trainer.lm_name", trainer.get("lm_name")) or "not said",
+                f"{CONFIG}: trainer.lm_name",
+            ),
             Fact("normalisation", "folded into the weights when training ended", "the library's final save"),
             *facts,
         ),
@@ -116,7 +137,7 @@ def _activation(
     if kind == "JumpReluAutoEncoder":
         return JumpReLU(tensors["threshold"]), ()
     if kind == "AutoEncoderTopK":
-        k = active_latents(stored.path, int(stored.number("k")), num)
+        k = active_latents(stored.path, stored.integer("k"), num)
         return TopK(k), (Fact("k", str(k), f"{WEIGHTS}: k"),)
     if kind in ("BatchTopKSAE", "MatryoshkaBatchTopKSAE"):
         threshold = stored.number("threshold")
@@ -126,7 +147,7 @@ def _activation(
                 "fire depends on the batch: give a coder whose training ended."
             )
         like = next(iter(tensors.values()))
-        return JumpReLU(torch.tensor([threshold], dtype=like.dtype, device=like.device)), (
+        return JumpReLU(as_threshold(stored.path, threshold, like.dtype, like.device)), (
             Fact("threshold", f"{threshold!r}", f"{WEIGHTS}: threshold"),
         )
     return ReLU(), ()

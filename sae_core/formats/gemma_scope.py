@@ -11,12 +11,14 @@ from pathlib import Path
 
 from sae_core.coder import Fact, SparseCoder, fingerprint
 from sae_core.errors import CoderError
-from sae_core.formats.reading import Architecture, Options, file_in
+from sae_core.formats.reading import Architecture, Options, check_finite, file_in
 from sae_core.parts.activation import JumpReLU
 from sae_core.parts.encoder import AffineEncoder
 from sae_core.parts.normalisation import NoNormalisation, RootMeanSquare
 
 NAME = "gemma_scope"
+TITLE = "Gemma Scope"
+REFERENCE = "sae-lens' converter"
 FILES = "layer_N/width_W/average_l0_X/params.npz"
 WEIGHTS = "params.npz"
 ARCHITECTURES = (
@@ -43,16 +45,17 @@ def matches(path: Path) -> bool:
 def read(path: Path, options: Options) -> SparseCoder:
     """A coder of any of the release's five kinds, told apart by the repository's name and the path."""
     weights_path = file_in(path, WEIGHTS)
-    named = weights_path.resolve().parent.as_posix()
-    site, layer = _site(named), re.search(r"/layer_(\d+)(?:/|$)", named)
+    # the folder is resolved, not the file: in the hub's cache files are links to where no name says anything
+    named = weights_path.parent.resolve().as_posix()
+    site, layers = _site(named), re.findall(r"/layer_(\d+)(?=/|$)", named)
     if site is None and not options.hookpoints:
         raise CoderError(
             f"{named} does not say which of Gemma Scope's repositories it comes from (gemma-scope-2b-pt-res, -mlp, -att, "
             "-transcoders), so what it reads is not known: keep the repository's name in the path, or set the hookpoint."
         )
     stored = options.open(weights_path)
-    d_in, num = (*stored.shape("W_enc"), 0)[:2]
-    d_out = stored.shape("W_dec")[-1]
+    d_in, num = stored.shape("W_enc", 2)
+    d_out = stored.shape("W_dec", 2)[1]
     weights = stored.read(
         {"W_enc": (d_in, num), "W_dec": (num, d_out), "b_enc": (num,), "b_dec": (d_out,), "threshold": (num,)},
         dtype=options.dtype,
@@ -63,9 +66,10 @@ def read(path: Path, options: Options) -> SparseCoder:
         # trained on embeddings before Gemma multiplies them by sqrt(d); the module gives them after that
         weights["W_enc"].div_(d_in**0.5)
         weights["W_dec"].mul_(d_in**0.5)
+        check_finite(weights_path, "a weight times sqrt(d)", weights["W_dec"])
         folded = ("embedding scale",)
-    hooks = _SITES[site] if site in ("embedding",) or (site and layer) else None
-    into, out = (tuple(name.format(layer[1] if layer else "") for name in hooks)) if hooks else ("", "")
+    hooks = _SITES[site] if site in ("embedding",) or (site and layers) else None
+    into, out = (tuple(name.format(layers[-1] if layers else "") for name in hooks)) if hooks else ("", "")
     coder = SparseCoder(
         encoder=AffineEncoder(weights["W_enc"].T, weights["b_enc"], JumpReLU(weights["threshold"])),
         decoder_weight=weights["W_dec"],
@@ -90,11 +94,11 @@ def read(path: Path, options: Options) -> SparseCoder:
 
 
 def _site(named: str) -> str | None:
-    found = re.search(r"gemma-scope-\w+-(?:pt|it)-(res|mlp|att|transcoders)", named)
-    if found is None:
+    found = re.findall(r"gemma-scope-\w+-(?:pt|it)-(res|mlp|att|transcoders)", named)
+    if not found:
         return None
-    if found[1] == "res" and "/embedding/" in named + "/":
+    if found[-1] == "res" and "/embedding/" in named + "/":
         return "embedding"
     return {"res": "residual stream", "mlp": "MLP output", "att": "attention output", "transcoders": "transcoder"}[
-        found[1]
+        found[-1]
     ]

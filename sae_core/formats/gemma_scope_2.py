@@ -14,12 +14,14 @@ import torch
 
 from sae_core.coder import Fact, SparseCoder, fingerprint
 from sae_core.errors import CoderError
-from sae_core.formats.reading import Architecture, Options, file_in, layer_of, one_of, read_config
+from sae_core.formats.reading import Architecture, Options, file_in, flag, layer_of, one_of, read_config, text
 from sae_core.formats.stored import StoredFile
 from sae_core.parts.activation import JumpReLU
 from sae_core.parts.encoder import AffineEncoder
 
 NAME = "gemma_scope_2"
+TITLE = "Gemma Scope 2"
+REFERENCE = "sae-lens' converter"
 FILES = "params.safetensors (+ config.json), or params_layer_N.safetensors"
 CONFIG, WEIGHTS = "config.json", "params.safetensors"
 ARCHITECTURES = (
@@ -29,8 +31,9 @@ ARCHITECTURES = (
     Architecture("sae, without config.json", "gemma_scope_2/no_config"),
     Architecture("transcoder", "gemma_scope_2/transcoder"),
     Architecture("transcoder, affine skip connection", "gemma_scope_2/transcoder_affine"),
-    Architecture("clt", "gemma_scope_2_clt/layers"),
-    Architecture("clt, affine skip connection", "gemma_scope_2_clt/layers_affine"),
+    Architecture("clt", "gemma_scope_2_clt/layers", reference="numpy encode"),
+    Architecture("clt, sae-lens' view of one layer", "gemma_scope_2/clt"),
+    Architecture("clt, affine skip connection", "gemma_scope_2_clt/layers_affine", reference="numpy encode"),
     Architecture("crosscoder", "", refused="its layout is not described where we could read it"),
 )
 _MLP = ("model.layers.{}.pre_feedforward_layernorm.output", "model.layers.{}.post_feedforward_layernorm.output")
@@ -58,27 +61,28 @@ def read(path: Path, options: Options) -> SparseCoder:
     config = read_config(where) if where.is_file() else {}
     one_of(where, "architecture", config.get("architecture", "jump_relu"), ("jump_relu",))
     named = folder.resolve().as_posix()
-    site = next((site for site in (*_HOOKS, "crosscoder") if re.search(rf"/{site}(_all)?(/|$)", named)), None)
-    kind = one_of(where, "type", config.get("type") or _kind(site), ("sae", "transcoder", "clt", "crosscoder"))
+    sites = (part.removesuffix("_all") for part in reversed(named.split("/")))
+    site = next((part for part in sites if part in (*_HOOKS, "crosscoder")), None)
+    kind = one_of(
+        where,
+        "type",
+        config["type"] if config.get("type") is not None else _kind(site),
+        ("sae", "transcoder", "clt", "crosscoder"),
+    )
     if kind == "crosscoder":
         raise CoderError(f"{folder}: Gemma Scope 2's crosscoders are refused: {ARCHITECTURES[-1].refused}.")
     if kind == "clt" or not file_in(path, WEIGHTS).is_file():
-        return _cross_layer(path, folder, options)
+        return _cross_layer(path, folder, config, options)
     stored = options.open(file_in(path, WEIGHTS))
-    layer = re.search(r"/layer_(\d+)_", named + "_")
+    layers = re.findall(r"/layer_(\d+)_", named + "_")
     inferred = _HOOKS.get(site or "")
     into, out = (
-        str(config.get(key) or (inferred[i].format(layer[1]) if inferred and layer else ""))
+        text(where, key, config.get(key)) or (inferred[i].format(layers[-1]) if inferred and layers else "")
         for i, key in enumerate(("hf_hook_point_in", "hf_hook_point_out"))
     )
-    affine = "affine_skip_connection" in stored.tensors
-    if config.get("affine_connection") is not None and bool(config["affine_connection"]) != affine:
-        raise CoderError(
-            f"{where}: affine_connection is {config['affine_connection']!r}, and {stored.path.name} "
-            f"{'has' if affine else 'has no'} affine_skip_connection: one of the two files is another coder's."
-        )
-    d_in, num = (*stored.shape("w_enc"), 0)[:2]
-    d_out = stored.shape("w_dec")[-1]
+    affine = _is_affine(where, config, stored)
+    d_in, num = stored.shape("w_enc", 2)
+    d_out = stored.shape("w_dec", 2)[1]
     weights = stored.read(
         {"w_enc": (d_in, num), "w_dec": (num, d_out), "b_enc": (num,), "b_dec": (d_out,), "threshold": (num,)},
         {"affine_skip_connection": (d_in, d_out)},
@@ -113,14 +117,28 @@ def _facts(config: dict[str, Any]) -> tuple[Fact, ...]:
     return (*said, Fact("normalisation", "none", "the format has none"))
 
 
-def _cross_layer(path: Path, folder: Path, options: Options) -> SparseCoder:
+def _is_affine(where: Path, config: dict[str, Any], stored: StoredFile) -> bool:
+    """Whether there is an affine skip connection, on which config and weights must agree."""
+    affine = "affine_skip_connection" in stored.tensors
+    if flag(where, "affine_connection", config.get("affine_connection"), affine) != affine:
+        raise CoderError(
+            f"{where}: affine_connection is {config['affine_connection']!r}, and {stored.path.name} "
+            f"{'has' if affine else 'has no'} affine_skip_connection: one of the two files is another coder's."
+        )
+    return affine
+
+
+def _cross_layer(path: Path, folder: Path, config: dict[str, Any], options: Options) -> SparseCoder:
     """The latents that read one layer and write to it and to every later one."""
     files = {int(m[1]): p for p in sorted(folder.iterdir()) if (m := _OF_LAYER.fullmatch(p.name))}
     chosen = _OF_LAYER.fullmatch(path.name)
     layer = int(chosen[1]) if chosen else layer_of(folder, options, files)
-    stored: StoredFile = options.open(files[layer])
-    d_in, num = (*stored.shape("w_enc"), 0)[:2]
-    num_layers, d_out = (*stored.shape("w_dec"), 0, 0)[1:3]
+    stored: StoredFile = options.open(path if chosen else files[layer])
+    d_in, num = stored.shape("w_enc", 2)
+    affine = _is_affine(folder / CONFIG, config, stored)
+    num_layers, d_out = stored.shape("w_dec", 3)[1:]
+    if layer >= num_layers:
+        raise CoderError(f"{stored.path}: w_dec has {num_layers} layers, and layer {layer} is none of them.")
     weights = stored.read(
         {
             "w_enc": (d_in, num),
@@ -147,7 +165,7 @@ def _cross_layer(path: Path, folder: Path, options: Options) -> SparseCoder:
         hookpoints_out=tuple(_MLP[1].format(i) for i in range(layer, num_layers)),
         num_hooks_out=num_layers - layer,
         format=NAME,
-        architecture="clt" + (", affine skip connection" if weights.get("affine_skip_connection") is not None else ""),
+        architecture="clt" + (", affine skip connection" if affine else ""),
         fingerprint="",
         facts=(
             Fact("hookpoint", _MLP[0].format(layer), f"the file's name, {stored.path.name}"),

@@ -12,6 +12,8 @@ from sae_core.parts.activation import ReLU
 from sae_core.parts.encoder import AffineEncoder
 
 NAME = "linear_pair"
+TITLE = "Goodfire, qresearch"
+REFERENCE = "sae-lens' converter"
 FILES = "<model>-SAE-l<layer>.pth (Goodfire, qresearch)"
 ARCHITECTURES = (Architecture("Goodfire", "goodfire/layer"), Architecture("qresearch", "deepseek_r1/layer"))
 _NAME = re.compile(r".+-SAE-l(\d+)\.(?:pt|pth)")
@@ -29,7 +31,7 @@ def read(path: Path, options: Options) -> SparseCoder:
     stored = options.open(path)
     goodfire = "encoder_linear.weight" in stored.tensors
     end = "_linear" if goodfire else ""
-    num, d = (*stored.shape(f"encoder{end}.weight"), 0)[:2]
+    num, d = stored.shape(f"encoder{end}.weight", 2)
     weights = stored.read(
         {
             f"encoder{end}.weight": (num, d),

@@ -10,15 +10,27 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from sae_core.coder import Fact, SparseCoder, fingerprint
 from sae_core.errors import CoderError
-from sae_core.formats.reading import Architecture, Options, one_of, positive_int, positive_number, read_config
+from sae_core.formats.reading import (
+    Architecture,
+    Options,
+    as_threshold,
+    check_finite,
+    check_unit_norms,
+    one_of,
+    positive_int,
+    positive_number,
+    read_config,
+    shown,
+    text,
+)
 from sae_core.parts.activation import JumpReLU
 from sae_core.parts.encoder import AffineEncoder
 
 NAME = "llama_scope"
+TITLE = "Llama Scope"
+REFERENCE = "sae-lens' converter"
 FILES = "hyperparams.json + checkpoints/final.safetensors"
 CONFIG, WEIGHTS = "hyperparams.json", "checkpoints/final.safetensors"
 ARCHITECTURES = (
@@ -40,7 +52,9 @@ def read(path: Path, options: Options) -> SparseCoder:
     where = path / CONFIG
     config = read_config(where)
     one_of(where, "act_fn", str(config.get("act_fn", "jumprelu")).lower(), ("jumprelu",))
-    hook = str(config.get("hook_point_in") or "")
+    # "inference" says that the norms are in the weights already
+    one_of(where, "norm_activation", config.get("norm_activation", "dataset-wise"), ("dataset-wise",))
+    hook = text(where, "hook_point_in", config.get("hook_point_in"))
     if config.get("hook_point_out") not in (None, hook):
         raise CoderError(f"{where}: Llama Scope's transcoders are refused: {ARCHITECTURES[-1].refused}.")
     for key in ("apply_decoder_bias_to_pre_encoder", "use_glu_encoder"):
@@ -49,7 +63,7 @@ def read(path: Path, options: Options) -> SparseCoder:
     d, num = (positive_int(where, key, config.get(key)) for key in ("d_model", "d_sae"))
     norms = config.get("dataset_average_activation_norm")
     if not isinstance(norms, Mapping):
-        raise CoderError(f"{where}: dataset_average_activation_norm is {norms!r}; it must say the norm 'in'.")
+        raise CoderError(f"{where}: dataset_average_activation_norm is {shown(norms)}; it must say the norm 'in'.")
     scale = d**0.5 / positive_number(where, "dataset_average_activation_norm.in", norms.get("in"))
     threshold = positive_number(where, "jump_relu_threshold", config.get("jump_relu_threshold")) * scale
     weights = options.open(path / WEIGHTS).read(
@@ -57,14 +71,17 @@ def read(path: Path, options: Options) -> SparseCoder:
         dtype=options.dtype,
         device=options.device,
     )
+    if config.get("sparsity_include_decoder_norm"):
+        check_unit_norms(path / WEIGHTS, weights["decoder.weight"].T)
     weights["encoder.weight"].mul_(scale)
     weights["decoder.weight"].div_(scale)
     weights["decoder.bias"].div_(scale)
+    check_finite(path / WEIGHTS, "a weight times the input scale", *weights.tensors.values())
     coder = SparseCoder(
         encoder=AffineEncoder(
             weights["encoder.weight"],
             weights["encoder.bias"],
-            JumpReLU(torch.tensor([threshold], dtype=options.dtype, device=options.device)),
+            JumpReLU(as_threshold(where, threshold, options.dtype, options.device)),
         ),
         decoder_weight=weights["decoder.weight"].T,
         decoder_bias=weights["decoder.bias"],

@@ -7,11 +7,24 @@ from pathlib import Path
 
 from sae_core.coder import Fact, SparseCoder, fingerprint
 from sae_core.errors import CoderError
-from sae_core.formats.reading import Architecture, Options, one_of, positive_int, positive_number, read_config
+from sae_core.formats.reading import (
+    Architecture,
+    Options,
+    check_finite,
+    check_unit_norms,
+    one_of,
+    positive_int,
+    positive_number,
+    read_config,
+    shown,
+    text,
+)
 from sae_core.parts.activation import JumpReLU
 from sae_core.parts.encoder import AffineEncoder
 
 NAME = "llama_scope_r1"
+TITLE = "Llama Scope R1"
+REFERENCE = "sae-lens' converter"
 FILES = "config.json + sae_weights.safetensors"
 CONFIG, WEIGHTS = "config.json", "sae_weights.safetensors"
 ARCHITECTURES = (Architecture("residual stream", "llama_scope_r1/res"),)
@@ -31,13 +44,16 @@ def read(path: Path, options: Options) -> SparseCoder:
     for key in ("apply_decoder_bias_to_pre_encoder", "use_glu_encoder"):
         if config.get(key):
             raise CoderError(f"{where}: {key} is set; coders with it are not read.")
-    hook = str(config.get("hook_point_in") or "")
+    # "inference" says that the norms are in the weights already
+    one_of(where, "norm_activation", config.get("norm_activation", "dataset-wise"), ("dataset-wise",))
+    hook = text(where, "hook_point_in", config.get("hook_point_in"))
     if config.get("hook_point_out") not in (None, hook):
         raise CoderError(
-            f"{where}: the coder writes to {config['hook_point_out']!r}; Llama Scope R1's transcoders are not read."
+            f"{where}: the coder writes to {shown(config['hook_point_out'])}; Llama Scope R1's transcoders are not read."
         )
     d = positive_int(where, "d_model", config.get("d_model"))
     num = config.get("d_sae") or d * positive_int(where, "expansion_factor", config.get("expansion_factor"))
+    positive_int(where, "d_sae", num)
     stored = options.open(path / WEIGHTS)
     norm = next((name for name in stored.tensors if name.startswith(_NORM)), None)
     given = options.take_input_scale() if norm is None else None
@@ -61,12 +77,16 @@ def read(path: Path, options: Options) -> SparseCoder:
         dtype=options.dtype,
         device=options.device,
     )
+    if config.get("sparsity_include_decoder_norm"):
+        check_unit_norms(path / WEIGHTS, weights["decoder.weight"].T)
     weights["encoder.weight"].mul_(scale)
     weights["decoder.weight"].div_(scale)
     weights["decoder.bias"].div_(scale)
+    weights["log_jumprelu_threshold"].exp_()
+    check_finite(stored.path, "a weight times the input scale, or a threshold,", *weights.tensors.values())
     coder = SparseCoder(
         encoder=AffineEncoder(
-            weights["encoder.weight"], weights["encoder.bias"], JumpReLU(weights["log_jumprelu_threshold"].exp_())
+            weights["encoder.weight"], weights["encoder.bias"], JumpReLU(weights["log_jumprelu_threshold"])
         ),
         decoder_weight=weights["decoder.weight"].T,
         decoder_bias=weights["decoder.bias"],

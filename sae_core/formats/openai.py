@@ -12,17 +12,20 @@ from pathlib import Path
 
 from sae_core.coder import Fact, SparseCoder, fingerprint
 from sae_core.errors import CoderError
-from sae_core.formats.reading import Architecture, Options, active_latents, one_of
+from sae_core.formats.reading import Architecture, Options, active_latents, one_of, shown
 from sae_core.parts.activation import Activation, ReLU, TopK
 from sae_core.parts.encoder import AffineEncoder
 from sae_core.parts.normalisation import LayerNorm, NoNormalisation
 
 NAME = "openai"
+TITLE = "OpenAI GPT-2"
+REFERENCE = "numpy encode"
 FILES = "<location>/autoencoders/<layer>.pt"
 ARCHITECTURES = (
     Architecture("relu", "openai/v1_relu"),
     Architecture("relu, no activation in the file", "openai/v1_bare"),
-    Architecture("relu, tied", "openai/tied"),
+    Architecture("relu, tied, no decoder in the file", "openai/tied"),
+    Architecture("relu, tied, the decoder as a layer", "openai/tied_linear"),
     Architecture("topk", "openai/v5_topk"),
     Architecture("identity", "", refused="no published coder has it"),
 )
@@ -50,7 +53,7 @@ def matches(path: Path) -> bool:
 def read(path: Path, options: Options) -> SparseCoder:
     """A ReLU or TopK coder; one without a decoder, or with a tied one, decodes by its encoder's rows."""
     stored = options.open(path)
-    num, d = (*stored.shape("encoder.weight"), 0)[:2]
+    num, d = stored.shape("encoder.weight", 2)
     tied = "decoder.weight" not in stored.tensors
     ignored = {*_ONLY_TRAINING, "decoder.linear.weight"} & set(stored.tensors)
     weights = stored.read(
@@ -61,11 +64,18 @@ def read(path: Path, options: Options) -> SparseCoder:
         device=options.device,
     )
     function = one_of(path, "activation", stored.values.get("activation", "ReLU"), ("ReLU", "TopK"))
+    if "activation" not in stored.values and {"activation.k", "activation_state_dict"} & {
+        *stored.tensors,
+        *stored.values,
+    }:
+        raise CoderError(f"{path} says how many latents are active, and not by which activation; fetch it again.")
     activation: Activation = ReLU()
     if function == "TopK":
         state = stored.values.get("activation_state_dict")
         if not isinstance(state, Mapping) or state.get("postact_fn", "ReLU") != "ReLU":
-            raise CoderError(f"{path}: activation_state_dict is {state!r}; a TopK coder's says k, and postact_fn ReLU.")
+            raise CoderError(
+                f"{path}: activation_state_dict is {shown(state)}; a TopK coder's says k, and postact_fn ReLU."
+            )
         activation = TopK(active_latents(path, state.get("k"), num))
     hook = _hook(path)
     coder = SparseCoder(
@@ -88,5 +98,5 @@ def read(path: Path, options: Options) -> SparseCoder:
 
 
 def _hook(path: Path) -> str | None:
-    found = re.search(rf"/({'|'.join(_HOOKS)})(?:_v\w+)?/", path.resolve().as_posix())
+    found = re.search(rf"/({'|'.join(_HOOKS)})(?:_v\w+)?/", (path.parent.resolve() / path.name).as_posix())
     return f"blocks.{path.stem}.{_HOOKS[found[1]]}" if found else None

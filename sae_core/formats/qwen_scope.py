@@ -13,6 +13,8 @@ from sae_core.parts.activation import TopK
 from sae_core.parts.encoder import AffineEncoder
 
 NAME = "qwen_scope"
+TITLE = "Qwen Scope"
+REFERENCE = "sae-lens' converter"
 FILES = "layer<N>.sae.pt (+ config.json)"
 ARCHITECTURES = (Architecture("topk", "qwen_scope/res"),)
 _NAME = re.compile(r"layer(\d+)\.sae\.pt")
@@ -28,9 +30,8 @@ def read(path: Path, options: Options) -> SparseCoder:
     found = _NAME.fullmatch(path.name)
     assert found is not None
     stored = options.open(path)
-    num, d = (*stored.shape("W_enc"), 0)[:2]
-    k, origin = _k(path, options)
-    active_latents(path, k, num)
+    num, d = stored.shape("W_enc", 2)
+    k, origin = _k(path, options, num)
     weights = stored.read(
         {"W_enc": (num, d), "W_dec": (d, num), "b_enc": (num,), "b_dec": (d,)},
         dtype=options.dtype,
@@ -55,16 +56,16 @@ def read(path: Path, options: Options) -> SparseCoder:
     return replace(coder, fingerprint=fingerprint(weights.digest, coder))
 
 
-def _k(path: Path, options: Options) -> tuple[int, str]:
+def _k(path: Path, options: Options, num_latents: int) -> tuple[int, str]:
     """k, and where it was read: what the sources say must agree."""
     said: dict[str, int] = {}
     if (given := options.take_k()) is not None:
-        said["given"] = given
+        said["given"] = active_latents(path, given, num_latents)
     config = path.parent / "config.json"
-    if config.is_file() and isinstance(value := read_config(config).get("k"), int):
-        said["config.json: k"] = value
-    if named := re.search(r"SAE-Res-.+-W\d+K-L0_(\d+)(?:/|$)", path.resolve().parent.as_posix()):
-        said["the repository's name"] = int(named[1])
+    if config.is_file() and (value := read_config(config).get("k")) is not None:
+        said["config.json: k"] = active_latents(config, value, num_latents)
+    if named := re.search(r"SAE-Res-.+-W\d+K-L0_(\d+)(?:/|$)", path.parent.resolve().as_posix()):
+        said["the repository's name"] = active_latents(path, int(named[1]), num_latents)
     if not said:
         raise CoderError(
             f"{path} does not say how many latents are active: keep the repository's name in the path, or set k."

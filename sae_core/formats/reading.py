@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +12,24 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 import yaml
+from torch import Tensor
 
 from sae_core.errors import CoderError
 from sae_core.formats.stored import StoredFile, open_stored
+
+_CONFIG_BYTES = 1 << 24
+_INTEGERS = 1 << 40
+"""No width or number of latents comes near it; beyond it, arithmetic would overflow."""
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring = 2, 80
+
+
+def shown(value: object) -> str:
+    """A short form of a config's value for a message, of any value."""
+    try:
+        return _SHORT.repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits
+        return f"a {type(value).__name__}"
 
 
 class Architecture(NamedTuple):
@@ -24,6 +40,8 @@ class Architecture(NamedTuple):
     """How it is checked: a folder of fixtures, or what else; empty where it is refused."""
     refused: str = ""
     """Why it is refused; empty where it is read."""
+    reference: str = ""
+    """What its numbers are checked against, where that is not the format's ``REFERENCE``."""
 
 
 @dataclass
@@ -50,9 +68,11 @@ class Options:
             return None
         if self.input_scale == "folded":
             return (1.0,) * num_hooks
-        if len(self.input_scale) != num_hooks or not all(0 < s < float("inf") for s in self.input_scale):
+        if len(self.input_scale) != num_hooks or not all(
+            isinstance(s, (int, float)) and 0 < s < float("inf") for s in self.input_scale
+        ):
             raise CoderError(
-                f"input_scale is {list(self.input_scale)}; give {num_hooks} positive factor{'s' * (num_hooks > 1)}, or 'folded'."
+                f"input_scale is {shown(list(self.input_scale))}; give {num_hooks} positive factor{'s' * (num_hooks > 1)}, or 'folded'."
             )
         return self.input_scale
 
@@ -85,8 +105,10 @@ class Options:
 def read_config(path: Path) -> dict[str, Any]:
     """A JSON object from ``path``."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+        config = json.loads(_text_of(path), object_pairs_hook=_without_duplicates)
+    except CoderError:
+        raise
+    except (ValueError, RecursionError, OSError) as error:
         raise CoderError(
             f"{path} is not valid JSON ({error}): the coder's config must be the file its library wrote."
         ) from error
@@ -95,21 +117,50 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def _text_of(path: Path) -> str:
+    if path.stat().st_size > _CONFIG_BYTES:  # before it is held in memory
+        raise CoderError(f"{path} has {path.stat().st_size} bytes; a coder's config has a few thousand.")
+    return path.read_text(encoding="utf-8")
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is there twice")
+    return found
+
+
 def config_beside(path: Path) -> dict[str, Any] | None:
     """The object in ``<stem>_cfg.json`` beside a ``<stem>.pt``; None where there is no such pair."""
+    if path.suffix != ".pt" or not path.is_file():
+        return None
     config = path.with_name(f"{path.stem}_cfg.json")
-    return read_config(config) if path.suffix == ".pt" and path.is_file() and config.is_file() else None
+    return read_config(config) if config.is_file() else None
 
 
-def yaml_of_kind(path: Path, model_kind: str) -> dict[str, Any] | None:
-    """The mapping in a circuit-tracer ``config.yaml`` of that ``model_kind``; None where it is none."""
+def is_yaml_of_kind(path: Path, model_kind: str) -> bool:
+    """Whether ``path`` is a circuit-tracer ``config.yaml`` of that ``model_kind``, valid or not."""
     if not path.is_file():
-        return None
+        return False
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        return None
-    return config if isinstance(config, dict) and config.get("model_kind") == model_kind else None
+        text = _text_of(path)
+    except (CoderError, UnicodeError, OSError):
+        return False
+    return re.search(rf"^model_kind:\s*['\"]?{model_kind}\b", text, re.M) is not None
+
+
+def read_yaml(path: Path, model_kind: str) -> dict[str, Any]:
+    """The mapping in a circuit-tracer ``config.yaml`` of that ``model_kind``."""
+    try:
+        config = yaml.safe_load(_text_of(path))
+    except CoderError:
+        raise
+    except Exception as error:  # of odd scalars, the parser raises KeyError, AttributeError and others
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CoderError(f"{path} is not valid YAML of plain values ({first}): fetch it again.") from error
+    if not isinstance(config, dict) or config.get("model_kind") != model_kind:
+        raise CoderError(f"{path} is no mapping with model_kind: {model_kind}.")
+    return config
 
 
 def file_in(path: Path, name: str) -> Path:
@@ -138,17 +189,53 @@ def layer_of(folder: Path, options: Options, layers: Collection[int]) -> int:
     return layer
 
 
+def text(where: Path | str, key: str, value: object) -> str:
+    """``value``, if it is text; empty for None."""
+    if value is not None and not isinstance(value, str):
+        raise CoderError(f"{where}: {key} is {shown(value)}; it must be text.")
+    return value or ""
+
+
+def flag(where: Path | str, key: str, value: object, default: bool = False) -> bool:
+    """``value``, if it is true or false; ``default`` for None."""
+    if value is not None and not isinstance(value, bool):
+        raise CoderError(f"{where}: {key} is {shown(value)}; it must be true or false.")
+    return default if value is None else value
+
+
+def mapping(where: Path | str, key: str, value: object) -> dict[str, Any]:
+    """``value``, if it is a mapping; empty for None."""
+    if value is not None and not isinstance(value, dict):
+        raise CoderError(f"{where}: {key} is {shown(value)}; it must be a mapping.")
+    return value or {}
+
+
 def positive_int(where: Path | str, key: str, value: object) -> int:
     """``value``, if it is a positive integer. Raises CoderError that names ``key`` otherwise."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise CoderError(f"{where}: {key} is {value!r}; it must be a positive integer.")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= _INTEGERS:
+        raise CoderError(f"{where}: {key} is {shown(value)}; it must be a positive integer of a sensible size.")
     return value
+
+
+def check_unit_norms(where: Path, rows: Tensor) -> None:
+    """Raise CoderError unless decoder rows [L, D] have length 1, to about the precision of bfloat16.
+
+    Llama Scope's ``sparsity_include_decoder_norm``: the publishers' later code compares pre-activations times these norms
+    with the threshold, sae-lens the pre-activations alone. At length 1 both say the same.
+    """
+    norms = rows.norm(dim=1)
+    if bool((norms.sub(1).abs() > 0.02).any()):
+        raise CoderError(
+            f"{where}: sparsity_include_decoder_norm is set and decoder rows have lengths from {float(norms.min()):.3g} to "
+            f"{float(norms.max()):.3g}: whether the threshold counts them is not settled between the libraries that read this "
+            "format, so the coder is refused; publish it with rows of length 1."
+        )
 
 
 def positive_number(where: Path | str, key: str, value: object) -> float:
     """``value``, if it is a positive, finite number."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < float("inf"):
-        raise CoderError(f"{where}: {key} is {value!r}; it must be a positive number.")
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < 1e300:
+        raise CoderError(f"{where}: {key} is {shown(value)}; it must be a positive number.")
     return float(value)
 
 
@@ -163,5 +250,20 @@ def active_latents(where: Path | str, value: object, num_latents: int) -> int:
 def one_of(where: Path | str, key: str, value: object, known: Sequence[str]) -> str:
     """``value``, if it is one of ``known``. Raises CoderError that lists them otherwise."""
     if value not in known:
-        raise CoderError(f"{where}: {key} is {value!r}; known are {', '.join(repr(k) for k in known)}.")
+        raise CoderError(f"{where}: {key} is {shown(value)}; known are {', '.join(repr(k) for k in known)}.")
     return str(value)
+
+
+def as_threshold(where: Path | str, value: float, dtype: torch.dtype, device: str | torch.device) -> torch.Tensor:
+    """[1] the one threshold of all latents. Raises CoderError where it is not finite, or not in ``dtype``."""
+    threshold = torch.tensor([value], dtype=torch.float64).to(dtype)
+    check_finite(where, "the threshold", threshold)
+    return threshold.to(device)
+
+
+def check_finite(where: Path | str, what: str, *tensors: torch.Tensor | None) -> None:
+    """Raise CoderError where what was folded into weights has taken them beyond what their dtype holds."""
+    for tensor in tensors:
+        if tensor is not None and not (torch.isfinite(tensor.sum(dtype=torch.float64)) or torch.isfinite(tensor).all()):
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise CoderError(f"{where}: {what} goes beyond what {kind} holds: load the coder as float32 or bfloat16.")

@@ -11,7 +11,20 @@ import torch
 
 from sae_core.coder import Fact, SparseCoder, fingerprint
 from sae_core.errors import CoderError, did_you_mean
-from sae_core.formats.reading import Architecture, Options, active_latents, one_of, positive_int, read_config
+from sae_core.formats.reading import (
+    Architecture,
+    Options,
+    active_latents,
+    check_finite,
+    flag,
+    mapping,
+    one_of,
+    positive_int,
+    positive_number,
+    read_config,
+    shown,
+    text,
+)
 from sae_core.formats.stored import Weights
 from sae_core.parts.activation import AbsTopK, Activation, Gated, JumpReLU, ReLU, TopK
 from sae_core.parts.encoder import AffineEncoder, Encoder, MatchingPursuit
@@ -25,10 +38,12 @@ from sae_core.parts.normalisation import (
 )
 
 NAME = "sae_lens"
+TITLE = "SAELens"
+REFERENCE = "sae-lens, which wrote the files"
 FILES = "cfg.json + sae_weights.safetensors"
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 _TRAINING = "a training checkpoint: its threshold is not that of inference; save it with save_inference_model"
-ARCHITECTURES = (
+_KINDS = (
     Architecture("standard", "sae_lens/standard"),
     Architecture("gated", "sae_lens/gated"),
     Architecture("jumprelu", "sae_lens/jumprelu"),
@@ -39,14 +54,31 @@ ARCHITECTURES = (
     Architecture("skip_transcoder", "sae_lens/skip_transcoder"),
     Architecture("jumprelu_transcoder", "sae_lens/jumprelu_transcoder"),
     Architecture("jumprelu_skip_transcoder", "sae_lens/jumprelu_skip_transcoder"),
-    Architecture("batchtopk", "sae_lens/batchtopk_as_inference", refused=_TRAINING),
-    Architecture("matryoshka_batchtopk", "sae_lens/matryoshka_batchtopk_as_inference", refused=_TRAINING),
+    Architecture("batchtopk", "", refused=_TRAINING),
+    Architecture("matryoshka_batchtopk", "", refused=_TRAINING),
     Architecture("temporal", "", refused="its activations depend on the whole sequence, through attention of its own"),
+)
+ARCHITECTURES = (
+    *_KINDS,
+    Architecture("trained as batchtopk, saved for inference", "sae_lens/batchtopk_as_inference"),
+    Architecture("trained as matryoshka_batchtopk, saved for inference", "sae_lens/matryoshka_batchtopk_as_inference"),
+    Architecture("b_dec not subtracted", "sae_lens/standard_no_bdec"),
+    Architecture("b_dec not subtracted, jumprelu", "sae_lens/jumprelu_no_bdec"),
+    Architecture("rescale_acts_by_decoder_norm", "sae_lens/topk_rescale"),
+    Architecture("layer_norm", "sae_lens/standard_layer_norm"),
+    Architecture("layer_norm, topk", "sae_lens/topk_layer_norm"),
+    Architecture("constant_norm_rescale", "sae_lens/standard_constant_norm_rescale"),
+    Architecture("expected_average_only_in, given input_scale", "sae_lens/standard_expected_average_only_in"),
+    Architecture("hook_z, heads flattened", "sae_lens/standard_hook_z"),
+    Architecture("versions before 6", "sae_lens/legacy_v5_standard"),
+    Architecture("versions before 6, topk", "sae_lens/legacy_v5_topk"),
+    Architecture("covariance_whitening", "", refused="whether it is in the weights already the file does not say"),
 )
 _NORMALISATIONS = ("none", "expected_average_only_in", "constant_norm_rescale", "layer_norm")
 _LAYER_NORM_SUBJECTS = re.compile(
     r"(^|/)(gpt2|gpt-2|distilgpt2|pythia|gpt-neo|gpt-j|opt-|gelu|solu|stanford-gpt2)", re.I
 )
+_RESCALED = ("topk", "abstopk")
 _RMS_NORM_SUBJECTS = re.compile(r"(gemma|llama|mistral|mixtral|qwen|olmo)", re.I)
 _STREAM_HOOKS = re.compile(r"hook_(resid_(pre|mid|post)|mlp_out|attn_out|embed|mlp_in)$")
 
@@ -60,10 +92,11 @@ def read(path: Path, options: Options) -> SparseCoder:
     """Every inference architecture; what is not understood is refused."""
     where = path / CONFIG
     config = read_config(where)
-    if _is_legacy(config):
-        config = _upgraded(where, config)
-    architecture = str(config.get("architecture", "standard"))
-    known = {a.name: a for a in ARCHITECTURES}
+    mapping(where, "metadata", config.get("metadata"))
+    if _is_legacy(where, config):
+        config = {"architecture": "standard", **_upgraded(where, config)}
+    architecture = text(where, "architecture", config.get("architecture"))
+    known = {a.name: a for a in _KINDS}
     if architecture not in known:
         readable = [name for name, a in known.items() if not a.refused]
         raise CoderError(f"{where}: architecture is {architecture!r}; {did_you_mean(architecture, readable)}")
@@ -71,17 +104,20 @@ def read(path: Path, options: Options) -> SparseCoder:
         raise CoderError(f"{where}: architecture is {architecture!r}, which is refused: {known[architecture].refused}.")
     if _metadata(config).get("hook_head_index") is not None:
         raise CoderError(
-            f"{where}: the coder reads head {_metadata(config)['hook_head_index']} alone (hook_head_index); coders of one head are not read."
+            f"{where}: the coder reads head {shown(_metadata(config)['hook_head_index'])} alone (hook_head_index); coders of one head are not read."
         )
     if architecture == "matching_pursuit" and options.input_scale not in (None, "folded"):
         raise CoderError("input_scale cannot be folded into a matching_pursuit coder, whose encoder is its decoder.")
     weights = _weights(path / WEIGHTS, where, config, architecture, options)
     scale = _fold_input_scale(where, config, weights, options)
-    rescale = bool(config.get("rescale_acts_by_decoder_norm"))
+    rescale = flag(where, "rescale_acts_by_decoder_norm", config.get("rescale_acts_by_decoder_norm"))
+    if rescale and architecture not in _RESCALED:
+        raise CoderError(f"{where}: rescale_acts_by_decoder_norm is set, which {architecture} coders do not have.")
     if rescale:
         _fold_decoder_norms(weights)
+    check_finite(path / WEIGHTS, "what is folded into the weights", *weights.tensors.values())
     transcodes = "transcoder" in architecture
-    subtract = bool(config.get("apply_b_dec_to_input", not transcodes))
+    subtract = flag(where, "apply_b_dec_to_input", config.get("apply_b_dec_to_input"), not transcodes)
     if transcodes and subtract:
         raise CoderError(f"{where}: apply_b_dec_to_input is set, and a transcoder's b_dec belongs to its output.")
     hook_in, hook_out = _hooks(where, config, transcodes)
@@ -112,10 +148,15 @@ def _metadata(config: dict[str, Any]) -> dict[str, Any]:
     return metadata if isinstance(metadata, dict) else config
 
 
-def _is_legacy(config: dict[str, Any]) -> bool:
+def _is_legacy(where: Path, config: dict[str, Any]) -> bool:
     """Whether a version before 6 wrote it: flat, without ``sae_lens_version``."""
     version = config.get("sae_lens_version") or _metadata(config).get("sae_lens_version")
-    return version is None or int(str(version).split(".")[0]) < 6
+    if version is None:
+        return True
+    major = re.match(r"\d{1,6}(?=\.|$)", text(where, "sae_lens_version", version))
+    if major is None:
+        raise CoderError(f"{where}: sae_lens_version is {shown(version)}; it must be a version such as '6.0.0'.")
+    return int(major[0]) < 6
 
 
 def _upgraded(where: Path, config: dict[str, Any]) -> dict[str, Any]:
@@ -130,9 +171,9 @@ def _upgraded(where: Path, config: dict[str, Any]) -> dict[str, Any]:
     function = new.get("activation_fn") or "relu"
     if function == "topk":
         new["architecture"] = "topk"
-        new["k"] = (new.get("activation_fn_kwargs") or {}).get("k", new.get("k"))
+        new["k"] = mapping(where, "activation_fn_kwargs", new.get("activation_fn_kwargs")).get("k", new.get("k"))
     elif function != "relu":
-        raise CoderError(f"{where}: activation_fn is {function!r}; 'relu' and 'topk' are known.")
+        raise CoderError(f"{where}: activation_fn is {shown(function)}; 'relu' and 'topk' are known.")
     new.setdefault("apply_b_dec_to_input", "transcoder" not in str(new.get("architecture")))
     if isinstance(new.get("normalize_activations"), bool):
         new["normalize_activations"] = "expected_average_only_in" if new["normalize_activations"] else "none"
@@ -156,7 +197,7 @@ def _weights(path: Path, where: Path, config: dict[str, Any], architecture: str,
     if "skip" in architecture:
         shapes["W_skip"] = (d_out, d_in)
     stored = options.open(path)
-    legacy_scale = {"scaling_factor": (num,)} if _is_legacy(config) else {}
+    legacy_scale = {"scaling_factor": (num,)} if _is_legacy(where, config) else {}
     weights = stored.read(shapes, legacy_scale, dtype=options.dtype, device=options.device)
     scaling = weights.tensors.pop("scaling_factor", None)
     if scaling is not None and not bool((scaling == 1).all()):
@@ -196,9 +237,11 @@ def _encoder(where: Path, config: dict[str, Any], architecture: str, weights: We
         most = config.get("max_iterations")
         return MatchingPursuit(
             weight=weights["W_dec"],
-            residual_threshold=float(config.get("residual_threshold", 1e-2)),
+            residual_threshold=positive_number(where, "residual_threshold", config.get("residual_threshold", 1e-2)),
             max_iterations=d_in if most is None else positive_int(where, "max_iterations", most),
-            stop_on_duplicate_support=bool(config.get("stop_on_duplicate_support", True)),
+            stop_on_duplicate_support=flag(
+                where, "stop_on_duplicate_support", config.get("stop_on_duplicate_support"), True
+            ),
         )
     activation: Activation
     if architecture == "gated":
@@ -217,14 +260,18 @@ def _encoder(where: Path, config: dict[str, Any], architecture: str, weights: We
 def _hooks(where: Path, config: dict[str, Any], transcodes: bool) -> tuple[str | None, str | None]:
     metadata = _metadata(config)
     # where both are said the Hugging Face module is meant: some TransformerLens names have changed their meaning
-    hook = metadata.get("hf_hook_name") or metadata.get("hook_name")
-    out = (metadata.get("hf_hook_name_out") or metadata.get("hook_name_out")) if transcodes else hook
+    names = {
+        key: text(where, key, metadata.get(key))
+        for key in ("hf_hook_name", "hook_name", "hf_hook_name_out", "hook_name_out")
+    }
+    hook = names["hf_hook_name"] or names["hook_name"]
+    out = (names["hf_hook_name_out"] or names["hook_name_out"]) if transcodes else hook
     reshape = one_of(where, "reshape_activations", config.get("reshape_activations") or "none", ("none", "hook_z"))
     if reshape == "hook_z" and hook and "hook_z" not in hook:
         raise CoderError(
             f"{where}: reshape_activations is 'hook_z' on {hook!r}: heads are flattened at attn.hook_z only."
         )
-    return (str(hook) if hook else None), (str(out) if out else None)
+    return hook or None, out or None
 
 
 def _normalisation(
@@ -241,8 +288,11 @@ def _normalisation(
     elif named == "constant_norm_rescale":
         normalisation = ConstantNorm()
     metadata = _metadata(config)
-    subject, origin = str(metadata.get("model_name") or ""), f"{CONFIG}: model_from_pretrained_kwargs"
-    processing = metadata.get("model_from_pretrained_kwargs") or {}
+    subject = text(where, "model_name", metadata.get("model_name"))
+    origin = f"{CONFIG}: model_from_pretrained_kwargs"
+    processing = mapping(where, "model_from_pretrained_kwargs", metadata.get("model_from_pretrained_kwargs"))
+    for key in ("center_writing_weights", "fold_ln", "fold_value_biases"):
+        flag(where, f"model_from_pretrained_kwargs.{key}", processing.get(key))
     centred = processing.get("center_writing_weights")
     layer_norms = bool(_LAYER_NORM_SUBJECTS.search(subject))
     streams = hook is not None and bool(_STREAM_HOOKS.search(hook))
@@ -289,7 +339,7 @@ def _facts(config: dict[str, Any], note: Fact | None, scale: float | None) -> tu
         facts.append(Fact("input scale", f"{scale:g}" if scale != 1 else "folded", "given"))
     for key in ("k", "apply_b_dec_to_input", "rescale_acts_by_decoder_norm"):
         if config.get(key) is not None:
-            facts.append(Fact(key, str(config[key]), f"{CONFIG}: {key}"))
+            facts.append(Fact(key, shown(config[key]), f"{CONFIG}: {key}"))
     for key in (
         "model_name",
         "hook_name",

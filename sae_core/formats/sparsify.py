@@ -7,15 +7,19 @@ from pathlib import Path
 
 from sae_core.coder import Fact, SparseCoder, fingerprint
 from sae_core.errors import CoderError
-from sae_core.formats.reading import Architecture, Options, active_latents, one_of, positive_int, read_config
+from sae_core.formats.reading import Architecture, Options, active_latents, flag, one_of, positive_int, read_config
 from sae_core.parts.activation import Activation, GroupMax, TopK
 from sae_core.parts.encoder import AffineEncoder
 
 NAME = "sparsify"
+TITLE = "sparsify"
+REFERENCE = "sparsify, which wrote the files"
 FILES = "cfg.json + sae.safetensors"
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
 ARCHITECTURES = (
     Architecture("topk", "sparsify/layers.0.topk"),
+    Architecture("topk, latents by expansion_factor", "sparsify/layers.0.topk_expansion_factor"),
+    Architecture("topk, decoder not normalised", "sparsify/layers.0.topk_no_decoder_norm"),
     Architecture("topk, multi_topk", "sparsify/layers.0.multi_topk"),
     Architecture("topk, skip connection", "sparsify/layers.0.skip_connection"),
     Architecture("groupmax", "sparsify/layers.0.groupmax"),
@@ -38,7 +42,7 @@ def read(path: Path, options: Options) -> SparseCoder:
     where = path / CONFIG
     config = read_config(where)
     function = one_of(where, "activation", config.get("activation", "topk"), ("topk", "groupmax"))
-    if config.get("signed"):
+    if flag(where, "signed", config.get("signed")):
         raise CoderError(f"{where}: signed is set: sparsify coders with signed activations are not read.")
     d_in = positive_int(where, "d_in", config.get("d_in"))
     num_latents = config.get("num_latents") or d_in * positive_int(
@@ -48,7 +52,7 @@ def read(path: Path, options: Options) -> SparseCoder:
     k = active_latents(where, config.get("k"), num_latents)
     if function == "groupmax" and num_latents % k:
         raise CoderError(f"{where}: groupmax needs k to divide the latents, and {k} does not divide {num_latents}.")
-    skip, transcodes = bool(config.get("skip_connection")), bool(config.get("transcode"))
+    skip, transcodes = (flag(where, key, config.get(key)) for key in ("skip_connection", "transcode"))
     weights = options.open(path / WEIGHTS).read(
         {
             "encoder.weight": (num_latents, d_in),

@@ -8,8 +8,10 @@ themselves is ever held.
 from __future__ import annotations
 
 import hashlib
+import math
 import pickle
 import zipfile
+import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,10 @@ _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "I64": torch.int64, "I32": torch.int32, "BOOL": torch.bool,
 }  # fmt: skip
+WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+"""What weights may be stored in, and be loaded as."""
+_DEFLATE_LIMIT = 1032
+"""How many bytes one byte of a compressed archive can stand for at most."""
 
 
 class StoredTensor(NamedTuple):
@@ -65,26 +71,47 @@ class StoredFile:
     values: Mapping[str, Any]
     """What a pickle holds beside tensors: numbers, strings and containers of them."""
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor. Raises CoderError if the file does not have it."""
+    def shape(self, name: str, axes: int | None = None) -> tuple[int, ...]:
+        """Shape of a tensor. Raises CoderError if the file does not have it, or it has another number of axes."""
         if name not in self.tensors:
             found = ", ".join(sorted(self.tensors)) or "none"
             raise CoderError(
                 f"{self.path} holds the tensors {found}; {name} is missing: the file is not what it should be."
             )
-        return self.tensors[name].shape
+        shape = self.tensors[name].shape
+        if axes is not None and len(shape) != axes:
+            raise CoderError(f"{self.path}: tensor {name} has shape {list(shape)}; it must have {axes} axes.")
+        return shape
 
     def number(self, name: str) -> float:
         """A tensor of one entry, or a plain number, read now. Raises CoderError where it is neither."""
-        if name in self.values and isinstance(self.values[name], (int, float)):
-            return float(self.values[name])
-        if int(np.prod(self.shape(name))) != 1:
-            raise CoderError(f"{self.path}: {name} has shape {list(self.shape(name))}; it must be one number.")
-        return float(self.small(name).reshape(()))
-
-    def small(self, name: str) -> Tensor:
-        """A tensor of at most a piece, as float64 and as it is stored, NaN or not."""
+        value = self.values.get(name)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            try:
+                return float(value)
+            except OverflowError:
+                raise CoderError(f"{self.path}: {name} is too large for a number.") from None
         shape = self.shape(name)
+        if math.prod(shape) != 1:
+            raise CoderError(f"{self.path}: {name} has shape {list(shape)}; it must be one number.")
+        return float(self.small(name, shape).reshape(()))
+
+    def integer(self, name: str) -> int:
+        """The same where it must be a whole number."""
+        value = self.number(name)
+        if not value.is_integer():  # NaN and infinity are none either
+            raise CoderError(f"{self.path}: {name} is {value:g}; it must be a whole number.")
+        return int(value)
+
+    def small(self, name: str, *shapes: tuple[int, ...]) -> Tensor:
+        """A tensor of one of ``shapes``, as float64 and as it is stored, NaN or not."""
+        shape, dtype = self.shape(name), self.tensors[name].dtype
+        if shape not in shapes or not math.prod(shape):
+            raise CoderError(
+                f"{self.path}: {name} has shape {list(shape)}; expected {' or '.join(str(list(s)) for s in shapes)}."
+            )
+        if dtype is None or dtype.is_complex:
+            raise CoderError(f"{self.path}: {name} has dtype {dtype or 'unknown'}; it must be a number.")
         return torch.cat([piece.double() for piece in self.tensors[name].pieces(1)]).reshape(shape)
 
     def read(
@@ -101,8 +128,9 @@ class StoredFile:
 
         ``ignored`` tensors may be there and are neither read nor part of the digest. Tensors of ``hooks_first`` are
         stored [H, L, D] and come as [L, H, D].
-        Raises CoderError for a name that is missing or unknown, another shape, a dtype that is not floating, NaN or
-        infinite entries, and entries that overflow ``dtype``; all but the last two before a weight is read.
+        Raises CoderError for a name that is missing or unknown, another shape, nothing in it, a dtype that is not
+        floating, NaN or infinite entries, and entries that overflow ``dtype``; all but the last two before a weight is
+        read.
         """
         wanted = {**required, **{n: s for n, s in (optional or {}).items() if n in self.tensors}}
         names = set(self.tensors) - set(ignored)
@@ -118,9 +146,12 @@ class StoredFile:
                 raise CoderError(
                     f"{self.path}: tensor {name} has shape {list(stored.shape)}, the config says {list(shape)}."
                 )
-            if stored.dtype is None or not stored.dtype.is_floating_point:
+            if not math.prod(shape):
+                raise CoderError(f"{self.path}: tensor {name} has shape {list(shape)}, which holds nothing.")
+            if stored.dtype not in WEIGHT_DTYPES:
                 raise CoderError(
-                    f"{self.path}: tensor {name} has dtype {stored.dtype or 'unknown'}; weights must be floating point."
+                    f"{self.path}: tensor {name} has dtype {stored.dtype or 'unknown'}; weights must be floating point, "
+                    "as float32, bfloat16, float16 or float64."
                 )
         digest = hashlib.sha256()
         tensors = {}
@@ -128,14 +159,24 @@ class StoredFile:
             shape = wanted[name]
             if name in hooks_first:
                 # read into place by place, so that no second copy is made to bring the axes into order
-                out = torch.empty((shape[1], shape[0], shape[2]), dtype=dtype, device=device)
+                out = self._room(name, (shape[1], shape[0], shape[2]), dtype, device)
                 places = [out[:, hook] for hook in range(shape[0])]
             else:
-                out = torch.empty(shape, dtype=dtype, device=device)
+                out = self._room(name, shape, dtype, device)
                 places = [out]
             self._fill(name, digest, places)
             tensors[name] = out
         return Weights(tensors, digest.hexdigest())
+
+    def _room(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: str | torch.device) -> Tensor:
+        try:
+            return torch.empty(shape, dtype=dtype, device=device)
+        except (RuntimeError, AssertionError, MemoryError) as error:
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise CoderError(
+                f"{self.path}: there is no room for tensor {name} of shape {list(shape)} on device {device} ({first}): "
+                "give another device, or a smaller dtype."
+            ) from error
 
     def _fill(self, name: str, digest: Any, places: Sequence[Tensor]) -> None:
         """Read a tensor into ``places``, which follow each other in the file; rows of a place need not lie side by side."""
@@ -207,7 +248,7 @@ def _safetensors(path: Path) -> StoredFile:
                 size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
                 tensors[name] = StoredTensor(shape, dtype, _file_pieces(path, begin, size, dtype))
                 begin += size
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, UnicodeError) as error:
         raise CoderError(
             f"{path} cannot be read ({error}): the file is truncated or not safetensors; fetch it again."
         ) from error
@@ -244,6 +285,12 @@ def _npz(path: Path) -> StoredFile:
     try:
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
+                name = member.filename.removesuffix(".npy")
+                if name in tensors:
+                    raise CoderError(f"{path} holds {name} twice: save it again.")
+                stored = member.compress_type == zipfile.ZIP_STORED
+                if member.file_size > path.stat().st_size * (1 if stored else _DEFLATE_LIMIT):
+                    raise CoderError(f"{path} cannot hold {name} at the size it says; fetch the file again.")
                 with archive.open(member) as file:
                     version = np.lib.format.read_magic(file)
                     read = (
@@ -253,7 +300,6 @@ def _npz(path: Path) -> StoredFile:
                     )
                     shape, by_columns, np_dtype = read(file)
                     header = file.tell()
-                name = member.filename.removesuffix(".npy")
                 if np_dtype.hasobject:
                     raise CoderError(
                         f"{path}: {name} holds Python objects, which could run code when they are read: a coder's file "
@@ -261,15 +307,15 @@ def _npz(path: Path) -> StoredFile:
                     )
                 known = np_dtype.kind in "fib" and np_dtype.isnative and np_dtype.itemsize <= 8
                 dtype = torch.from_numpy(np.empty(0, np_dtype)).dtype if known else None
-                size = int(np.prod(shape, dtype=np.int64)) * np_dtype.itemsize
-                if size != member.file_size - header:
+                size = math.prod(shape) * np_dtype.itemsize
+                if size != member.file_size - header or any(axis < 0 for axis in shape):
                     raise CoderError(f"{path}: {name} is shorter or longer than its header says; fetch the file again.")
                 if by_columns and len(shape) > 1:
                     raise CoderError(f"{path}: {name} is stored by columns; save it again in C order.")
                 tensors[name] = StoredTensor(shape, dtype, _npz_pieces(path, member.filename, header, size, dtype))
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError) as error:
-        if isinstance(error, CoderError):
-            raise
+    except CoderError:
+        raise
+    except Exception as error:  # of a damaged archive, zipfile, zlib and numpy's parser raise almost any
         raise CoderError(
             f"{path} cannot be read ({error}): the file is truncated or not npz; fetch it again."
         ) from error
@@ -285,7 +331,7 @@ def _npz_pieces(
             with zipfile.ZipFile(path) as archive, archive.open(member) as file:
                 file.read(header)
                 yield from _stream_pieces(file, size, dtype, width)
-        except (zipfile.BadZipFile, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
             raise CoderError(f"{path} is damaged ({error}): fetch it again.") from error
 
     return pieces
@@ -297,21 +343,33 @@ def _pickle(path: Path) -> StoredFile:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise CoderError(
-            f"{path} holds more than tensors and plain values, so that reading it could run code; it is refused: "
-            "convert it to safetensors where it comes from."
+            f"{path} holds more than tensors and plain values, so that reading it could run code, or is damaged; it is "
+            "refused: convert it to safetensors where it comes from."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # of damaged bytes, the unpickler raises almost any
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CoderError(f"{path} cannot be read ({first}): the file is truncated or no torch pickle.") from error
     if not isinstance(content, Mapping):
         raise CoderError(f"{path} holds a {type(content).__name__}; a coder's pickle is a dict of tensors.")
     tensors, values = {}, {}
     for name, value in content.items():
+        if not isinstance(name, str):
+            raise CoderError(
+                f"{path} names something by a {type(name).__name__}; a coder's pickle is a dict of tensors."
+            )
         if isinstance(value, Tensor):
-            tensors[str(name)] = StoredTensor(tuple(value.shape), value.dtype, _tensor_pieces(value))
+            dtype = value.dtype if _is_plain(value) else None
+            tensors[name] = StoredTensor(tuple(value.shape), dtype, _tensor_pieces(value))
         else:
-            values[str(name)] = value
+            values[name] = value
     return StoredFile(path, tensors, values)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether its entries lie in memory one by one: a pickle may say that one stored number is a whole matrix."""
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_neg():
+        return False
+    return tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
 
 
 def _tensor_pieces(tensor: Tensor) -> Callable[[int], Iterator[Tensor]]:

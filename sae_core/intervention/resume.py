@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -25,16 +25,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
+from sae_core.editing import added
 from sae_core.errors import SubjectError
 from sae_core.hookpoints import (
     Hookpoint,
     block_index,
     block_list_name,
-    edited_at,
     first_tensor,
-    replace_first_tensor,
 )
 from sae_core.subject import SubjectModel
 
@@ -348,7 +346,7 @@ class UpperLayers:
             else:
                 ids = torch.cat([c.tokens[position[s]] for c, s in zip(contexts, spans, strict=True)])
                 inputs = {"input_ids": ids[None]}
-            with self._edits(deltas):
+            with added(self.subject, deltas):
                 output = base(**inputs, position_ids=position[None], use_cache=False)
         final: Tensor = output.last_hidden_state[0]
         return final
@@ -407,15 +405,6 @@ class UpperLayers:
                 self._blocks[i] = block
 
     @contextmanager
-    def _edits(self, deltas: Mapping[Hookpoint, Tensor]) -> Iterator[None]:
-        with ExitStack() as stack:
-            for hookpoint, delta_ND in deltas.items():
-                place = edited_at(self.subject.model, hookpoint)
-                handle = _add_at(self.subject.base.get_submodule(place.module), place.io, delta_ND)
-                stack.callback(handle.remove)
-            yield
-
-    @contextmanager
     def _captures(
         self, hookpoints: set[Hookpoint], captured: dict[Hookpoint, Tensor], entering: dict[int, Tensor]
     ) -> Iterator[None]:
@@ -433,20 +422,3 @@ class UpperLayers:
         finally:
             for handle in handles:
                 handle.remove()
-
-
-def _add_at(module: nn.Module, io: str, delta_ND: Tensor) -> RemovableHandle:
-    """Until the handle is removed, ``delta_ND`` is added to what the module gives (or takes)."""
-    if io == "output":
-
-        def after(_module: nn.Module, _args: Any, output: Any) -> Any:
-            return replace_first_tensor(output, first_tensor(output) + delta_ND)
-
-        return module.register_forward_hook(after)
-
-    def before(_module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        if args:
-            return (args[0] + delta_ND, *args[1:]), kwargs
-        return args, kwargs | {"hidden_states": kwargs["hidden_states"] + delta_ND}
-
-    return module.register_forward_pre_hook(before, with_kwargs=True)

@@ -14,6 +14,7 @@ import torch
 
 from sae_core.attachment import attach
 from sae_core.coder import SparseCoder
+from sae_core.editing import put
 from sae_core.errors import CoderError
 from sae_core.intervention.ablation import AblationSettings, run_ablation
 from sae_core.intervention.resume import Rows, UpperLayers
@@ -192,3 +193,21 @@ def test_a_crosscoder_attaches_to_its_places_once_each(world: World) -> None:
     assert [str(h) for h in attached.read] == ["layers.0", "layers.1"]
     with pytest.raises(CoderError, match="name one place twice"):
         attach(world.subject, random_coder(("layers.0", "model.layers.0"), ("layers.0", "layers.1"), NoNormalisation()))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_value_put_between_attention_and_mlp_is_what_both_read(family: str) -> None:
+    """Truth: the block's output is the value plus the MLP of its norm; a lower edit does not change that."""
+    subject = tiny_subject(family)
+    blocks = "layers" if family == "llama" else "h"
+    value = torch.randn(1, 12, TINY, generator=torch.Generator().manual_seed(5))
+    middle, lower = subject.hookpoint("blocks.1.hook_resid_mid"), subject.hookpoint(f"{blocks}.0")
+    after = subject.hookpoint(f"{blocks}.1")
+    block = subject.base.get_submodule(f"{blocks}.1")
+    norm = block.post_attention_layernorm if family == "llama" else block.ln_2
+    with torch.no_grad():
+        expected = value + block.mlp(norm(value))
+    tokens = torch.arange(12)[None]
+    for values in ({middle: value}, {lower: torch.ones_like(value), middle: value}):
+        with put(subject, values):
+            torch.testing.assert_close(subject.capture(tokens, [after])[after], expected, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,83 @@
+"""Change what passes a hookpoint while a subject runs: add to it, or put something else in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from sae_core.hookpoints import (
+    Hookpoint,
+    block_index,
+    block_list_name,
+    edited_at,
+    first_tensor,
+    replace_first_tensor,
+)
+from sae_core.subject import SubjectModel
+
+
+@contextmanager
+def added(subject: SubjectModel, deltas: Mapping[Hookpoint, Tensor]) -> Iterator[None]:
+    """While this is open, ``deltas`` [..., D] are added to what passes their hookpoints, for all that read it."""
+    with ExitStack() as stack:
+        for hookpoint, delta in deltas.items():
+
+            def change(value: Tensor, delta: Tensor = delta) -> Tensor:
+                return value + delta
+
+            _changed(stack, subject, edited_at(subject.model, hookpoint), change)
+        yield
+
+
+@contextmanager
+def put(subject: SubjectModel, values: Mapping[Hookpoint, Tensor]) -> Iterator[None]:
+    """While this is open, each hookpoint carries the given activations [B, T, D] and not its own."""
+    with ExitStack() as stack:
+        for hookpoint, value in values.items():
+            place = edited_at(subject.model, hookpoint)
+            if place == hookpoint:
+
+                def instead(_own: Tensor, value: Tensor = value) -> Tensor:
+                    return value
+
+                _changed(stack, subject, place, instead)
+            else:
+                _put_between(stack, subject, hookpoint, place, value)
+        yield
+
+
+def _changed(stack: ExitStack, subject: SubjectModel, place: Hookpoint, change: Callable[[Tensor], Tensor]) -> None:
+    """Until the stack closes, ``change`` is applied to what the place's module gives (or takes)."""
+    module: nn.Module = subject.base.get_submodule(place.module)
+    if place.io == "output":
+
+        def after(_module: nn.Module, _args: Any, output: Any) -> Any:
+            return replace_first_tensor(output, change(first_tensor(output)))
+
+        stack.callback(module.register_forward_hook(after).remove)
+    else:
+
+        def before(_module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+            if args:
+                return (change(args[0]), *args[1:]), kwargs
+            return args, kwargs | {"hidden_states": change(kwargs["hidden_states"])}
+
+        stack.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+
+
+def _put_between(
+    stack: ExitStack, subject: SubjectModel, hookpoint: Hookpoint, attention: Hookpoint, value: Tensor
+) -> None:
+    """The stream between attention and MLP becomes ``value``: the attention gives what is missing to it."""
+    block = f"{block_list_name(subject.base)}.{block_index(subject.base, hookpoint)}"
+    entering: list[Tensor] = []
+
+    def keep(stream: Tensor) -> Tensor:
+        entering[:] = [stream]
+        return stream
+
+    _changed(stack, subject, Hookpoint(block, "input"), keep)
+    _changed(stack, subject, attention, lambda _own: value - entering[0])
