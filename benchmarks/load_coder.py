@@ -3,20 +3,21 @@
     python benchmarks/load_coder.py [--latents 131072] [--width 2304] [--folder DIR]
 
 Writes one coder in each kind of file (safetensors, npz, torch pickle; float32 and bfloat16), then loads each in a process
-of its own. The floor is the same number of bytes read into memory by ``readinto`` and hashed with sha256 (a fingerprint
-needs every byte), in the same run. Memory is the process's anonymous pages: what the load holds, without the file cache.
+of its own, with the file's pages dropped from the cache first (cold) and with them there (warm). The floors of the same run: cold,
+reading the file and nothing else; warm, reading and hashing it with sha256, since a fingerprint needs every byte. Memory is
+the process's anonymous pages: what the load holds, without the file cache.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import torch
@@ -51,12 +52,13 @@ weights = sum(t.numel() * t.element_size() for t in (coder.encoder.weight, coder
 print(json.dumps({"seconds": seconds, "peak": peak - before, "weights": weights}))
 """
 _FLOOR = """
-import hashlib, json, sys, threading, time
+import hashlib, json, sys, time
 began = time.perf_counter()
 digest, buffer = hashlib.sha256(), bytearray(1 << 23)
 with open(sys.argv[1], "rb", buffering=0) as file:
     while n := file.readinto(buffer):
-        digest.update(memoryview(buffer)[:n])
+        if sys.argv[2] == "warm":
+            digest.update(memoryview(buffer)[:n])
 print(json.dumps({"seconds": time.perf_counter() - began}))
 """
 
@@ -100,6 +102,13 @@ def write(folder: Path, latents: int, width: int) -> dict[str, Path]:
     return paths
 
 
+def forget(path: Path) -> None:
+    """Drop the file's pages from the cache."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def child(code: str, *args: str) -> dict[str, float]:
     done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, check=True)
     result: dict[str, float] = json.loads(done.stdout)
@@ -117,23 +126,28 @@ def main() -> None:
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(dir=args.folder))
     try:
-        print(f"{args.latents:,} latents, width {args.width:,}; median of {args.repeats}, files in the page cache")
-        print(f"{'file':<24}{'GB':>6}{'as':>10}{'load s':>8}{'floor s':>9}{'ratio':>7}{'peak / weights':>16}")
+        print(f"{args.latents:,} latents, width {args.width:,}; seconds, medians of {args.repeats}")
+        heads = ("cold", "disk", "ratio", "warm", "sha256", "ratio", "peak / weights")
+        print(f"{'file':<24}{'GB':>6}{'as':>10}{''.join(f'{head:>9}' for head in heads)}")
         for name, path in write(folder, args.latents, args.width).items():
             for dtype in ("float32", "bfloat16"):
-                loads, floors = [], []
+                loads: dict[str, list[float]] = {"cold": [], "warm": []}
+                floors: dict[str, list[float]] = {"cold": [], "warm": []}
+                peak = 0.0
                 for _ in range(args.repeats):
-                    floors.append(child(_FLOOR, str(path))["seconds"])
-                    loads.append(child(_CHILD, str(path.parent), dtype))
-                seconds = statistics.median(load["seconds"] for load in loads)
-                floor = statistics.median(floors)
-                peak = max(load["peak"] / load["weights"] for load in loads)
-                size = path.stat().st_size / 1e9
-                print(
-                    f"{name:<24}{size:>6.2f}{dtype:>10}{seconds:>8.2f}{floor:>9.2f}{seconds / floor:>7.2f}{peak:>16.2f}",
-                    flush=True,
-                )
-                time.sleep(0)
+                    for state in ("cold", "warm"):
+                        forget(path) if state == "cold" else None
+                        floors[state].append(child(_FLOOR, str(path), state)["seconds"])
+                        forget(path) if state == "cold" else None
+                        load = child(_CHILD, str(path.parent), dtype)
+                        loads[state].append(load["seconds"])
+                        peak = max(peak, load["peak"] / load["weights"])
+                figures = []
+                for state in ("cold", "warm"):
+                    seconds, floor = statistics.median(loads[state]), statistics.median(floors[state])
+                    figures += [seconds, floor, seconds / floor]
+                cells = "".join(f"{figure:>9.2f}" for figure in (*figures, peak))
+                print(f"{name:<24}{path.stat().st_size / 1e9:>6.2f}{dtype:>10}{cells}", flush=True)
     finally:
         shutil.rmtree(folder)
 

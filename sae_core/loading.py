@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
+from numbers import Real
 from pathlib import Path
 from typing import Literal, Protocol, cast
 
@@ -83,19 +86,18 @@ def load_coder(
         CoderError: it is no coder of a known format, is damaged, or cannot be read without guessing.
     """
     hookpoints = (hookpoint,) if isinstance(hookpoint, str) else tuple(hookpoint or ())
-    if not all(isinstance(name, str) and name.strip() for name in hookpoints):
+    # it may name a folder among others: it must not lead out of them, or be longer than a name can be
+    if not all(isinstance(name, str) and re.fullmatch(r"[^/\0]{1,200}", name.strip()) for name in hookpoints):
         raise CoderError(f"hookpoint is {shown(hookpoint)}; give a module's name, or a list of names.")
     if dtype not in WEIGHT_DTYPES:
         known = ", ".join(str(d).removeprefix("torch.") for d in WEIGHT_DTYPES)
         raise CoderError(f"dtype is {dtype}; weights are loaded as one of {known}.")
-    if isinstance(input_scale, (int, float)) and not isinstance(input_scale, bool):
-        input_scale = (input_scale,)
-    elif isinstance(input_scale, bool) or (isinstance(input_scale, str) and input_scale != "folded"):
-        raise CoderError(f"input_scale is {input_scale!r}; give a positive factor, a list of them, or 'folded'.")
-    elif input_scale is not None and input_scale != "folded":
-        input_scale = tuple(input_scale)
-    options = Options(hookpoints, dtype, device, allow_pickle, input_scale, k, center_writing_weights)
+    options = Options(hookpoints, dtype, device, allow_pickle, _factors(input_scale), k, center_writing_weights)
     path, commit = coder_path(str(path_or_hub_id), revision=revision, hookpoint=hookpoints[0] if hookpoints else None)
+    if revision is not None and commit is None:
+        raise CoderError(
+            f"revision is {revision!r} and {str(path_or_hub_id)!r} is a path here, not a hub id: leave it out."
+        )
     path, chosen = _chosen(path, hookpoints)
     reader = reader_of(path)
     if reader is None:
@@ -115,6 +117,17 @@ def load_coder(
     return _attached_elsewhere(coder, hookpoints)
 
 
+def _factors(given: object) -> tuple[float, ...] | Literal["folded"] | None:
+    """``input_scale`` as one factor a hookpoint. Raises CoderError for what is neither a factor nor several."""
+    if given is None or (isinstance(given, str) and given == "folded"):
+        return cast(Literal["folded"] | None, given)
+    factors = [given] if isinstance(given, Real) else given
+    if isinstance(factors, Sequence) and all(isinstance(f, Real) and not isinstance(f, bool) for f in factors):
+        with suppress(OverflowError):
+            return tuple(float(f) for f in factors)
+    raise CoderError(f"input_scale is {shown(given)}; give a positive factor, a list of them, or 'folded'.")
+
+
 def reader_of(path: Path) -> Reader | None:
     """The reader that knows what lies at ``path``, if there is one."""
     return next((reader for reader in readers() if reader.matches(path)), None)
@@ -132,9 +145,9 @@ def _chosen(path: Path, hookpoints: tuple[str, ...]) -> tuple[Path, bool]:
         for p in _entries(path)
         if reader_of(p) is not None and p.is_file()
     }
-    if len(inside) == 1:
-        return next(iter(inside)), False
     layer = layer_in(hookpoints[0]) if hookpoints else None
+    if len(inside) == 1 and (layer is None or None in inside.values()):
+        return next(iter(inside)), False
     of_layer = [p for p, number in inside.items() if number is not None and number == layer]
     return (of_layer[0], True) if len(of_layer) == 1 else (path, False)
 
@@ -173,6 +186,8 @@ def _bare(hookpoint: str) -> str:
 def _unknown_format(path: Path) -> str:
     known = "; ".join(f"{reader.NAME}: {reader.FILES}" for reader in readers())
     if not path.is_dir():
+        if (whole := reader_of(path.parent)) is not None:
+            return f"{path} is one file of a {whole.NAME} coder: give its folder, {path.parent}."
         return f"{path} is a file of no format that is known. A coder is one of {known}."
     nested = sorted(str(p.relative_to(path)) for p in _below(path) if reader_of(p) is not None)
     if nested:

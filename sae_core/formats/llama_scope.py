@@ -17,13 +17,14 @@ from sae_core.formats.reading import (
     Options,
     as_threshold,
     check_finite,
-    check_unit_norms,
+    flag,
     one_of,
     positive_int,
     positive_number,
     read_config,
     shown,
     text,
+    threshold_beside_norms,
 )
 from sae_core.parts.activation import JumpReLU
 from sae_core.parts.encoder import AffineEncoder
@@ -71,8 +72,9 @@ def read(path: Path, options: Options) -> SparseCoder:
         dtype=options.dtype,
         device=options.device,
     )
-    if config.get("sparsity_include_decoder_norm"):
-        check_unit_norms(path / WEIGHTS, weights["decoder.weight"].T)
+    thresholds = as_threshold(where, threshold, options.dtype, options.device)
+    if flag(where, "sparsity_include_decoder_norm", config.get("sparsity_include_decoder_norm")):
+        thresholds = threshold_beside_norms(thresholds, weights["decoder.weight"].T)
     weights["encoder.weight"].mul_(scale)
     weights["decoder.weight"].div_(scale)
     weights["decoder.bias"].div_(scale)
@@ -81,7 +83,7 @@ def read(path: Path, options: Options) -> SparseCoder:
         encoder=AffineEncoder(
             weights["encoder.weight"],
             weights["encoder.bias"],
-            JumpReLU(as_threshold(where, threshold, options.dtype, options.device)),
+            JumpReLU(thresholds),
         ),
         decoder_weight=weights["decoder.weight"].T,
         decoder_bias=weights["decoder.bias"],

@@ -11,13 +11,14 @@ from sae_core.formats.reading import (
     Architecture,
     Options,
     check_finite,
-    check_unit_norms,
+    flag,
     one_of,
     positive_int,
     positive_number,
     read_config,
     shown,
     text,
+    threshold_beside_norms,
 )
 from sae_core.parts.activation import JumpReLU
 from sae_core.parts.encoder import AffineEncoder
@@ -77,17 +78,15 @@ def read(path: Path, options: Options) -> SparseCoder:
         dtype=options.dtype,
         device=options.device,
     )
-    if config.get("sparsity_include_decoder_norm"):
-        check_unit_norms(path / WEIGHTS, weights["decoder.weight"].T)
+    thresholds = weights["log_jumprelu_threshold"].exp_()
+    if flag(where, "sparsity_include_decoder_norm", config.get("sparsity_include_decoder_norm")):
+        thresholds = threshold_beside_norms(thresholds, weights["decoder.weight"].T)
     weights["encoder.weight"].mul_(scale)
     weights["decoder.weight"].div_(scale)
     weights["decoder.bias"].div_(scale)
-    weights["log_jumprelu_threshold"].exp_()
     check_finite(stored.path, "a weight times the input scale, or a threshold,", *weights.tensors.values())
     coder = SparseCoder(
-        encoder=AffineEncoder(
-            weights["encoder.weight"], weights["encoder.bias"], JumpReLU(weights["log_jumprelu_threshold"])
-        ),
+        encoder=AffineEncoder(weights["encoder.weight"], weights["encoder.bias"], JumpReLU(thresholds)),
         decoder_weight=weights["decoder.weight"].T,
         decoder_bias=weights["decoder.bias"],
         hookpoints_in=(hook,) if hook else (),

@@ -68,9 +68,7 @@ class Options:
             return None
         if self.input_scale == "folded":
             return (1.0,) * num_hooks
-        if len(self.input_scale) != num_hooks or not all(
-            isinstance(s, (int, float)) and 0 < s < float("inf") for s in self.input_scale
-        ):
+        if len(self.input_scale) != num_hooks or not all(0 < s < float("inf") for s in self.input_scale):
             raise CoderError(
                 f"input_scale is {shown(list(self.input_scale))}; give {num_hooks} positive factor{'s' * (num_hooks > 1)}, or 'folded'."
             )
@@ -217,19 +215,18 @@ def positive_int(where: Path | str, key: str, value: object) -> int:
     return value
 
 
-def check_unit_norms(where: Path, rows: Tensor) -> None:
-    """Raise CoderError unless decoder rows [L, D] have length 1, to about the precision of bfloat16.
+def threshold_beside_norms(threshold: Tensor, rows: Tensor) -> Tensor:
+    """``threshold`` [1] or [L] of pre-activations, where what is compared with it is the pre-activation times its decoder row's length.
 
-    Llama Scope's ``sparsity_include_decoder_norm``: the publishers' later code compares pre-activations times these norms
-    with the threshold, sae-lens the pre-activations alone. At length 1 both say the same.
+    Llama Scope's ``sparsity_include_decoder_norm``: its publishers' code makes decoder rows [L, D] unit length before it
+    applies the threshold. sae-lens takes them for such, which they are to about the precision of bfloat16; then the
+    threshold is as stored.
     """
     norms = rows.norm(dim=1)
-    if bool((norms.sub(1).abs() > 0.02).any()):
-        raise CoderError(
-            f"{where}: sparsity_include_decoder_norm is set and decoder rows have lengths from {float(norms.min()):.3g} to "
-            f"{float(norms.max()):.3g}: whether the threshold counts them is not settled between the libraries that read this "
-            "format, so the coder is refused; publish it with rows of length 1."
-        )
+    if bool((norms.sub(1).abs() <= 0.01).all()):
+        return threshold
+    per_latent: Tensor = threshold / norms  # a row of length 0 writes nothing and never fires
+    return per_latent
 
 
 def positive_number(where: Path | str, key: str, value: object) -> float:

@@ -99,7 +99,8 @@ def read(path: Path, options: Options) -> SparseCoder:
     known = {a.name: a for a in _KINDS}
     if architecture not in known:
         readable = [name for name, a in known.items() if not a.refused]
-        raise CoderError(f"{where}: architecture is {architecture!r}; {did_you_mean(architecture, readable)}")
+        hint = did_you_mean(architecture, readable, limit=len(readable))
+        raise CoderError(f"{where}: architecture is {architecture!r}; {hint}{'' if hint.endswith('?') else '.'}")
     if known[architecture].refused:
         raise CoderError(f"{where}: architecture is {architecture!r}, which is refused: {known[architecture].refused}.")
     if _metadata(config).get("hook_head_index") is not None:
@@ -115,7 +116,8 @@ def read(path: Path, options: Options) -> SparseCoder:
         raise CoderError(f"{where}: rescale_acts_by_decoder_norm is set, which {architecture} coders do not have.")
     if rescale:
         _fold_decoder_norms(weights)
-    check_finite(path / WEIGHTS, "what is folded into the weights", *weights.tensors.values())
+    if rescale or scale is not None:
+        check_finite(path / WEIGHTS, "what is folded into the weights", *weights.tensors.values())
     transcodes = "transcoder" in architecture
     subtract = flag(where, "apply_b_dec_to_input", config.get("apply_b_dec_to_input"), not transcodes)
     if transcodes and subtract:

@@ -15,7 +15,11 @@ NAME = "sparsify"
 TITLE = "sparsify"
 REFERENCE = "sparsify, which wrote the files"
 FILES = "cfg.json + sae.safetensors"
-CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
+CONFIG, WEIGHTS, RUN_CONFIG = "cfg.json", "sae.safetensors", "config.json"
+_KNOWN = (
+    "activation", "expansion_factor", "normalize_decoder", "num_latents", "k", "multi_topk", "skip_connection", "transcode",
+    "d_in", "signed",
+)  # fmt: skip
 ARCHITECTURES = (
     Architecture("topk", "sparsify/layers.0.topk"),
     Architecture("topk, latents by expansion_factor", "sparsify/layers.0.topk_expansion_factor"),
@@ -52,7 +56,15 @@ def read(path: Path, options: Options) -> SparseCoder:
     k = active_latents(where, config.get("k"), num_latents)
     if function == "groupmax" and num_latents % k:
         raise CoderError(f"{where}: groupmax needs k to divide the latents, and {k} does not divide {num_latents}.")
+    if unknown := [key for key, value in config.items() if key not in _KNOWN and value]:
+        raise CoderError(
+            f"{where}: {', '.join(sorted(unknown))} is set, which this reader does not know: the coder is refused."
+        )
     skip, transcodes = (flag(where, key, config.get(key)) for key in ("skip_connection", "transcode"))
+    # Until February 2025 (pull request 49) transcoders subtracted b_dec, and only the run's config said that they are
+    # transcoders.
+    early = "transcode" not in config and _run_transcodes(path.resolve().parent / RUN_CONFIG)
+    transcodes = transcodes or early
     weights = options.open(path / WEIGHTS).read(
         {
             "encoder.weight": (num_latents, d_in),
@@ -70,7 +82,7 @@ def read(path: Path, options: Options) -> SparseCoder:
         encoder=AffineEncoder(weights["encoder.weight"], weights["encoder.bias"], activation),
         decoder_weight=weights["W_dec"],
         decoder_bias=weights["b_dec"],
-        shift=None if transcodes else weights["b_dec"],
+        shift=None if transcodes and not early else weights["b_dec"],
         skip=weights.get("W_skip"),
         hookpoints_in=(f"{module}:input" if transcodes else module,),
         hookpoints_out=(module,),
@@ -80,8 +92,13 @@ def read(path: Path, options: Options) -> SparseCoder:
         facts=(
             Fact("hookpoint", module, "the folder's name"),
             Fact("k", str(k), f"{CONFIG}: k"),
-            Fact("transcode", str(transcodes), f"{CONFIG}: transcode"),
+            Fact("transcode", str(transcodes), f"../{RUN_CONFIG}: transcode" if early else f"{CONFIG}: transcode"),
             Fact("normalisation", "none", "the format has none"),
         ),
     )
     return replace(coder, fingerprint=fingerprint(weights.digest, coder))
+
+
+def _run_transcodes(run_config: Path) -> bool:
+    """Whether the config of the training run, a folder above, says that its coders are transcoders."""
+    return run_config.is_file() and read_config(run_config).get("transcode") is True

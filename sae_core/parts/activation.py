@@ -106,7 +106,7 @@ class GroupMax(Selection):
     k: int
 
     def select(self, pre_NL: Tensor) -> tuple[Tensor, Tensor]:
-        values, place = pre_NL.reshape(len(pre_NL), self.k, -1).max(-1)
+        values, place = pre_NL.reshape(len(pre_NL), self.k, pre_NL.shape[-1] // self.k).max(-1)
         start = torch.arange(self.k, device=pre_NL.device) * (pre_NL.shape[-1] // self.k)
         return place + start, values.relu()
 

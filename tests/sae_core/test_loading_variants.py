@@ -1,0 +1,165 @@
+"""What a config says beside the fixtures: truth is the formula in numpy, written out from the format's description."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_torch
+from safetensors.torch import save_file as save_torch
+
+from sae_core.errors import CoderError
+from sae_core.loading import load_coder
+from tests.sae_core.test_loading import FIXTURES
+
+X = np.random.default_rng(3).normal(size=(40, 16)).astype(np.float32)
+
+
+def changed(source: Path, folder: Path, config: str, **changes: Any) -> Path:
+    shutil.copytree(source, folder)
+    path = folder / config
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return folder
+
+
+def test_llama_scope_compares_pre_activations_times_decoder_norms(tmp_path: Path) -> None:
+    """The publishers' code makes decoder rows unit length before the threshold (sparsity_include_decoder_norm)."""
+    folder = "Llama3_1-8B-Base-LXR-8x/Llama3_1-8B-Base-L8R-8x"
+    place = changed(FIXTURES / "llama_scope" / "res" / folder, tmp_path / "sae", "hyperparams.json")
+    stored = load_torch(place / "checkpoints" / "final.safetensors")
+    stretch = torch.linspace(0.4, 2.0, 48)
+    stored["decoder.weight"] = (stored["decoder.weight"].float() * stretch).contiguous()
+    save_torch({k: v.float() for k, v in stored.items()}, place / "checkpoints" / "final.safetensors")
+    facts = json.loads((place / "hyperparams.json").read_text())
+    w = {k: v.float().numpy().astype(np.float64) for k, v in stored.items()}
+    s = 4.0 / facts["dataset_average_activation_norm"]["in"]
+    pre = (X * s) @ w["encoder.weight"].T + w["encoder.bias"]
+    norms = np.sqrt((w["decoder.weight"] ** 2).sum(0))
+    expected = np.where(pre * norms > facts["jump_relu_threshold"] * s, np.maximum(pre, 0), 0)
+    acts = load_coder(place).encode(torch.from_numpy(X)).numpy()
+    np.testing.assert_allclose(acts, expected, rtol=1e-4, atol=1e-5)
+    without = np.where(pre > facts["jump_relu_threshold"] * s, np.maximum(pre, 0), 0)
+    assert ((expected > 0) != (without > 0)).sum() > 20
+    changed_facts = facts | {"sparsity_include_decoder_norm": False}
+    (place / "hyperparams.json").write_text(json.dumps(changed_facts))
+    np.testing.assert_allclose(load_coder(place).encode(torch.from_numpy(X)).numpy(), without, rtol=1e-4, atol=1e-5)
+
+
+def test_sparsify_transcoders_of_early_versions_subtract_b_dec(tmp_path: Path) -> None:
+    """Before pull request 49 a transcoder subtracted b_dec, and the run's config alone said that it was one."""
+    place = changed(FIXTURES / "sparsify" / "layers.0.topk", tmp_path / "layers.0.mlp", "cfg.json")
+    config = json.loads((place / "cfg.json").read_text())
+    del config["transcode"], config["activation"]
+    (place / "cfg.json").write_text(json.dumps(config))
+    truth = np.load(place / "io.npz")
+    x = torch.from_numpy(truth["x"])
+    sae = load_coder(place)
+    assert sae.hookpoints_in == ("layers.0.mlp",)
+    (tmp_path / "config.json").write_text(json.dumps({"transcode": True, "sae": {}}))
+    early = load_coder(place)
+    assert (early.hookpoints_in, early.hookpoints_out) == (("layers.0.mlp:input",), ("layers.0.mlp",))
+    np.testing.assert_allclose(early.encode(x).numpy(), truth["acts"], rtol=1e-5, atol=1e-5)
+    (place / "cfg.json").write_text(json.dumps(config | {"transcode": True}))
+    assert not np.allclose(load_coder(place).encode(x).numpy(), truth["acts"], atol=1e-3), (
+        "later ones do not subtract it"
+    )
+
+
+def test_sparsify_settings_of_later_versions_are_refused(tmp_path: Path) -> None:
+    place = changed(FIXTURES / "sparsify" / "layers.0.topk", tmp_path / "layers.0", "cfg.json", normalize_io=True)
+    with pytest.raises(CoderError, match="normalize_io is set, which this reader does not know"):
+        load_coder(place)
+
+
+@pytest.mark.parametrize(
+    ("model_name", "kwargs", "hook", "centred"),
+    [
+        ("gpt2-small", {"center_writing_weights": True}, "blocks.0.hook_resid_post", True),
+        ("gpt2-small", {"center_writing_weights": False}, "blocks.0.hook_resid_post", False),
+        ("gpt2-small", {}, "blocks.0.hook_resid_post", False),
+        ("gpt2-small", {"center_writing_weights": True}, "blocks.0.attn.hook_z", False),
+        ("gemma-2b", {"center_writing_weights": True}, "blocks.0.hook_resid_post", False),
+    ],
+)
+def test_sae_lens_coders_of_centred_subjects(
+    tmp_path: Path, model_name: str, kwargs: dict[str, bool], hook: str, centred: bool
+) -> None:
+    """Centred writing weights make a residual stream's mean 0 where norms are layer norms, and change nothing elsewhere."""
+    place = changed(
+        FIXTURES / "sae_lens" / "legacy_v5_standard", tmp_path / "sae", "cfg.json",
+        model_name=model_name, hook_name=hook, model_from_pretrained_kwargs=kwargs,
+    )  # fmt: skip
+    w = load_file(place / "sae_weights.safetensors")
+    x = X - X.mean(1, keepdims=True) if centred else X
+    acts = np.maximum((x - w["b_dec"]) @ w["W_enc"] + w["b_enc"], 0)
+    coder = load_coder(place)
+    np.testing.assert_allclose(coder.encode(torch.from_numpy(X)).numpy(), acts, rtol=1e-4, atol=1e-5)
+    output = acts @ w["W_dec"] + w["b_dec"] + (X.mean(1, keepdims=True) if centred else 0)
+    given = coder.decode(torch.from_numpy(acts.astype(np.float32)), torch.from_numpy(X))
+    np.testing.assert_allclose(given.numpy(), output, rtol=1e-4, atol=1e-4)
+
+
+def test_the_first_sae_lens_versions_do_not_say_whether_the_subject_was_centred(tmp_path: Path) -> None:
+    place = changed(FIXTURES / "sae_lens" / "legacy_v5_standard", tmp_path / "sae", "cfg.json", model_name="gpt2-small")
+    config = json.loads((place / "cfg.json").read_text())
+    config["hook_point"] = config.pop("hook_name")
+    (place / "cfg.json").write_text(json.dumps(config))
+    with pytest.raises(CoderError, match="set center_writing_weights to true"):
+        load_coder(place)
+    x = torch.from_numpy(X)
+    plain, centred = (load_coder(place, center_writing_weights=value) for value in (False, True))
+    torch.testing.assert_close(centred.encode(x + 7.0), plain.encode(x - x.mean(1, keepdim=True)), rtol=1e-4, atol=1e-4)
+    assert plain.fingerprint != centred.fingerprint
+
+
+def test_gemma_scope_transcoders_normalise_the_stream_themselves() -> None:
+    folder = FIXTURES / "gemma_scope" / "transcoder"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    coder = load_coder(folder / manifest["load"])
+    assert coder.hookpoints_in == ("layers.3.pre_feedforward_layernorm:input",)
+    assert coder.hookpoints_out == ("layers.3.post_feedforward_layernorm",)
+    w = np.load(folder / manifest["load"] / "params.npz")
+    x = X / np.sqrt((X.astype(np.float64) ** 2).mean(1, keepdims=True) + 1e-6)
+    pre = x @ w["W_enc"] + w["b_enc"]
+    expected = np.where(pre > w["threshold"], np.maximum(pre, 0), 0)
+    np.testing.assert_allclose(coder.encode(torch.from_numpy(X)).numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_fingerprint_follows_weights_and_settings(tmp_path: Path) -> None:
+    source = FIXTURES / "sparsify" / "layers.0.topk"
+    same = changed(source, tmp_path / "layers.7", "cfg.json")
+    first = load_coder(source).fingerprint
+    assert load_coder(same).fingerprint == first, "where it lies does not count"
+    other_k = changed(source, tmp_path / "k" / "layers.0", "cfg.json", k=5)
+    assert load_coder(other_k).fingerprint != first
+    weights = load_file(same / "sae.safetensors")
+    weights["b_dec"][0] += 1e-3
+    save_file(weights, same / "sae.safetensors")
+    assert load_coder(same).fingerprint != first
+    scaled = FIXTURES / "sae_lens" / "standard_expected_average_only_in"
+    assert load_coder(scaled, input_scale=0.5).fingerprint != load_coder(scaled, input_scale="folded").fingerprint
+
+
+def test_hookpoints_come_from_the_coder_or_the_caller(tmp_path: Path) -> None:
+    assert load_coder(FIXTURES / "sparsify" / "layers.0.topk").hookpoints_in == ("layers.0.topk",)
+    transcoder = load_coder(FIXTURES / "sparsify" / "layers.0.transcoder", hookpoint="layers.0.mlp")
+    assert (transcoder.hookpoints_in, transcoder.hookpoints_out) == (("layers.0.mlp:input",), ("layers.0.mlp",))
+    assert load_coder(FIXTURES / "sae_lens" / "legacy_v5_topk").hookpoints_in == ("blocks.1.hook_resid_post",)
+    shutil.copytree(FIXTURES / "sparsify" / "layers.0.topk", tmp_path / "layers.0")
+    assert load_coder(tmp_path, hookpoint="layers.0").hookpoints_in == ("layers.0",)
+    openai = FIXTURES / "openai" / "v5_topk" / "gpt2-small" / "resid_post_mlp_v5_32k" / "autoencoders"
+    chosen = load_coder(openai, hookpoint="layers.3", allow_pickle=True)
+    assert chosen.hookpoints_in == ("blocks.3.hook_resid_post",)
+    with pytest.raises(CoderError, match=r"holds 1 coder \(3\.pt\)"):
+        load_coder(openai, hookpoint="layers.4", allow_pickle=True)
+    with pytest.raises(CoderError, match=r"reads blocks\.1\.mlp\.hook_in and writes blocks\.1\.hook_mlp_out"):
+        load_coder(
+            FIXTURES / "circuit_tracer" / "mwhanna" / "qwen3-4b-transcoders" / "layer_1.safetensors",
+            hookpoint="layers.2.mlp",
+        )
