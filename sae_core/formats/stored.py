@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -217,6 +218,19 @@ class StoredFile:
         )
 
 
+_PICKLES_ALLOWED: ContextVar[bool] = ContextVar("pickles_allowed", default=True)
+
+
+@contextmanager
+def pickles_forbidden() -> Iterator[None]:
+    """While this is open, no pickle is read, whatever ``allow_pickle`` says: for code that works on strangers' requests."""
+    token = _PICKLES_ALLOWED.set(False)
+    try:
+        yield
+    finally:
+        _PICKLES_ALLOWED.reset(token)
+
+
 def open_stored(path: Path, *, allow_pickle: bool = False) -> StoredFile:
     """Look into a file of weights, by its ending: ``.safetensors``, ``.npz``, else a torch pickle.
 
@@ -227,6 +241,10 @@ def open_stored(path: Path, *, allow_pickle: bool = False) -> StoredFile:
         return _safetensors(path)
     if path.suffix == ".npz":
         return _npz(path)
+    if not _PICKLES_ALLOWED.get():
+        raise CoderError(
+            f"{path.name} is a torch pickle, and a service never opens one, whatever a request asks for: convert it to safetensors."
+        )
     if not allow_pickle:
         raise CoderError(
             f"{path.name} is a torch pickle, which could run code when it is read: set allow_pickle to read its tensors "

@@ -24,6 +24,7 @@ from torch import Tensor
 from sae_core.attachment import attach
 from sae_core.coder import SparseCoder
 from sae_core.errors import AutointerpError, CoderError, MissingFileError, UnknownNameError
+from sae_core.formats.stored import pickles_forbidden
 from sae_core.loading import load_coder, reader_of, readers
 from tests.sae_core.test_intervention_resume import WIDTH, tiny_subject
 
@@ -977,3 +978,11 @@ def test_a_transcoder_must_fit_where_it_writes(tmp_path: Path) -> None:
     )
     coder = load_coder(tmp_path / "layer_0.safetensors")
     refused(lambda: attach(tiny_subject("llama"), coder), f"writes {WIDTH + 3} dimensions")
+
+
+def test_a_service_opens_no_pickle_whatever_it_is_asked() -> None:
+    """The opt-in belongs to whoever runs the program; a request cannot give it."""
+    folder = FIXTURES / "dictionary_learning" / "BatchTopKSAE"
+    with pickles_forbidden(), pytest.raises(CoderError, match="a service never opens one"):
+        load_coder(folder, allow_pickle=True)
+    assert load_coder(folder, allow_pickle=True).num_latents == 48
