@@ -19,8 +19,8 @@ import sae_core.formats
 from sae_core.coder import Fact, SparseCoder
 from sae_core.errors import CoderError
 from sae_core.formats.reading import Architecture, Options, layer_in, shown
-from sae_core.formats.stored import WEIGHT_DTYPES
 from sae_core.hub import coder_path
+from sae_core.weights.stored import WEIGHT_DTYPES
 
 
 class Reader(Protocol):

@@ -15,9 +15,9 @@ from safetensors import SafetensorError, safe_open
 from sae_core.coder import Fact, SparseCoder, fingerprint
 from sae_core.errors import CoderError
 from sae_core.formats.reading import Architecture, Options, as_threshold, check_finite, read_config, shown, text
-from sae_core.formats.stored import StoredFile
 from sae_core.parts.activation import Activation, JumpReLU, ReLU
 from sae_core.parts.encoder import AffineEncoder
+from sae_core.weights.stored import StoredFile
 
 NAME = "crosscoder"
 TITLE = "crosscoder (science-of-finetuning)"

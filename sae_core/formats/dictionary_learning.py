@@ -22,9 +22,9 @@ from sae_core.formats.reading import (
     shown,
     text,
 )
-from sae_core.formats.stored import StoredFile
 from sae_core.parts.activation import Activation, Gated, JumpReLU, ReLU, TopK
 from sae_core.parts.encoder import AffineEncoder
+from sae_core.weights.stored import StoredFile
 
 NAME = "dictionary_learning"
 TITLE = "dictionary_learning"

@@ -15,9 +15,9 @@ import torch
 from sae_core.coder import Fact, SparseCoder, fingerprint
 from sae_core.errors import CoderError
 from sae_core.formats.reading import Architecture, Options, file_in, flag, layer_of, one_of, read_config, text
-from sae_core.formats.stored import StoredFile
 from sae_core.parts.activation import JumpReLU
 from sae_core.parts.encoder import AffineEncoder
+from sae_core.weights.stored import StoredFile
 
 NAME = "gemma_scope_2"
 TITLE = "Gemma Scope 2"

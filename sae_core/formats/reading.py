@@ -15,7 +15,8 @@ import yaml
 from torch import Tensor
 
 from sae_core.errors import CoderError
-from sae_core.formats.stored import StoredFile, open_stored
+from sae_core.weights.opening import open_stored
+from sae_core.weights.stored import StoredFile
 
 _CONFIG_BYTES = 1 << 24
 _INTEGERS = 1 << 40

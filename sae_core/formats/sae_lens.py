@@ -25,7 +25,6 @@ from sae_core.formats.reading import (
     shown,
     text,
 )
-from sae_core.formats.stored import Weights
 from sae_core.parts.activation import AbsTopK, Activation, Gated, JumpReLU, ReLU, TopK
 from sae_core.parts.encoder import AffineEncoder, Encoder, MatchingPursuit
 from sae_core.parts.normalisation import (
@@ -36,6 +35,7 @@ from sae_core.parts.normalisation import (
     Normalisation,
     RootMeanSquare,
 )
+from sae_core.weights.stored import Weights
 
 NAME = "sae_lens"
 TITLE = "SAELens"

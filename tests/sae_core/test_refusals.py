@@ -24,8 +24,8 @@ from torch import Tensor
 from sae_core.attachment import attach
 from sae_core.coder import SparseCoder
 from sae_core.errors import AutointerpError, CoderError, MissingFileError, UnknownNameError
-from sae_core.formats.stored import pickles_forbidden
 from sae_core.loading import load_coder, reader_of, readers
+from sae_core.weights.pickle_file import pickles_forbidden
 from tests.sae_core.test_intervention_resume import WIDTH, tiny_subject
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "coders"

@@ -1,4 +1,4 @@
-"""Weights on disk, read once and straight into memory of the wanted dtype: safetensors, npz and torch pickles.
+"""Weights on disk, read once and straight into memory of the wanted dtype.
 
 What a file holds (names, shapes, dtypes) is known before a weight is read. Reading then goes through the file in
 pieces: each is hashed, checked for NaN and infinity and cast into its place, so that nothing but the weights
@@ -9,33 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import math
-import pickle
-import zipfile
-import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sae_core.errors import CoderError
 
-_PIECE_BYTES = 1 << 23
-_DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "I64": torch.int64, "I32": torch.int32, "BOOL": torch.bool,
-}  # fmt: skip
 WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """What weights may be stored in, and be loaded as."""
-_DEFLATE_LIMIT = 1032
-"""How many bytes one byte of a compressed archive can stand for at most."""
 
 
 class StoredTensor(NamedTuple):
@@ -218,65 +206,6 @@ class StoredFile:
         )
 
 
-_PICKLES_ALLOWED: ContextVar[bool] = ContextVar("pickles_allowed", default=True)
-
-
-@contextmanager
-def pickles_forbidden() -> Iterator[None]:
-    """While this is open, no pickle is read, whatever ``allow_pickle`` says: for code that works on strangers' requests."""
-    token = _PICKLES_ALLOWED.set(False)
-    try:
-        yield
-    finally:
-        _PICKLES_ALLOWED.reset(token)
-
-
-def open_stored(path: Path, *, allow_pickle: bool = False) -> StoredFile:
-    """Look into a file of weights, by its ending: ``.safetensors``, ``.npz``, else a torch pickle.
-
-    A pickle is opened only with ``allow_pickle``, and then with ``weights_only=True``.
-    Raises CoderError for a file that is truncated, no such file, or holds objects instead of arrays.
-    """
-    if path.suffix == ".safetensors":
-        return _safetensors(path)
-    if path.suffix == ".npz":
-        return _npz(path)
-    if not _PICKLES_ALLOWED.get():
-        raise CoderError(
-            f"{path.name} is a torch pickle, and a service never opens one, whatever a request asks for: convert it to safetensors."
-        )
-    if not allow_pickle:
-        raise CoderError(
-            f"{path.name} is a torch pickle, which could run code when it is read: set allow_pickle to read its tensors "
-            "(and nothing else of it), or convert it to safetensors."
-        )
-    return _pickle(path)
-
-
-def _safetensors(path: Path) -> StoredFile:
-    # safe_open checks the header (its size, overlaps, that the tensors fill the file); the bytes are then read as a
-    # plain file, because pages of a memory map would count as the process's memory.
-    try:
-        with safe_open(path, framework="np") as file, path.open("rb") as raw:
-            begin = 8 + int.from_bytes(raw.read(8), "little")
-            tensors = {}
-            for name in file.offset_keys():
-                view = file.get_slice(name)
-                shape, dtype = tuple(view.get_shape()), _DTYPES.get(view.get_dtype())
-                if dtype is None:
-                    raise CoderError(
-                        f"{path}: tensor {name} has dtype {view.get_dtype()}; weights are stored as float32, bfloat16, float16 or float64."
-                    )
-                size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-                tensors[name] = StoredTensor(shape, dtype, _file_pieces(path, begin, size, dtype))
-                begin += size
-    except (SafetensorError, OSError, UnicodeError) as error:
-        raise CoderError(
-            f"{path} cannot be read ({error}): the file is truncated or not safetensors; fetch it again."
-        ) from error
-    return StoredFile(path, tensors, {})
-
-
 @contextmanager
 def _one_torch_thread() -> Iterator[None]:
     """torch's threads would only take the cores from those that read and hash (half as fast on two cores)."""
@@ -295,141 +224,3 @@ def _read_ahead(pieces: Iterator[Tensor]) -> Iterator[Tensor]:
         while (piece := coming.result()) is not None:
             coming = reading.submit(next, pieces, None)
             yield piece
-
-
-def _file_pieces(path: Path, begin: int, size: int, dtype: torch.dtype) -> Callable[[int], Iterator[Tensor]]:
-    def pieces(width: int) -> Iterator[Tensor]:
-        with path.open("rb", buffering=0) as file:
-            file.seek(begin)
-            yield from _stream_pieces(file, size, dtype, width)
-
-    return pieces
-
-
-def _stream_pieces(file: IO[bytes], size: int, dtype: torch.dtype, width: int) -> Iterator[Tensor]:
-    row_bytes = width * dtype.itemsize
-    length = min(max(_PIECE_BYTES // row_bytes, 1) * row_bytes, max(size, 1))
-    buffers = bytearray(length), bytearray(length)  # one is read into while the other is used
-    left = size
-    while left:
-        buffer = buffers[0]
-        buffers = buffers[::-1]
-        view = memoryview(buffer)[: min(left, length)]
-        filled = 0
-        while filled < len(view):
-            got = file.readinto(view[filled:])  # type: ignore[attr-defined]
-            if not got:
-                return
-            filled += got
-        left -= filled
-        yield torch.frombuffer(buffer, dtype=dtype, count=filled // dtype.itemsize)
-
-
-def _npz(path: Path) -> StoredFile:
-    tensors = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                name = member.filename.removesuffix(".npy")
-                if name in tensors:
-                    raise CoderError(f"{path} holds {name} twice: save it again.")
-                stored = member.compress_type == zipfile.ZIP_STORED
-                if member.file_size > path.stat().st_size * (1 if stored else _DEFLATE_LIMIT):
-                    raise CoderError(f"{path} cannot hold {name} at the size it says; fetch the file again.")
-                with archive.open(member) as file:
-                    version = np.lib.format.read_magic(file)
-                    read = (
-                        np.lib.format.read_array_header_1_0
-                        if version == (1, 0)
-                        else np.lib.format.read_array_header_2_0
-                    )
-                    shape, by_columns, np_dtype = read(file)
-                    header = file.tell()
-                if np_dtype.hasobject:
-                    raise CoderError(
-                        f"{path}: {name} holds Python objects, which could run code when they are read: a coder's file "
-                        "holds plain arrays; save it again without objects."
-                    )
-                known = np_dtype.kind in "fib" and np_dtype.isnative and np_dtype.itemsize <= 8
-                dtype = torch.from_numpy(np.empty(0, np_dtype)).dtype if known else None
-                size = math.prod(shape) * np_dtype.itemsize
-                if size != member.file_size - header or any(axis < 0 for axis in shape):
-                    raise CoderError(f"{path}: {name} is shorter or longer than its header says; fetch the file again.")
-                if by_columns and len(shape) > 1:
-                    raise CoderError(f"{path}: {name} is stored by columns; save it again in C order.")
-                tensors[name] = StoredTensor(shape, dtype, _npz_pieces(path, member.filename, header, size, dtype))
-    except CoderError:
-        raise
-    except Exception as error:  # of a damaged archive, zipfile, zlib and numpy's parser raise almost any
-        raise CoderError(
-            f"{path} cannot be read ({error}): the file is truncated or not npz; fetch it again."
-        ) from error
-    return StoredFile(path, tensors, {})
-
-
-def _npz_pieces(
-    path: Path, member: str, header: int, size: int, dtype: torch.dtype | None
-) -> Callable[[int], Iterator[Tensor]]:
-    def pieces(width: int) -> Iterator[Tensor]:
-        assert dtype is not None
-        try:
-            with zipfile.ZipFile(path) as archive, archive.open(member) as file:
-                file.read(header)
-                yield from _stream_pieces(file, size, dtype, width)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-            raise CoderError(f"{path} is damaged ({error}): fetch it again.") from error
-
-    return pieces
-
-
-def _pickle(path: Path) -> StoredFile:
-    try:
-        # the newer, zipped kind is mapped, so that only what is used is read
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        raise CoderError(
-            f"{path} holds more than tensors and plain values, so that reading it could run code, or is damaged; it is "
-            "refused: convert it to safetensors where it comes from."
-        ) from error
-    except Exception as error:  # of damaged bytes, the unpickler raises almost any
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CoderError(f"{path} cannot be read ({first}): the file is truncated or no torch pickle.") from error
-    if not isinstance(content, Mapping):
-        raise CoderError(f"{path} holds a {type(content).__name__}; a coder's pickle is a dict of tensors.")
-    tensors, values = {}, {}
-    for name, value in content.items():
-        if not isinstance(name, str):
-            raise CoderError(
-                f"{path} names something by a {type(name).__name__}; a coder's pickle is a dict of tensors."
-            )
-        if isinstance(value, Tensor):
-            dtype = value.dtype if _is_plain(value) else None
-            tensors[name] = StoredTensor(tuple(value.shape), dtype, _tensor_pieces(value))
-        else:
-            values[name] = value
-    return StoredFile(path, tensors, values)
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether its entries lie in memory one by one: a pickle may say that one stored number is a whole matrix."""
-    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_neg():
-        return False
-    return tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
-
-
-def _tensor_pieces(tensor: Tensor) -> Callable[[int], Iterator[Tensor]]:
-    def pieces(width: int) -> Iterator[Tensor]:
-        value = tensor.detach()
-        if value.ndim < 2:
-            yield value.reshape(-1)
-            return
-        if value.ndim == 3:  # [H, L, D]: hook by hook, each a matrix
-            for matrix in value:
-                yield from _tensor_pieces(matrix)(width)
-            return
-        row_bytes = max(1, value[0].numel() * value.element_size())
-        step = max(1, _PIECE_BYTES // row_bytes)
-        for start in range(0, len(value), step):
-            yield value[start : start + step].reshape(-1)
-
-    return pieces
