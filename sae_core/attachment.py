@@ -6,7 +6,7 @@ Letters: N tokens, H hookpoints, D width of one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from sae_core.coder import SparseCoder
 from sae_core.errors import CoderError
 from sae_core.hookpoints import Hookpoint
 from sae_core.subject import SubjectModel
+from sae_core.value_bias import value_bias
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def attach(subject: SubjectModel, coder: SparseCoder) -> AttachedCoder:
             f"the coder compares {coder.num_subjects} models, reading the same place in each, and a run has one subject: "
             "such a coder can be loaded and inspected, not attached."
         )
-    number = max(coder.num_hooks_in, 1)
+    number = coder.num_hooks_in
     if len(coder.hookpoints_in) != coder.num_hooks_in or len(coder.hookpoints_out) != coder.num_hooks_out:
         raise CoderError(
             f"the coder does not say which {number} hookpoints it reads: set the hookpoint to a list of {number}, in its order."
@@ -68,7 +69,20 @@ def attach(subject: SubjectModel, coder: SparseCoder) -> AttachedCoder:
         if len(set(places)) < len(places):
             raise CoderError(f"the coder's hookpoints {', '.join(map(str, places))} name one place twice.")
     check_fits(attached, subject.widths({*attached.read, *attached.write}))
+    if coder.value_biases_folded and (bias := value_bias(subject, attached.read[0])) is not None:
+        coder = _without_value_bias(coder, bias.to(coder.decoder_weight))
+        return AttachedCoder(coder, attached.read, attached.write)
     return attached
+
+
+def _without_value_bias(coder: SparseCoder, bias: Tensor) -> SparseCoder:
+    """The coder on inputs that have the values' bias: it takes the bias off, and puts it back on what it writes."""
+    return replace(
+        coder,
+        shift=bias if coder.shift is None else coder.shift + bias,
+        decoder_bias=coder.decoder_bias if coder.transcodes else coder.decoder_bias + bias,
+        value_biases_folded=False,
+    )
 
 
 def check_fits(attached: AttachedCoder, widths: Mapping[Hookpoint, int]) -> None:

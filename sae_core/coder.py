@@ -63,6 +63,10 @@ class SparseCoder:
     """H_in"""
     num_hooks_out: int = 1
     """H_out"""
+    value_biases_folded: bool = False
+    """Whether the input is an attention's ``hook_z`` without the values' bias (TransformerLens' ``fold_value_biases``)."""
+    decodes_partly: bool = False
+    """Whether other coders' latents add to the same outputs, so that its own output reconstructs nothing by itself."""
     num_subjects: int = 1
     """Models whose activations it reads: more than one for crosscoders that compare models."""
     facts: tuple[Fact, ...] = ()
@@ -170,6 +174,7 @@ def fingerprint(weights_digest: str, coder: SparseCoder, folded: tuple[str, ...]
         "shift": coder.shift is not None,
         "skip": coder.skip is not None,
         "hooks": [coder.num_hooks_in, coder.num_hooks_out],
+        "value biases folded": coder.value_biases_folded,
         "folded": list(folded),
     }
     return hashlib.sha256(json.dumps(behaviour, sort_keys=True).encode()).hexdigest()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sae_core.hookpoints import (
@@ -33,19 +34,25 @@ def added(subject: SubjectModel, deltas: Mapping[Hookpoint, Tensor]) -> Iterator
 
 
 @contextmanager
-def put(subject: SubjectModel, values: Mapping[Hookpoint, Tensor]) -> Iterator[None]:
-    """While this is open, each hookpoint carries the given activations [B, T, D] and not its own."""
+def put(
+    subject: SubjectModel, values: Mapping[Hookpoint, Tensor], only: Mapping[Hookpoint, Tensor] | None = None
+) -> Iterator[None]:
+    """While this is open, each hookpoint carries the given activations [..., D] and not its own.
+
+    ``only`` [..., 1] says for each hookpoint at which tokens; by default at all.
+    """
     with ExitStack() as stack:
         for hookpoint, value in values.items():
             place = edited_at(subject.model, hookpoint)
+            where = None if only is None else only[hookpoint]
             if place == hookpoint:
 
-                def instead(_own: Tensor, value: Tensor = value) -> Tensor:
-                    return value
+                def instead(own: Tensor, value: Tensor = value, where: Tensor | None = where) -> Tensor:
+                    return value if where is None else torch.where(where, value, own)
 
                 _changed(stack, subject, place, instead)
             else:
-                _put_between(stack, subject, hookpoint, place, value)
+                _put_between(stack, subject, hookpoint, place, value, where)
         yield
 
 
@@ -69,7 +76,12 @@ def _changed(stack: ExitStack, subject: SubjectModel, place: Hookpoint, change: 
 
 
 def _put_between(
-    stack: ExitStack, subject: SubjectModel, hookpoint: Hookpoint, attention: Hookpoint, value: Tensor
+    stack: ExitStack,
+    subject: SubjectModel,
+    hookpoint: Hookpoint,
+    attention: Hookpoint,
+    value: Tensor,
+    where: Tensor | None,
 ) -> None:
     """The stream between attention and MLP becomes ``value``: the attention gives what is missing to it."""
     block = f"{block_list_name(subject.base)}.{block_index(subject.base, hookpoint)}"
@@ -80,4 +92,9 @@ def _put_between(
         return stream
 
     _changed(stack, subject, Hookpoint(block, "input"), keep)
-    _changed(stack, subject, attention, lambda _own: value - entering[0])
+    _changed(
+        stack,
+        subject,
+        attention,
+        lambda own: value - entering[0] if where is None else torch.where(where, value - entering[0], own),
+    )

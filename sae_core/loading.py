@@ -85,6 +85,8 @@ def load_coder(
         MissingFileError: there is no such folder, file or repository.
         CoderError: it is no coder of a known format, is damaged, or cannot be read without guessing.
     """
+    if hookpoint is not None and not isinstance(hookpoint, (str, Sequence)):
+        raise CoderError(f"hookpoint is {shown(hookpoint)}; give a module's name, or a list of names.")
     hookpoints = (hookpoint,) if isinstance(hookpoint, str) else tuple(hookpoint or ())
     # it may name a folder among others: it must not lead out of them, or be longer than a name can be
     if not all(isinstance(name, str) and re.fullmatch(r"[^/\0]{1,200}", name.strip()) for name in hookpoints):
@@ -101,7 +103,7 @@ def load_coder(
     path, chosen = _chosen(path, hookpoints)
     reader = reader_of(path)
     if reader is None:
-        raise CoderError(_unknown_format(path))
+        raise CoderError(_unknown_format(path, hookpoints))
     coder = reader.read(path, options)
     options.check_all_taken(reader.NAME)
     if commit is not None:
@@ -155,7 +157,8 @@ def _chosen(path: Path, hookpoints: tuple[str, ...]) -> tuple[Path, bool]:
 def _attached_elsewhere(coder: SparseCoder, hookpoints: tuple[str, ...]) -> SparseCoder:
     """The coder on the hookpoints that the caller gave."""
     if len(hookpoints) != coder.num_hooks_in:
-        raise CoderError(f"{len(hookpoints)} hookpoints are given, and the coder reads {coder.num_hooks_in}.")
+        given = f"{len(hookpoints)} hookpoint{'s are' if len(hookpoints) > 1 else ' is'} given"
+        raise CoderError(f"{given}, and the coder reads {coder.num_hooks_in}: give as many, in its order.")
     if coder.hookpoints_in and {_bare(n) for n in coder.hookpoints_in} != {_bare(n) for n in coder.hookpoints_out}:
         raise CoderError(
             f"the coder reads {', '.join(coder.hookpoints_in)} and writes {', '.join(coder.hookpoints_out)}, as its files say: "
@@ -183,17 +186,18 @@ def _bare(hookpoint: str) -> str:
     return hookpoint.removesuffix(":input")
 
 
-def _unknown_format(path: Path) -> str:
+def _unknown_format(path: Path, hookpoints: tuple[str, ...]) -> str:
     known = "; ".join(f"{reader.NAME}: {reader.FILES}" for reader in readers())
     if not path.is_dir():
         if (whole := reader_of(path.parent)) is not None:
             return f"{path} is one file of a {whole.NAME} coder: give its folder, {path.parent}."
         return f"{path} is a file of no format that is known. A coder is one of {known}."
-    nested = sorted(str(p.relative_to(path)) for p in _below(path) if reader_of(p) is not None)
+    coders = {p for p in _below(path) if reader_of(p) is not None}
+    nested = sorted(str(p.relative_to(path)) for p in coders if not coders & set(p.parents))
     if nested:
         more = f" and {len(nested) - 8} more" if len(nested) > 8 else ""
         number = f"{len(nested)} coder{'s' * (len(nested) > 1)}"
-        return f"{path} holds {number} ({', '.join(nested[:8])}{more}): give one of these, or set the hookpoint."
+        return f"{path} holds {number} ({', '.join(nested[:8])}{more}): give one of these{'' if hookpoints else ', or set the hookpoint'}."
     inside = sorted(p.name for p in _entries(path))
     return f"{path} holds {', '.join(inside[:8]) or 'nothing'}. A coder is one of {known}."
 

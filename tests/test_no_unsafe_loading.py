@@ -10,7 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(
-    p for folder in ("sae_core", "autointerp", "examples", "workers") for p in (ROOT / folder).rglob("*.py")
+    p
+    for folder in ("sae_core", "autointerp", "examples", "workers", "benchmarks")
+    for p in (ROOT / folder).rglob("*.py")
 )
 PICKLES = ("pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal")
 LOADERS = (

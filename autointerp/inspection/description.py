@@ -103,6 +103,7 @@ def description(coder: SparseCoder) -> dict[str, Any]:
         "shift": coder.shift is not None,
         "activation": _part(getattr(coder.encoder, "activation", coder.encoder)),
         "skip": coder.skip is not None,
+        "decodes_partly": coder.decodes_partly,
         "dtype": str(coder.decoder_weight.dtype).removeprefix("torch."),
         "fingerprint": coder.fingerprint,
     }

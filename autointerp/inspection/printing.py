@@ -86,6 +86,12 @@ def _print_health(health: CoderHealth, measured: MeasureOptions, coder: SparseCo
         if health.inputs_from == "clean pass"
         else "with the coder's output in place it reads the same pass"
     )
+    if coder.decodes_partly:
+        warning = (
+            "This is one layer of a coder whose layers add up to one output, and that alone stood in its place: variance explained, "
+            "loss and KL say what is missing without the other layers, not how good the coder is."
+        )
+        console.print(Text(warning, style="yellow"))
     notes = f"Special tokens are not counted and keep their activations, but for zeros, which are everywhere; {came}."
     console.print(Text(notes, style="dim"))
     console.print()

@@ -48,11 +48,17 @@ def read(path: Path, options: Options) -> SparseCoder:
     folder = path.parent if _OF_LAYER.fullmatch(path.name) else path
     where = folder / CONFIG
     config = read_yaml(where, "transcoder_set")
-    if config.get("transcoders"):
-        raise CoderError(
-            f"{where}: transcoders lists other places; fetch the files beside the config, or give one of them."
-        )
     files = {int(m[1]): p for p in folder.iterdir() if (m := _OF_LAYER.fullmatch(p.name))}
+    listed = config.get("transcoders")
+    if listed and not _OF_LAYER.fullmatch(path.name):
+        names = (
+            [str(place).replace("\\", "/").rsplit("/", 1)[-1] for place in listed] if isinstance(listed, list) else []
+        )
+        if not names or not all((folder / name).is_file() for name in names):
+            raise CoderError(
+                f"{where}: transcoders lists files that are not beside it: fetch them into {folder}, or give one layer_N.safetensors."
+            )
+        files = {layer: folder / name for layer, name in enumerate(names)}
     chosen = _OF_LAYER.fullmatch(path.name)
     layer = int(chosen[1]) if chosen else layer_of(folder, options, files)
     stored = options.open(path if chosen else files[layer])

@@ -62,6 +62,7 @@ def read(path: Path, options: Options) -> SparseCoder:
         encoder=AffineEncoder(encoder[f"W_enc_{i}"], encoder[f"b_enc_{i}"], activation),
         decoder_weight=decoder[f"W_dec_{i}"].view(num, reach * d_out),
         # b_dec and a skip connection belong to the sum over the latents of all layers below, not to one layer's
+        decodes_partly=True,
         decoder_bias=torch.zeros(reach * d_out, dtype=options.dtype, device=options.device),
         hookpoints_in=(f"blocks.{i}.{into}",) if into else (),
         hookpoints_out=tuple(f"blocks.{layer}.{out}" for layer in range(i, i + reach)) if out else (),

@@ -39,6 +39,7 @@ def read(path: Path, options: Options) -> SparseCoder:
         decoder_weight=weights["W_dec"],
         decoder_bias=weights["b_dec"],
         shift=weights["b_dec"],
+        value_biases_folded=hook.endswith("attn.hook_z"),  # trained on TransformerLens' defaults
         hookpoints_in=(hook,) if hook else (),
         hookpoints_out=(hook,) if hook else (),
         format=NAME,

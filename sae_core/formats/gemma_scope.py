@@ -53,6 +53,11 @@ def read(path: Path, options: Options) -> SparseCoder:
             f"{named} does not say which of Gemma Scope's repositories it comes from (gemma-scope-2b-pt-res, -mlp, -att, "
             "-transcoders), so what it reads is not known: keep the repository's name in the path, or set the hookpoint."
         )
+    if site is None and "mlp" in options.hookpoints[0]:
+        raise CoderError(
+            f"{named} does not say which of Gemma Scope's repositories it comes from, and at {options.hookpoints[0]!r} there are "
+            "SAEs and transcoders, which read their input differently: keep the repository's name in the path."
+        )
     stored = options.open(weights_path)
     d_in, num = stored.shape("W_enc", 2)
     d_out = stored.shape("W_dec", 2)[1]
@@ -66,6 +71,7 @@ def read(path: Path, options: Options) -> SparseCoder:
         # trained on embeddings before Gemma multiplies them by sqrt(d); the module gives them after that
         weights["W_enc"].div_(d_in**0.5)
         weights["W_dec"].mul_(d_in**0.5)
+        weights["b_dec"].mul_(d_in**0.5)
         check_finite(weights_path, "a weight times sqrt(d)", weights["W_dec"])
         folded = ("embedding scale",)
     hooks = _SITES[site] if site in ("embedding",) or (site and layers) else None

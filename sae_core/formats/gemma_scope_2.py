@@ -81,6 +81,12 @@ def read(path: Path, options: Options) -> SparseCoder:
         for i, key in enumerate(("hf_hook_point_in", "hf_hook_point_out"))
     )
     affine = _is_affine(where, config, stored)
+    unsaid = site is None and not config.get("type")
+    if unsaid and (affine or any("mlp" in name or "feedforward" in name for name in options.hookpoints)):
+        raise CoderError(
+            f"{stored.path} {'has affine_skip_connection, as transcoders have' if affine else 'may be a transcoder'}, and neither "
+            "config.json nor the folder's name says what it is: keep the names of the repository's folders in the path."
+        )
     d_in, num = stored.shape("w_enc", 2)
     d_out = stored.shape("w_dec", 2)[1]
     weights = stored.read(
@@ -160,6 +166,7 @@ def _cross_layer(path: Path, folder: Path, config: dict[str, Any], options: Opti
         encoder=AffineEncoder(weights["w_enc"].T, weights["b_enc"], JumpReLU(weights["threshold"])),
         decoder_weight=decoder.view(num, num_layers * d_out)[:, layer * d_out :],
         # b_dec and the skip connection belong to the sum over the latents of all layers below, not to one layer's
+        decodes_partly=True,
         decoder_bias=torch.zeros((num_layers - layer) * d_out, dtype=decoder.dtype, device=decoder.device),
         hookpoints_in=(_MLP[0].format(layer),),
         hookpoints_out=tuple(_MLP[1].format(i) for i in range(layer, num_layers)),

@@ -34,7 +34,8 @@ _NORM = "dataset_average_activation_norm."
 
 def matches(path: Path) -> bool:
     """Whether ``path`` holds this format."""
-    return (path / CONFIG).is_file() and (path / WEIGHTS).is_file()
+    # SAELens names its weights alike, beside a cfg.json
+    return (path / CONFIG).is_file() and (path / WEIGHTS).is_file() and not (path / "cfg.json").exists()
 
 
 def read(path: Path, options: Options) -> SparseCoder:

@@ -185,6 +185,10 @@ def layer_of(folder: Path, options: Options, layers: Collection[int]) -> int:
             f"{folder} holds one coder a layer (layers {span}), and {said}: set the hookpoint to one layer, such as "
             f"'layers.{known[0] if known else 0}', and give each layer as a coder of its own."
         )
+    if "att" in options.hookpoints[0].lower():
+        raise CoderError(
+            f"the hookpoint {options.hookpoints[0]!r} is an attention, and {folder} holds transcoders of MLPs: set it to 'layers.{layer}'."
+        )
     return layer
 
 

@@ -25,15 +25,14 @@ from sae_core.formats.reading import (
     shown,
     text,
 )
+from sae_core.formats.trained_subject import trained_subject
 from sae_core.parts.activation import AbsTopK, Activation, Gated, JumpReLU, ReLU, TopK
 from sae_core.parts.encoder import AffineEncoder, Encoder, MatchingPursuit
 from sae_core.parts.normalisation import (
-    Centring,
     ConstantNorm,
     LayerNorm,
     NoNormalisation,
     Normalisation,
-    RootMeanSquare,
 )
 from sae_core.weights.stored import Weights
 
@@ -66,6 +65,12 @@ ARCHITECTURES = (
     Architecture("b_dec not subtracted, jumprelu", "sae_lens/jumprelu_no_bdec"),
     Architecture("rescale_acts_by_decoder_norm", "sae_lens/topk_rescale"),
     Architecture("layer_norm", "sae_lens/standard_layer_norm"),
+    Architecture("layer_norm, transcoder (not undone)", "sae_lens/transcoder_layer_norm"),
+    Architecture(
+        "constant_norm_rescale, jumprelu_skip_transcoder (not undone)",
+        "sae_lens/jumprelu_skip_transcoder_constant_norm",
+    ),
+    Architecture("matching_pursuit, b_dec left out", "sae_lens/matching_pursuit_no_bdec"),
     Architecture("layer_norm, topk", "sae_lens/topk_layer_norm"),
     Architecture("constant_norm_rescale", "sae_lens/standard_constant_norm_rescale"),
     Architecture("expected_average_only_in, given input_scale", "sae_lens/standard_expected_average_only_in"),
@@ -75,12 +80,9 @@ ARCHITECTURES = (
     Architecture("covariance_whitening", "", refused="whether it is in the weights already the file does not say"),
 )
 _NORMALISATIONS = ("none", "expected_average_only_in", "constant_norm_rescale", "layer_norm")
-_LAYER_NORM_SUBJECTS = re.compile(
-    r"(^|/)(gpt2|gpt-2|distilgpt2|pythia|gpt-neo|gpt-j|opt-|gelu|solu|stanford-gpt2)", re.I
-)
+
+
 _RESCALED = ("topk", "abstopk")
-_RMS_NORM_SUBJECTS = re.compile(r"(gemma|llama|mistral|mixtral|qwen|olmo)", re.I)
-_STREAM_HOOKS = re.compile(r"hook_(resid_(pre|mid|post)|mlp_out|attn_out|embed|mlp_in)$")
 
 
 def matches(path: Path) -> bool:
@@ -123,7 +125,22 @@ def read(path: Path, options: Options) -> SparseCoder:
     if transcodes and subtract:
         raise CoderError(f"{where}: apply_b_dec_to_input is set, and a transcoder's b_dec belongs to its output.")
     hook_in, hook_out = _hooks(where, config, transcodes)
-    normalisation, hook_in, note = _normalisation(where, config, hook_in, options)
+    normalisation = _own_normalisation(where, config, transcodes)
+    trained = trained_subject(
+        where,
+        _metadata(config),
+        hook_in,
+        oldest=bool(config.get("oldest")),
+        mean_free=isinstance(normalisation, LayerNorm),
+        transcodes=transcodes,
+        options=options,
+    )
+    if trained.normalisation is not None and not isinstance(normalisation, NoNormalisation):
+        raise CoderError(
+            f"{where}: normalize_activations is {config['normalize_activations']!r} beside a subject that TransformerLens had "
+            "changed (model_from_pretrained_kwargs); the two together are not read."
+        )
+    normalisation, hook_in = trained.normalisation or normalisation, trained.hook
     decoder_bias = weights["b_dec"]
     if architecture == "matching_pursuit" and not subtract:
         decoder_bias = torch.zeros_like(decoder_bias)
@@ -139,7 +156,8 @@ def read(path: Path, options: Options) -> SparseCoder:
         format=NAME,
         architecture=architecture,
         fingerprint="",
-        facts=_facts(config, note, scale),
+        value_biases_folded=trained.value_biases_folded,
+        facts=_facts(config, trained.facts, scale),
     )
     folded = (f"input scale {scale!r}" if scale is not None else "", "decoder norms" if rescale else "")
     return replace(coder, fingerprint=fingerprint(weights.digest, coder, tuple(f for f in folded if f)))
@@ -276,67 +294,20 @@ def _hooks(where: Path, config: dict[str, Any], transcodes: bool) -> tuple[str |
     return hook or None, out or None
 
 
-def _normalisation(
-    where: Path, config: dict[str, Any], hook: str | None, options: Options
-) -> tuple[Normalisation, str | None, Fact | None]:
-    """What is done to the Hugging Face model's activations before the coder reads them, and where they are read.
-
-    SAELens reads a TransformerLens model, which ``model_from_pretrained_kwargs`` may have changed.
-    """
+def _own_normalisation(where: Path, config: dict[str, Any], transcodes: bool) -> Normalisation:
+    """What the coder itself does to its inputs; SAELens undoes it on the output, but for transcoders."""
     named = one_of(where, "normalize_activations", config.get("normalize_activations") or "none", _NORMALISATIONS)
-    normalisation: Normalisation = NoNormalisation()
     if named == "layer_norm":
-        normalisation = LayerNorm()
-    elif named == "constant_norm_rescale":
-        normalisation = ConstantNorm()
-    metadata = _metadata(config)
-    subject = text(where, "model_name", metadata.get("model_name"))
-    origin = f"{CONFIG}: model_from_pretrained_kwargs"
-    processing = mapping(where, "model_from_pretrained_kwargs", metadata.get("model_from_pretrained_kwargs"))
-    for key in ("center_writing_weights", "fold_ln", "fold_value_biases"):
-        flag(where, f"model_from_pretrained_kwargs.{key}", processing.get(key))
-    centred = processing.get("center_writing_weights")
-    layer_norms = bool(_LAYER_NORM_SUBJECTS.search(subject))
-    streams = hook is not None and bool(_STREAM_HOOKS.search(hook))
-    if options.center_writing_weights is not None:
-        centred, origin = options.take_center_writing_weights(), "given"
-    elif config.get("oldest") and layer_norms and streams and centred is None and named != "layer_norm":
-        raise CoderError(
-            f"{where}: the coder is from SAELens' first versions, which read {subject} with centred writing weights unless told "
-            "otherwise, and the file does not say: set center_writing_weights to true (gpt2-small-res-jb and its kin) or false."
-        )
-    if processing.get("fold_ln") and hook is not None and "hook_normalized" in hook:
-        found = re.fullmatch(r"blocks\.(\d+)\.ln2\.hook_normalized", hook)
-        if "gemma" not in subject.lower() or found is None or named != "none":
-            raise CoderError(
-                f"{where}: the coder reads {hook!r} of a subject with folded layer norms (fold_ln), which no module of the "
-                "Hugging Face model carries."
-            )
-        fact = Fact("normalisation", "root mean square, without the norm's gain", f"{CONFIG}: fold_ln")
-        return RootMeanSquare(), f"blocks.{found[1]}.hook_resid_mid", fact
-    if processing.get("fold_value_biases") and hook is not None and hook.endswith("attn.hook_z"):
-        raise CoderError(
-            f"{where}: the coder reads {hook!r} of a subject with folded value biases: its inputs are shifted."
-        )
-    if not centred or not streams or named == "layer_norm" or _RMS_NORM_SUBJECTS.search(subject):
-        return normalisation, hook, None  # where nothing is centred, or centring changes nothing
-    if not layer_norms:
-        raise CoderError(
-            f"{where}: the coder was trained on {subject or 'a subject'} with centred writing weights (center_writing_weights), "
-            "and whether that model has layer norms is not known here: set center_writing_weights to false if it has not."
-        )
-    if named == "constant_norm_rescale":
-        raise CoderError(f"{where}: constant_norm_rescale together with center_writing_weights is not read.")
-    return Centring(), hook, Fact("normalisation", "mean subtracted (center_writing_weights)", origin)
+        return LayerNorm(undone=not transcodes)
+    return ConstantNorm(undone=not transcodes) if named == "constant_norm_rescale" else NoNormalisation()
 
 
-def _facts(config: dict[str, Any], note: Fact | None, scale: float | None) -> tuple[Fact, ...]:
+def _facts(config: dict[str, Any], notes: tuple[Fact, ...], scale: float | None) -> tuple[Fact, ...]:
     metadata = _metadata(config)
     facts = [
         Fact("normalisation", str(config.get("normalize_activations") or "none"), f"{CONFIG}: normalize_activations")
     ]
-    if note is not None:
-        facts.append(note)
+    facts += notes
     if scale is not None:
         facts.append(Fact("input scale", f"{scale:g}" if scale != 1 else "folded", "given"))
     for key in ("k", "apply_b_dec_to_input", "rescale_acts_by_decoder_norm"):

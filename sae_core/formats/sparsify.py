@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sae_core.coder import Fact, SparseCoder, fingerprint
 from sae_core.errors import CoderError
@@ -64,6 +65,11 @@ def read(path: Path, options: Options) -> SparseCoder:
     # Until February 2025 (pull request 49) transcoders subtracted b_dec, and only the run's config said that they are
     # transcoders.
     early = "transcode" not in config and _run_transcodes(path.resolve().parent / RUN_CONFIG)
+    if skip and not early and "transcode" not in config:
+        raise CoderError(
+            f"{where}: skip_connection is set and transcode is not said, as early transcoders leave it to the run's config.json in "
+            "the folder above, which is missing: put that file there, or write transcode into the coder's config."
+        )
     transcodes = transcodes or early
     weights = options.open(path / WEIGHTS).read(
         {
@@ -92,7 +98,7 @@ def read(path: Path, options: Options) -> SparseCoder:
         facts=(
             Fact("hookpoint", module, "the folder's name"),
             Fact("k", str(k), f"{CONFIG}: k"),
-            Fact("transcode", str(transcodes), f"../{RUN_CONFIG}: transcode" if early else f"{CONFIG}: transcode"),
+            Fact("transcode", str(transcodes), _origin(config, early)),
             Fact("normalisation", "none", "the format has none"),
         ),
     )
@@ -102,3 +108,9 @@ def read(path: Path, options: Options) -> SparseCoder:
 def _run_transcodes(run_config: Path) -> bool:
     """Whether the config of the training run, a folder above, says that its coders are transcoders."""
     return run_config.is_file() and read_config(run_config).get("transcode") is True
+
+
+def _origin(config: dict[str, Any], early: bool) -> str:
+    if early:
+        return f"../{RUN_CONFIG}: transcode"
+    return f"{CONFIG}: transcode" if "transcode" in config else "not said; taken for an SAE"

@@ -137,7 +137,7 @@ class _Ablation:
             [i for i, latent in enumerate(self.latents.tolist()) for _ in windows[latent]], dtype=np.int64
         )
         self.window = [window for latent in self.latents.tolist() for window in windows[latent]]
-        self.upper = UpperLayers(subject, write)
+        self.upper = UpperLayers(subject, write, from_clean=tuple(read) == tuple(write))
         self.unembedding = Unembedding(subject)
         index = torch.from_numpy(self.latents.astype(np.int64)).to(coder.directions.device)
         self.directions = coder.directions.index_select(0, index).to(subject.device).float()

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sae_core.editing import added
+from sae_core.editing import added, put
 from sae_core.errors import SubjectError
 from sae_core.hookpoints import (
     Hookpoint,
@@ -250,9 +250,18 @@ class UpperLayers:
     """
 
     def __init__(
-        self, subject: SubjectModel, hookpoints: Hookpoint | Sequence[Hookpoint], *, fused: bool = True
+        self,
+        subject: SubjectModel,
+        hookpoints: Hookpoint | Sequence[Hookpoint],
+        *,
+        from_clean: bool = False,
+        fused: bool = True,
     ) -> None:
         """Prepare runs with edits at ``hookpoints``; ``fused`` lets a CPU use its fused attention.
+
+        With ``from_clean`` an edit displaces the clean activation, where otherwise it displaces what the edits below it
+        have made of that activation: a crosscoder's latent stands for a part of each of its places, and what its part of
+        a lower place makes of a higher one is in its part of the higher one already.
 
         Raises:
             SubjectError: the subject's attention cannot be replaced.
@@ -276,6 +285,9 @@ class UpperLayers:
         entry = Hookpoint(f"{block_list_name(subject.base)}.{self.first_block - 1}")
         self._entry: int | None = self.hookpoints.index(entry) if entry in self.hookpoints else None
         """The hookpoint whose edit is made on what is handed over, so that it needs no hook."""
+        several = from_clean and len(self.hookpoints) > 1
+        self.kept: frozenset[Hookpoint] = frozenset(self.hookpoints) - {entry} if several else frozenset()
+        """Hookpoints whose clean activations a run needs."""
         self._gives_tuple = False
 
     def _first_above(self, hookpoint: Hookpoint) -> int:
@@ -296,7 +308,7 @@ class UpperLayers:
         captured: dict[Hookpoint, Tensor] = {}
         entering: dict[int, Tensor] = {}
         recording = _Recording()
-        with self._attention(recording), self._captures(set(also), captured, entering):
+        with self._attention(recording), self._captures({*also, *self.kept}, captured, entering):
             final = self.subject.base(input_ids=batch, use_cache=False).last_hidden_state
         if any(layer not in recording.keys for layer in range(self.first_block, len(self._blocks))):
             raise SubjectError(
@@ -346,10 +358,27 @@ class UpperLayers:
             else:
                 ids = torch.cat([c.tokens[position[s]] for c, s in zip(contexts, spans, strict=True)])
                 inputs = {"input_ids": ids[None]}
-            with added(self.subject, deltas):
+            with self._edits(deltas, contexts, spans, position):
                 output = base(**inputs, position_ids=position[None], use_cache=False)
         final: Tensor = output.last_hidden_state[0]
         return final
+
+    def _edits(
+        self,
+        deltas: Mapping[Hookpoint, Tensor],
+        contexts: Sequence[CleanContext],
+        spans: Sequence[slice],
+        position: Tensor,
+    ) -> AbstractContextManager[None]:
+        """Edits at the hookpoints above the entry, ``deltas`` [N, D] each."""
+        if not self.kept:
+            return added(self.subject, deltas)
+        targets, only = {}, {}
+        for hookpoint, delta_ND in deltas.items():
+            clean = [c.captured[hookpoint][position[s]] for c, s in zip(contexts, spans, strict=True)]
+            targets[hookpoint] = torch.cat(clean) + delta_ND
+            only[hookpoint] = (delta_ND != 0).any(-1, keepdim=True)
+        return put(self.subject, targets, only)
 
     def _packing(self, contexts: Sequence[CleanContext], rows: Rows, spans: Sequence[slice]) -> _Packing:
         device = self.subject.device

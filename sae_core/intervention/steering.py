@@ -123,7 +123,7 @@ class _Steering:
         self.settings = settings
         self.latents = np.array(latents, dtype=np.int32)
         self.context_tokens = context_tokens
-        self.upper = UpperLayers(subject, write)
+        self.upper = UpperLayers(subject, write, from_clean=tuple(read) == tuple(write))
         self.unembedding = Unembedding(subject)
         self.finder = FiringFinder(
             subject,
@@ -208,7 +208,7 @@ class _Steering:
             for ids, o, context in zip(tokens, part, clean, strict=True):
                 found = self.finder.spans(len(references), ids, context, by_context[o])
                 spans += sorted(found, key=lambda s: (s.start, s.stop, s.row))
-                slim = _without_captures(context)
+                slim = _without_captures(context, self.upper.kept)
                 references.append(reference(self.unembedding, slim, ids, [(s.start, s.stop) for s in found]))
         return _Prompts(spans, references)
 
@@ -390,6 +390,7 @@ def auroc_of(scores_XV: Tensor, chosen_XK: Tensor) -> Tensor:
     return (mine - count * (count + 1) / 2) / (count * (total - count))
 
 
-def _without_captures(clean: CleanContext) -> CleanContext:
-    """The same without the activations that only finding the spans needs."""
-    return CleanContext(clean.tokens, clean.entering, clean.keys, clean.values, clean.final, {})
+def _without_captures(clean: CleanContext, kept: frozenset[Hookpoint]) -> CleanContext:
+    """The same without the activations that only finding the spans needs, but for those of ``kept``."""
+    captured = {hookpoint: value for hookpoint, value in clean.captured.items() if hookpoint in kept}
+    return CleanContext(clean.tokens, clean.entering, clean.keys, clean.values, clean.final, captured)

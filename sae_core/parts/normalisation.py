@@ -26,8 +26,10 @@ class Normalised(NamedTuple):
 class Normalisation(Protocol):
     """Acts on each token by itself."""
 
-    undone: ClassVar[bool]
-    """Whether the coder's output is brought back to the scale of its input."""
+    @property
+    def undone(self) -> bool:
+        """Whether the coder's output is brought back to the scale of its input; a transcoder's never is."""
+        ...
 
     def __call__(self, x_ND: Tensor) -> Normalised:
         """[N, D] inputs, normalised."""
@@ -51,25 +53,27 @@ class LayerNorm:
     SAELens ``normalize_activations="layer_norm"`` and OpenAI's TopK coders. The epsilon is not undone, as there.
     """
 
-    undone: ClassVar[bool] = True
     eps: float = 1e-5
+    undone: bool = True
 
     def __call__(self, x_ND: Tensor) -> Normalised:
         mean = x_ND.mean(-1, keepdim=True)
         centred = x_ND - mean
         std = centred.std(-1, keepdim=True)
-        return Normalised(centred / (std + self.eps), std, mean)
+        return Normalised(centred / (std + self.eps), *((std, mean) if self.undone else (None, None)))
 
 
 @dataclass(frozen=True)
 class ConstantNorm:
     """x · sqrt(D) / |x|, undone on the output (SAELens ``normalize_activations="constant_norm_rescale"``)."""
 
-    undone: ClassVar[bool] = True
+    undone: bool = True
 
     def __call__(self, x_ND: Tensor) -> Normalised:
         length = x_ND.norm(dim=-1, keepdim=True) / x_ND.shape[-1] ** 0.5
-        return Normalised(x_ND / length, length, None)
+        return Normalised(
+            x_ND / length.clamp_min(torch.finfo(length.dtype).tiny), length if self.undone else None, None
+        )
 
 
 @dataclass(frozen=True)
@@ -79,11 +83,11 @@ class Centring:
     A coder trained on TransformerLens' ``center_writing_weights`` reads this of the Hugging Face model's activations.
     """
 
-    undone: ClassVar[bool] = True
+    undone: bool = True
 
     def __call__(self, x_ND: Tensor) -> Normalised:
         mean = x_ND.mean(-1, keepdim=True)
-        return Normalised(x_ND - mean, None, mean)
+        return Normalised(x_ND - mean, None, mean if self.undone else None)
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 
 import torch
@@ -16,17 +16,24 @@ from sae_core.errors import CoderError
 from sae_core.weights.pieces import PIECE_BYTES
 from sae_core.weights.stored import StoredFile, StoredTensor
 
-_PICKLES_ALLOWED: ContextVar[bool] = ContextVar("pickles_allowed", default=True)
+_forbidders = 0
+_lock = threading.Lock()
 
 
 @contextmanager
 def pickles_forbidden() -> Iterator[None]:
-    """While this is open, no pickle is read, whatever ``allow_pickle`` says: for code that works on strangers' requests."""
-    token = _PICKLES_ALLOWED.set(False)
+    """While this is open no pickle is read in this process, in any thread, whatever ``allow_pickle`` says.
+
+    For code that works on strangers' requests.
+    """
+    global _forbidders
+    with _lock:
+        _forbidders += 1
     try:
         yield
     finally:
-        _PICKLES_ALLOWED.reset(token)
+        with _lock:
+            _forbidders -= 1
 
 
 def open_pickle(path: Path, *, allow_pickle: bool) -> StoredFile:
@@ -34,7 +41,7 @@ def open_pickle(path: Path, *, allow_pickle: bool) -> StoredFile:
 
     Raises CoderError without ``allow_pickle``, for a file that is damaged, and for one that holds more than that.
     """
-    if not _PICKLES_ALLOWED.get():
+    if _forbidders:
         raise CoderError(
             f"{path.name} is a torch pickle, and a service never opens one, whatever a request asks for: convert it to safetensors."
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from sae_core.errors import CoderError
 
+_LOADING = threading.Lock()
 WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """What weights may be stored in, and be loaded as."""
 
@@ -208,13 +210,17 @@ class StoredFile:
 
 @contextmanager
 def _one_torch_thread() -> Iterator[None]:
-    """torch's threads would only take the cores from those that read and hash (half as fast on two cores)."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    """torch's threads would only take the cores from those that read and hash (half as fast on two cores).
+
+    The number is the process's, so one load at a time sets it.
+    """
+    with _LOADING:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 def _read_ahead(pieces: Iterator[Tensor]) -> Iterator[Tensor]:

@@ -53,13 +53,26 @@ def random_coder(into: tuple[str, ...], out: tuple[str, ...], normalisation: Nor
     )
 
 
-def logits_with(world: World, tokens: np.ndarray, deltas: dict[int, torch.Tensor]) -> torch.Tensor:
-    """Logits with ``deltas`` [T, D] added to the outputs of some blocks."""
+def logits_with(
+    world: World, tokens: np.ndarray, deltas: dict[int, torch.Tensor], *, from_clean: bool = False
+) -> torch.Tensor:
+    """Logits with ``deltas`` [T, D] added to the outputs of some blocks, or to what these outputs are without any edit."""
+    clean = block_outputs(world, tokens)
     with ExitStack() as stack, torch.no_grad():
         for layer, delta in deltas.items():
             block = world.subject.model.model.layers[layer]
-            handle = block.register_forward_hook(lambda _m, _a, out, delta=delta: out + delta[None])
-            stack.callback(handle.remove)
+
+            def edit(
+                _m: object, _a: object, out: torch.Tensor, layer: int = layer, delta: torch.Tensor = delta
+            ) -> torch.Tensor:
+                if not from_clean:
+                    return out + delta[None]
+                out = out.clone()
+                at = delta.abs().sum(1) > 0
+                out[0, at] = clean[layer][at] + delta[at]
+                return out
+
+            stack.callback(block.register_forward_hook(edit).remove)
         return world.subject.model(input_ids=torch.from_numpy(tokens.astype(np.int64))[None]).logits[0]
 
 
@@ -129,7 +142,8 @@ def test_ablation_equals_the_definition(
         direction = coder.decoder_weight[latent].view(len(out), WIDTH)
         deltas = {layer: -(z[:, None] * scales[number]) * direction[place] for place, layer in enumerate(layers_out)}
         clean = logits_with(world, tokens, {}).double().log_softmax(-1)
-        edited = logits_with(world, tokens, deltas).double().log_softmax(-1)
+        # a crosscoder's latent is a part of each place that it reads; a transcoder's is added to what the places give
+        edited = logits_with(world, tokens, deltas, from_clean=into == out).double().log_softmax(-1)
         kl = (clean.exp() * (clean - edited)).sum(-1)
         expected = float(kl[z > 0].mean())
         assert evidence.kl_firing[i] == pytest.approx(expected, rel=5e-4, abs=2e-7)

@@ -15,8 +15,9 @@ from safetensors.torch import load_file as load_torch
 from safetensors.torch import save_file as save_torch
 
 from sae_core.errors import CoderError
-from sae_core.loading import load_coder
-from tests.sae_core.test_loading import FIXTURES
+from sae_core.loading import load_coder, reader_of, readers
+from sae_core.parts.normalisation import Centring
+from tests.sae_core.test_loading import FIXTURES, FOLDERS
 
 X = np.random.default_rng(3).normal(size=(40, 16)).astype(np.float32)
 
@@ -163,3 +164,111 @@ def test_hookpoints_come_from_the_coder_or_the_caller(tmp_path: Path) -> None:
             FIXTURES / "circuit_tracer" / "mwhanna" / "qwen3-4b-transcoders" / "layer_1.safetensors",
             hookpoint="layers.2.mlp",
         )
+
+
+def test_what_follows_a_top_k_and_a_threshold(tmp_path: Path) -> None:
+    """Qwen Scope's top k passes a ReLU, circuit-tracer's neither does nor does its threshold: negative ones show it."""
+    qwen = FIXTURES / "qwen_scope" / "res" / "SAE-Res-Qwen3-1.7B-Base-W32K-L0_8"
+    place = tmp_path / qwen.name
+    shutil.copytree(qwen, place)
+    weights = torch.load(place / "layer5.sae.pt", weights_only=True)
+    weights["b_enc"] -= 100
+    torch.save(weights, place / "layer5.sae.pt")
+    assert not load_coder(place / "layer5.sae.pt", allow_pickle=True).encode(torch.from_numpy(X)).any()
+    tracer = tmp_path / "coder"
+    shutil.copytree(FIXTURES / "circuit_tracer" / "jumprelu" / "coder", tracer)
+    w = load_file(tracer / "layer_1.safetensors")
+    w["activation_function.threshold"] = w["activation_function.threshold"] - 3
+    save_file(w, tracer / "layer_1.safetensors")
+    pre = X @ w["W_enc"].T + w["b_enc"]
+    expected = np.where(pre > w["activation_function.threshold"], pre, 0)
+    assert (expected < 0).any()
+    acts = load_coder(tracer, hookpoint="layers.1").encode(torch.from_numpy(X)).numpy()
+    np.testing.assert_allclose(acts, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_circuit_tracer_lists_of_files(tmp_path: Path) -> None:
+    folder = tmp_path / "coder"
+    shutil.copytree(FIXTURES / "circuit_tracer" / "relu" / "coder", folder)
+    with (folder / "config.yaml").open("a") as file:
+        file.write(
+            "transcoders:\n- hf://someone/somewhere/layer_1.safetensors\n- hf://someone/somewhere/layer_0.safetensors\n"
+        )
+    turned = load_coder(folder, hookpoint="layers.0")
+    assert (
+        turned.fingerprint
+        == load_coder(FIXTURES / "circuit_tracer" / "relu" / "coder", hookpoint="layers.1").fingerprint
+    )
+    (folder / "layer_0.safetensors").unlink()
+    with pytest.raises(CoderError, match="lists files that are not beside it"):
+        load_coder(folder, hookpoint="layers.0")
+    assert load_coder(folder / "layer_1.safetensors").hookpoints_in == ("blocks.1.hook_resid_mid",)
+
+
+def test_an_attention_does_not_choose_a_transcoder() -> None:
+    with pytest.raises(CoderError, match="is an attention"):
+        load_coder(FIXTURES / "circuit_tracer" / "relu" / "coder", hookpoint="layers.1.self_attn")
+
+
+def test_centring_of_transcoders_and_of_places_with_two_names(tmp_path: Path) -> None:
+    """A transcoder's output gets no mean of its input; the Hugging Face name of a block is a stream as well."""
+    kwargs = {"model_name": "gpt2", "model_from_pretrained_kwargs": {"center_writing_weights": True}}
+    place = changed(
+        FIXTURES / "sae_lens" / "transcoder", tmp_path / "transcoder", "cfg.json",
+        metadata={"sae_lens_version": "6.0.0", "hook_name": "blocks.0.hook_resid_mid", "hook_name_out": "blocks.0.hook_mlp_out", **kwargs},
+    )  # fmt: skip
+    w = load_file(place / "sae_weights.safetensors")
+    acts = np.maximum((X - X.mean(1, keepdims=True)) @ w["W_enc"] + w["b_enc"], 0)
+    coder = load_coder(place)
+    np.testing.assert_allclose(coder.encode(torch.from_numpy(X)).numpy(), acts, rtol=1e-4, atol=1e-5)
+    given = coder.decode(torch.from_numpy(acts), torch.from_numpy(X))
+    np.testing.assert_allclose(given.numpy(), acts @ w["W_dec"] + w["b_dec"], rtol=1e-4, atol=1e-4)
+    metadata = {
+        "sae_lens_version": "6.0.0",
+        "hook_name": "blocks.8.hook_resid_post",
+        "hf_hook_name": "transformer.h.8",
+        **kwargs,
+    }
+    both = load_coder(changed(FIXTURES / "sae_lens" / "standard", tmp_path / "both", "cfg.json", metadata=metadata))
+    assert isinstance(both.normalisation, Centring)
+    assert both.hookpoints_in == ("transformer.h.8",)
+
+
+def test_center_writing_weights_is_used_or_refused() -> None:
+    plain = FIXTURES / "sae_lens" / "standard"
+    centred = load_coder(plain, hookpoint="blocks.0.hook_resid_post", center_writing_weights=True)
+    assert isinstance(centred.normalisation, Centring)
+    for hookpoint in (None, "blocks.0.attn.hook_z", "blocks.0.mlp.hook_post"):
+        with pytest.raises(CoderError, match="it changes nothing that this coder reads"):
+            load_coder(plain, hookpoint=hookpoint, center_writing_weights=True)
+
+
+def test_coders_whose_kind_only_a_lost_name_said_are_refused(tmp_path: Path) -> None:
+    scope = FIXTURES / "gemma_scope_2" / "transcoder_affine"
+    (weights,) = scope.rglob("params.safetensors")
+    (tmp_path / "renamed").mkdir()
+    shutil.copy(weights, tmp_path / "renamed")
+    with pytest.raises(CoderError, match="has affine_skip_connection, as transcoders have"):
+        load_coder(tmp_path / "renamed", hookpoint="layers.9.mlp")
+    (first,) = (FIXTURES / "gemma_scope" / "transcoder").rglob("params.npz")
+    (tmp_path / "layer_3").mkdir()
+    shutil.copy(first, tmp_path / "layer_3")
+    with pytest.raises(CoderError, match="there are SAEs and transcoders"):
+        load_coder(tmp_path / "layer_3", hookpoint="layers.3.mlp")
+    skip = FIXTURES / "sparsify" / "layers.0.skip_connection"
+    folder = tmp_path / "layers.3.mlp"
+    shutil.copytree(skip, folder)
+    config = json.loads((folder / "cfg.json").read_text())
+    del config["transcode"]
+    (folder / "cfg.json").write_text(json.dumps(config))
+    with pytest.raises(CoderError, match="skip_connection is set and transcode is not said"):
+        load_coder(folder)
+
+
+def test_each_fixture_is_of_one_format_only() -> None:
+    for folder in FOLDERS:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        path = folder / manifest.get("load", ".")
+        assert len([reader.NAME for reader in readers() if reader.matches(path)]) == 1, folder
+    both = FIXTURES / "sae_lens" / "standard"
+    assert reader_of(both) is not None
