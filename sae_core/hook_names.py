@@ -147,3 +147,9 @@ def named_layer(name: str) -> int | None:
         return int(words[1])
     match = _LAYER_NAME.fullmatch(name)
     return int(match[2]) if match and match[1] in LAYER_PLACES else None
+
+
+def layer_in(hookpoint: str) -> int | None:
+    """The number of the layer that a hookpoint's name has."""
+    found = re.search(r"(?:^|\.)(\d+)(?:\.|:|$)", hookpoint) or re.search(r"_(\d+)$", hookpoint)
+    return int(found[1]) if found else None

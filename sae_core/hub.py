@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from sae_core.errors import CoderError, InputError, MissingFileError
+from sae_core.hook_names import layer_in
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_PATH = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:/(.+))?")
@@ -141,9 +142,9 @@ def _files_of_coder(given: str, files: list[str], inside: str, hookpoint: str | 
             "give one, as org/name/folder."
         )
     chosen = direct or weights
-    layer = re.search(r"\d+", hookpoint or "")
+    layer = layer_in(hookpoint or "")
     if len(direct) > 1 and layer is not None:
-        of_layer = [n for n in direct if re.search(rf"(?<!\d){layer[0]}(?!\d)", PurePosixPath(n).name)]
+        of_layer = [n for n in direct if re.search(rf"(?<!\d){layer}(?!\d)", PurePosixPath(n).name)]
         chosen = of_layer or direct
     small = [
         name

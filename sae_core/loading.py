@@ -18,7 +18,8 @@ import torch
 import sae_core.formats
 from sae_core.coder import Fact, SparseCoder
 from sae_core.errors import CoderError
-from sae_core.formats.reading import Architecture, Options, layer_in, shown
+from sae_core.formats.reading import Architecture, Options, shown
+from sae_core.hook_names import layer_in
 from sae_core.hub import coder_path
 from sae_core.weights.stored import WEIGHT_DTYPES
 

@@ -15,7 +15,7 @@ HEAVY = {"torch", "transformers"}
 # sae_core's modules that LLM workers, API and UI read
 TORCH_FREE = (
     "records", "hashing", "errors", "exemplar_store", "partial", "reservoir", "token_text", "tokens", "documents",
-    "suffix_evidence", "hub", "intervention/evidence",
+    "suffix_evidence", "hub", "hook_names", "intervention/evidence",
 )  # fmt: skip
 NEVER = {
     "sae_core": {"autointerp", "workers", "pydantic", "openai", "anthropic", "celery", "sqlalchemy", "typer", "rich"},

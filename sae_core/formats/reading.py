@@ -15,6 +15,7 @@ import yaml
 from torch import Tensor
 
 from sae_core.errors import CoderError
+from sae_core.hook_names import layer_in
 from sae_core.weights.opening import open_stored
 from sae_core.weights.stored import StoredFile
 
@@ -165,12 +166,6 @@ def read_yaml(path: Path, model_kind: str) -> dict[str, Any]:
 def file_in(path: Path, name: str) -> Path:
     """The file ``name`` of a folder; ``path`` itself where it is that file."""
     return path if path.name == name else path / name
-
-
-def layer_in(hookpoint: str) -> int | None:
-    """The number of the layer that a hookpoint's name has."""
-    found = re.search(r"(?:^|\.)(\d+)(?:\.|:|$)", hookpoint) or re.search(r"_(\d+)$", hookpoint)
-    return int(found[1]) if found else None
 
 
 def layer_of(folder: Path, options: Options, layers: Collection[int]) -> int:
