@@ -111,15 +111,9 @@ def read(path: Path, options: Options) -> SparseCoder:
         )
     if architecture == "matching_pursuit" and options.input_scale not in (None, "folded"):
         raise CoderError("input_scale cannot be folded into a matching_pursuit coder, whose encoder is its decoder.")
-    weights = _weights(path / WEIGHTS, where, config, architecture, options)
-    scale = _fold_input_scale(where, config, weights, options)
     rescale = flag(where, "rescale_acts_by_decoder_norm", config.get("rescale_acts_by_decoder_norm"))
     if rescale and architecture not in _RESCALED:
         raise CoderError(f"{where}: rescale_acts_by_decoder_norm is set, which {architecture} coders do not have.")
-    if rescale:
-        _fold_decoder_norms(weights)
-    if rescale or scale is not None:
-        check_finite(path / WEIGHTS, "what is folded into the weights", *weights.tensors.values())
     transcodes = "transcoder" in architecture
     subtract = flag(where, "apply_b_dec_to_input", config.get("apply_b_dec_to_input"), not transcodes)
     if transcodes and subtract:
@@ -141,11 +135,22 @@ def read(path: Path, options: Options) -> SparseCoder:
             "changed (model_from_pretrained_kwargs); the two together are not read."
         )
     normalisation, hook_in = trained.normalisation or normalisation, trained.hook
+    scale = _input_scale(where, config, options)
+    k = active_latents(where, config.get("k"), _num_latents(where, config)) if architecture in _RESCALED else None
+    weights = _weights(path / WEIGHTS, where, config, architecture, options)
+    if scale is not None and scale != 1:
+        weights["W_enc"].mul_(scale)
+        weights["W_dec"].div_(scale)
+        weights["b_dec"].div_(scale)
+    if rescale:
+        _fold_decoder_norms(weights)
+    if rescale or scale is not None:
+        check_finite(path / WEIGHTS, "what is folded into the weights", *weights.tensors.values())
     decoder_bias = weights["b_dec"]
     if architecture == "matching_pursuit" and not subtract:
         decoder_bias = torch.zeros_like(decoder_bias)
     coder = SparseCoder(
-        encoder=_encoder(where, config, architecture, weights),
+        encoder=_encoder(where, config, architecture, k, weights),
         decoder_weight=weights["W_dec"],
         decoder_bias=decoder_bias,
         shift=weights["b_dec"] if subtract else None,
@@ -225,7 +230,11 @@ def _weights(path: Path, where: Path, config: dict[str, Any], architecture: str,
     return weights
 
 
-def _fold_input_scale(where: Path, config: dict[str, Any], weights: Weights, options: Options) -> float | None:
+def _num_latents(where: Path, config: dict[str, Any]) -> int:
+    return positive_int(where, "d_sae", config.get("d_sae"))
+
+
+def _input_scale(where: Path, config: dict[str, Any], options: Options) -> float | None:
     """SAELens scales nothing at run time for ``expected_average_only_in``: the factor must be in the weights."""
     if config.get("normalize_activations") != "expected_average_only_in":
         return None
@@ -235,12 +244,7 @@ def _fold_input_scale(where: Path, config: dict[str, Any], weights: Weights, opt
             f"{where}: normalize_activations is 'expected_average_only_in', and the file does not say whether the factor "
             'sqrt(d_in) / mean norm is in the weights already: set input_scale to the factor, or to "folded" if it is.'
         )
-    scale = given[0]
-    if scale != 1:
-        weights["W_enc"].mul_(scale)
-        weights["W_dec"].div_(scale)
-        weights["b_dec"].div_(scale)
-    return scale
+    return given[0]
 
 
 def _fold_decoder_norms(weights: Weights) -> None:
@@ -251,14 +255,13 @@ def _fold_decoder_norms(weights: Weights) -> None:
     weights["W_dec"].div_(norms.clamp_min(torch.finfo(norms.dtype).tiny).unsqueeze(1))
 
 
-def _encoder(where: Path, config: dict[str, Any], architecture: str, weights: Weights) -> Encoder:
-    num_latents, d_in = weights["W_dec"].shape[0], int(config["d_in"])
+def _encoder(where: Path, config: dict[str, Any], architecture: str, k: int | None, weights: Weights) -> Encoder:
     if architecture == "matching_pursuit":
         most = config.get("max_iterations")
         return MatchingPursuit(
             weight=weights["W_dec"],
-            residual_threshold=positive_number(where, "residual_threshold", config.get("residual_threshold", 1e-2)),
-            max_iterations=d_in if most is None else positive_int(where, "max_iterations", most),
+            residual_threshold=_residual_threshold(where, config.get("residual_threshold", 1e-2)),
+            max_iterations=int(config["d_in"]) if most is None else positive_int(where, "max_iterations", most),
             stop_on_duplicate_support=flag(
                 where, "stop_on_duplicate_support", config.get("stop_on_duplicate_support"), True
             ),
@@ -268,13 +271,15 @@ def _encoder(where: Path, config: dict[str, Any], architecture: str, weights: We
         activation = Gated(weights["b_gate"], weights["r_mag"], weights["b_mag"])
     elif "jumprelu" in architecture:
         activation = JumpReLU(weights["threshold"])
-    elif architecture == "topk":
-        activation = TopK(active_latents(where, config.get("k"), num_latents))
-    elif architecture == "abstopk":
-        activation = AbsTopK(active_latents(where, config.get("k"), num_latents))
+    elif k is not None:
+        activation = TopK(k) if architecture == "topk" else AbsTopK(k)
     else:
         activation = ReLU()
     return AffineEncoder(weights["W_enc"].T, weights.get("b_enc"), activation)
+
+
+def _residual_threshold(where: Path, value: object) -> float:
+    return 0.0 if value == 0 else positive_number(where, "residual_threshold", value)
 
 
 def _hooks(where: Path, config: dict[str, Any], transcodes: bool) -> tuple[str | None, str | None]:
