@@ -23,6 +23,7 @@ class AttachedCoder:
     """A coder, and the places of the subject that it reads and writes."""
 
     coder: SparseCoder
+    """The coder as this subject needs it: where it was trained without the values' bias, it takes that off itself."""
     read: tuple[Hookpoint, ...]
     """What is encoded, in the coder's order."""
     write: tuple[Hookpoint, ...]

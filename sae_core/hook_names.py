@@ -152,4 +152,4 @@ def named_layer(name: str) -> int | None:
 def layer_in(hookpoint: str) -> int | None:
     """The number of the layer that a hookpoint's name has."""
     found = re.search(r"(?:^|\.)(\d+)(?:\.|:|$)", hookpoint) or re.search(r"_(\d+)$", hookpoint)
-    return int(found[1]) if found else None
+    return int(found[1]) if found else named_layer(hookpoint)

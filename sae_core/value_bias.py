@@ -22,6 +22,11 @@ def value_bias(subject: SubjectModel, hookpoint: Hookpoint) -> Tensor | None:
     Raises CoderError for an attention whose values are not found.
     """
     block = block_index(subject.base, hookpoint)
+    if block is None or hookpoint != subject.hookpoint(f"blocks.{block}.attn.hook_z"):
+        raise CoderError(
+            f"the coder was trained on an attention's heads without their values' bias, and {hookpoint} is no input of an attention's "
+            "output projection: leave the hookpoint out, or give 'blocks.N.attn.hook_z'."
+        )
     children = dict(subject.base.get_submodule(f"{block_list_name(subject.base)}.{block}").named_children())
     attention: Any = next((children[n] for n in ("self_attn", "attention", "attn") if n in children), None)
     if hasattr(attention, "v_proj"):  # Llama and its like: one bias a key/value head, shared by a group of heads
@@ -37,6 +42,6 @@ def value_bias(subject: SubjectModel, hookpoint: Hookpoint) -> Tensor | None:
         heads = subject.config.num_attention_heads
         return None if bias is None else bias.view(heads, 3, -1)[:, 2].flatten()
     raise CoderError(
-        f"the coder reads attention without its values' bias, and where {type(attention).__name__} has that bias is not known: "
+        f"the coder reads attention without its values' bias, and where this subject ({type(subject.base).__name__}) has that bias is not known: "
         "such coders attach to GPT-2, GPT-NeoX, Llama and their like."
     )

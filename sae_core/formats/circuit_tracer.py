@@ -54,6 +54,10 @@ def read(path: Path, options: Options) -> SparseCoder:
         names = (
             [str(place).replace("\\", "/").rsplit("/", 1)[-1] for place in listed] if isinstance(listed, list) else []
         )
+        if len(set(names)) < len(names):
+            raise CoderError(
+                f"{where}: transcoders lists two files of one name, which cannot lie beside it: give one layer_N.safetensors."
+            )
         if not names or not all((folder / name).is_file() for name in names):
             raise CoderError(
                 f"{where}: transcoders lists files that are not beside it: fetch them into {folder}, or give one layer_N.safetensors."

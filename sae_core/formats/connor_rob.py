@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sae_core.coder import Fact, SparseCoder, fingerprint
+from sae_core.errors import CoderError
 from sae_core.formats.reading import Architecture, Options, config_beside, positive_int, read_config, text
 from sae_core.parts.activation import ReLU
 from sae_core.parts.encoder import AffineEncoder
@@ -33,20 +34,26 @@ def read(path: Path, options: Options) -> SparseCoder:
         dtype=options.dtype,
         device=options.device,
     )
-    hook = text(where, "act_name", config.get("act_name"))
+    hook = text(where, "act_name", config.get("act_name")) or next(iter(options.hookpoints), "")
+    if not hook.endswith("attn.hook_z"):
+        raise CoderError(
+            f"{where}: act_name is {hook or 'not said'}; of these coders those of 'blocks.N.attn.hook_z' are read, the others saw a "
+            "subject with centred weights."
+        )
     coder = SparseCoder(
         encoder=AffineEncoder(weights["W_enc"].T, weights["b_enc"], ReLU()),
         decoder_weight=weights["W_dec"],
         decoder_bias=weights["b_dec"],
         shift=weights["b_dec"],
-        value_biases_folded=hook.endswith("attn.hook_z"),  # trained on TransformerLens' defaults
+        value_biases_folded=True,  # trained on TransformerLens' defaults
         hookpoints_in=(hook,) if hook else (),
         hookpoints_out=(hook,) if hook else (),
         format=NAME,
         architecture="standard",
         fingerprint="",
         facts=(
-            Fact("hookpoint", hook or "not said", f"{where.name}: act_name"),
+            Fact("hookpoint", hook, f"{where.name}: act_name"),
+            Fact("value biases", "taken off the inputs", "trained on TransformerLens' defaults"),
             Fact("normalisation", "none", "the format has none"),
         ),
     )

@@ -28,6 +28,8 @@ ARCHITECTURES = (
     Architecture("embedding", "gemma_scope/embedding"),
     Architecture("transcoder", "gemma_scope/transcoder"),
 )
+ALIKE = re.compile(r"(^|\.)(layers|h)\.\d+(\.output)?$|hook_resid_post$|o_proj[.:]input$|attn\.hook_z$")
+"""Places at which all of Gemma Scope's coders read alike."""
 _SITES = {
     "transcoder": ("layers.{}.pre_feedforward_layernorm:input", "layers.{}.post_feedforward_layernorm"),
     "embedding": ("embed_tokens", "embed_tokens"),
@@ -53,10 +55,10 @@ def read(path: Path, options: Options) -> SparseCoder:
             f"{named} does not say which of Gemma Scope's repositories it comes from (gemma-scope-2b-pt-res, -mlp, -att, "
             "-transcoders), so what it reads is not known: keep the repository's name in the path, or set the hookpoint."
         )
-    if site is None and "mlp" in options.hookpoints[0]:
+    if site is None and not ALIKE.search(options.hookpoints[0]):
         raise CoderError(
-            f"{named} does not say which of Gemma Scope's repositories it comes from, and at {options.hookpoints[0]!r} there are "
-            "SAEs and transcoders, which read their input differently: keep the repository's name in the path."
+            f"{named} does not say which of Gemma Scope's repositories it comes from, and what a coder at "
+            f"{options.hookpoints[0]!r} does to its input depends on that: keep the repository's name in the path."
         )
     stored = options.open(weights_path)
     d_in, num = stored.shape("W_enc", 2)
@@ -72,9 +74,9 @@ def read(path: Path, options: Options) -> SparseCoder:
         weights["W_enc"].div_(d_in**0.5)
         weights["W_dec"].mul_(d_in**0.5)
         weights["b_dec"].mul_(d_in**0.5)
-        check_finite(weights_path, "a weight times sqrt(d)", weights["W_dec"])
+        check_finite(weights_path, "a weight times sqrt(d)", weights["W_dec"], weights["b_dec"])
         folded = ("embedding scale",)
-    hooks = _SITES[site] if site in ("embedding",) or (site and layers) else None
+    hooks = _SITES[site] if site == "embedding" or (site and layers) else None
     into, out = (tuple(name.format(layers[-1] if layers else "") for name in hooks)) if hooks else ("", "")
     coder = SparseCoder(
         encoder=AffineEncoder(weights["W_enc"].T, weights["b_enc"], JumpReLU(weights["threshold"])),

@@ -14,6 +14,7 @@ import torch
 
 from sae_core.coder import Fact, SparseCoder, fingerprint
 from sae_core.errors import CoderError
+from sae_core.formats.gemma_scope import ALIKE
 from sae_core.formats.reading import Architecture, Options, file_in, flag, layer_of, one_of, read_config, text
 from sae_core.parts.activation import JumpReLU
 from sae_core.parts.encoder import AffineEncoder
@@ -82,7 +83,7 @@ def read(path: Path, options: Options) -> SparseCoder:
     )
     affine = _is_affine(where, config, stored)
     unsaid = site is None and not config.get("type")
-    if unsaid and (affine or any("mlp" in name or "feedforward" in name for name in options.hookpoints)):
+    if unsaid and (affine or any(not ALIKE.search(name) for name in options.hookpoints)):
         raise CoderError(
             f"{stored.path} {'has affine_skip_connection, as transcoders have' if affine else 'may be a transcoder'}, and neither "
             "config.json nor the folder's name says what it is: keep the names of the repository's folders in the path."

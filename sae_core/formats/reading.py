@@ -180,7 +180,7 @@ def layer_of(folder: Path, options: Options, layers: Collection[int]) -> int:
             f"{folder} holds one coder a layer (layers {span}), and {said}: set the hookpoint to one layer, such as "
             f"'layers.{known[0] if known else 0}', and give each layer as a coder of its own."
         )
-    if "att" in options.hookpoints[0].lower():
+    if re.search(r"(^|\.)(attn|self_attn|attention)([.:]|$)", options.hookpoints[0]):
         raise CoderError(
             f"the hookpoint {options.hookpoints[0]!r} is an attention, and {folder} holds transcoders of MLPs: set it to 'layers.{layer}'."
         )

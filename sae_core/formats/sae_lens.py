@@ -25,7 +25,7 @@ from sae_core.formats.reading import (
     shown,
     text,
 )
-from sae_core.formats.trained_subject import trained_subject
+from sae_core.formats.trained_subject import trained_subject, weights_were_processed
 from sae_core.parts.activation import AbsTopK, Activation, Gated, JumpReLU, ReLU, TopK
 from sae_core.parts.encoder import AffineEncoder, Encoder, MatchingPursuit
 from sae_core.parts.normalisation import (
@@ -124,7 +124,7 @@ def read(path: Path, options: Options) -> SparseCoder:
         where,
         _metadata(config),
         hook_in,
-        oldest=bool(config.get("oldest")),
+        processed=bool(config.get("processed")),
         mean_free=isinstance(normalisation, LayerNorm),
         transcodes=transcodes,
         options=options,
@@ -132,7 +132,7 @@ def read(path: Path, options: Options) -> SparseCoder:
     if trained.normalisation is not None and not isinstance(normalisation, NoNormalisation):
         raise CoderError(
             f"{where}: normalize_activations is {config['normalize_activations']!r} beside a subject that TransformerLens had "
-            "changed (model_from_pretrained_kwargs); the two together are not read."
+            "changed (centred writing weights or folded norms); the two together are not read."
         )
     normalisation, hook_in = trained.normalisation or normalisation, trained.hook
     scale = _input_scale(where, config, options)
@@ -192,7 +192,7 @@ def _upgraded(where: Path, config: dict[str, Any]) -> dict[str, Any]:
         "activation_fn_str": "activation_fn",
     }
     new = {renamed.get(key, key): value for key, value in config.items()}
-    new["oldest"] = "hook_point" in config
+    new["processed"] = weights_were_processed(config)
     function = new.get("activation_fn") or "relu"
     if function == "topk":
         new["architecture"] = "topk"

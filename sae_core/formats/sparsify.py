@@ -65,7 +65,7 @@ def read(path: Path, options: Options) -> SparseCoder:
     # Until February 2025 (pull request 49) transcoders subtracted b_dec, and only the run's config said that they are
     # transcoders.
     early = "transcode" not in config and _run_transcodes(path.resolve().parent / RUN_CONFIG)
-    if skip and not early and "transcode" not in config:
+    if skip and "transcode" not in config and not (path.resolve().parent / RUN_CONFIG).is_file():
         raise CoderError(
             f"{where}: skip_connection is set and transcode is not said, as early transcoders leave it to the run's config.json in "
             "the folder above, which is missing: put that file there, or write transcode into the coder's config."

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sae_core.coder import Fact
 from sae_core.errors import CoderError
@@ -19,12 +19,46 @@ from sae_core.parts.normalisation import Centring, Normalisation, RootMeanSquare
 _LAYER_NORM_SUBJECTS = re.compile(
     r"(^|/)(gpt2|gpt-2|distilgpt2|pythia|gpt-neo|gpt-j|opt-|gelu|solu|stanford-gpt2)", re.I
 )
-_RMS_NORM_SUBJECTS = re.compile(r"(gemma|llama|mistral|mixtral|qwen|olmo)", re.I)
-_STREAM_HOOKS = re.compile(
-    r"hook_(resid_(pre|mid|post)|mlp_out|attn_out|embed|mlp_in)$"
-    r"|(^|\.)(layers|h|blocks)\.\d+(\.(mlp|attn|self_attn|attention))?([.:](in|out)put)?$"
+_RMS_NORM_SUBJECTS = re.compile(r"(gemma|llama|mistral|mixtral|qwen|olmo-?[23])", re.I)
+_PROCESSED_BEFORE = (3, 20)
+"""The version of SAELens that began to load subjects without TransformerLens' processing of their weights."""
+
+Place = Literal["stream", "z", "normalised", "other"]
+"""What kind of place a coder reads: the residual stream or something written to it, an attention's heads, a norm's value
+before its gain, or what none of the options changes."""
+_PLACES: tuple[tuple[Place, re.Pattern[str]], ...] = tuple(
+    (place, re.compile(pattern))  # type: ignore[misc]
+    for place, pattern in (
+        (
+            "stream",
+            r"hook_embed|blocks\.\d+\.(hook_(resid_(pre|mid|post)|mlp_out|attn_out|mlp_in|attn_in)|mlp\.hook_out)",
+        ),
+        ("stream", r"(resid_post|resid_out|mlp_out|attn_out)_layer_?\d+"),
+        ("z", r"blocks\.\d+\.attn\.hook_z"),
+        ("normalised", r"(blocks\.\d+\.ln\d|ln_final)\.hook_normalized"),
+        ("other", r"blocks\.\d+\.(attn\.hook_\w+|mlp\.hook_\w+|ln\d\.hook_\w+)"),
+        # Hugging Face's names, below the module that holds the blocks
+        ("stream", r"(wte|embed_tokens|embed_in)"),
+        ("stream", r"(layers|h)\.\d+(:input)?"),
+        ("stream", r"(layers|h)\.\d+\.(mlp|attn|self_attn|attention)"),
+        (
+            "stream",
+            r"(layers|h)\.\d+\.(attn\.c_proj|self_attn\.o_proj|attention\.dense|mlp\.(c_proj|down_proj|dense_4h_to_h))",
+        ),
+        ("stream", r"(layers|h)\.\d+\.(ln_\d|\w*layernorm):input"),
+        ("z", r"(layers|h)\.\d+\.(attn\.c_proj|self_attn\.o_proj|attention\.dense):input"),
+        ("other", r"(layers|h)\.\d+\.(mlp|attn|self_attn|attention):input"),
+        ("other", r"(layers|h)\.\d+\.(ln_\d|\w*layernorm)"),
+        ("other", r"(layers|h)\.\d+\.mlp\.\w+(:input)?"),
+    )
 )
-"""Names of places that are, or are written to, the residual stream."""
+
+
+def place_of(name: str) -> Place | None:
+    """What kind of place a hookpoint's name means; None where it is not known here."""
+    bare = re.sub(r"^((model|transformer|gpt_neox|language_model)\.)+", "", name)
+    bare = re.sub(r"[.:]output$", "", re.sub(r"[.:]input$", ":input", bare))
+    return next((place for place, pattern in _PLACES if pattern.fullmatch(bare)), None)
 
 
 class TrainedSubject(NamedTuple):
@@ -39,12 +73,18 @@ class TrainedSubject(NamedTuple):
     facts: tuple[Fact, ...]
 
 
+def weights_were_processed(config: dict[str, Any]) -> bool:
+    """Whether a version of SAELens wrote the config that read subjects with TransformerLens' defaults, all of which process."""
+    version = re.match(r"(\d+)\.(\d+)", str(config.get("sae_lens_training_version") or ""))
+    return "hook_point" in config or (version is not None and (int(version[1]), int(version[2])) < _PROCESSED_BEFORE)
+
+
 def trained_subject(
     where: Path,
     metadata: dict[str, Any],
     hook: str | None,
     *,
-    oldest: bool,
+    processed: bool,
     mean_free: bool,
     transcodes: bool,
     options: Options,
@@ -55,7 +95,7 @@ def trained_subject(
         where: the config, for messages.
         metadata: SAELens' ``metadata``, or the flat config of old versions.
         hook: where the coder reads, as the files say.
-        oldest: whether the config is of SAELens' first versions, which processed weights unless told otherwise.
+        processed: whether weights were processed where ``model_from_pretrained_kwargs`` does not say otherwise.
         mean_free: whether the coder's own normalisation takes the mean off anyway.
         transcodes: whether the output is somewhere else, so that the input's mean is not put back.
         options: what the caller said.
@@ -66,48 +106,46 @@ def trained_subject(
     processing = mapping(where, "model_from_pretrained_kwargs", metadata.get("model_from_pretrained_kwargs"))
     for key in ("center_writing_weights", "fold_ln", "fold_value_biases"):
         flag(where, f"model_from_pretrained_kwargs.{key}", processing.get(key))
-    if processing.get("fold_ln") and hook is not None and "hook_normalized" in hook:
-        found = re.fullmatch(r"blocks\.(\d+)\.ln2\.hook_normalized", hook)
-        if "gemma" not in subject.lower() or found is None:
+    # the caller's word first, then TransformerLens' name, whose meaning the options are about
+    names = [n for n in (*options.hookpoints[:1], metadata.get("hook_name"), metadata.get("hook_point"), hook) if n]
+    place = next((place for name in names if (place := place_of(str(name))) is not None), None)
+    if place == "normalised" and processing.get("fold_ln", processed):
+        found = re.fullmatch(r"blocks\.(\d+)\.ln2\.hook_normalized", str(names[0]))
+        if "gemma" not in subject.lower() or found is None or not transcodes:
             raise CoderError(
-                f"{where}: the coder reads {hook!r} of a subject with folded layer norms (fold_ln), which no module of the "
+                f"{where}: the coder reads {names[0]!r} of a subject with folded layer norms (fold_ln), which no module of the "
                 "Hugging Face model carries."
             )
         fact = Fact("normalisation", "root mean square, without the norm's gain", f"{where.name}: fold_ln")
         return TrainedSubject(RootMeanSquare(), f"blocks.{found[1]}.hook_resid_mid", False, (fact,))
-    if hook is not None and hook.endswith("attn.hook_z"):
-        # the first versions loaded subjects with TransformerLens' defaults, which fold value biases
-        folded = processing.get("fold_value_biases", oldest and not metadata.get("model_from_pretrained_kwargs"))
-        if folded:
-            fact = Fact("value biases", "taken off the inputs", "TransformerLens folds them into the output's bias")
-            return TrainedSubject(None, hook, True, (fact,))
-    # where the caller names a place, that is it; the other name of a pair may be of any library
-    stream = next((bool(_STREAM_HOOKS.search(n)) for n in (*options.hookpoints[:1], hook) if n), None)
+    if place == "z" and processing.get("fold_value_biases", processed):
+        fact = Fact("value biases", "taken off the inputs", "TransformerLens folds them into the output's bias")
+        return TrainedSubject(None, hook, True, (fact,))
     centred, origin = processing.get("center_writing_weights"), f"{where.name}: model_from_pretrained_kwargs"
+    rms_norms = bool(_RMS_NORM_SUBJECTS.search(subject))
     if options.center_writing_weights is not None:
         centred, origin = options.take_center_writing_weights(), "given"
-        if centred and (not stream or mean_free or _RMS_NORM_SUBJECTS.search(subject)):
+        if centred and (place != "stream" or mean_free or rms_norms):
             raise CoderError(
-                f"{where}: center_writing_weights is given, and it changes nothing that this coder reads (hookpoint "
-                f"{hook or 'not said'}, subject {subject or 'not said'}): leave it out, or set the hookpoint too."
+                f"{where}: center_writing_weights is given, and it changes nothing that this coder is known to read (hookpoint "
+                f"{names[0] if names else 'not said'}, subject {subject or 'not said'}): leave it out, or set the hookpoint too."
             )
-        if centred:
-            return _centred(origin, hook, transcodes)
-    elif oldest and stream and centred is None and not mean_free and _LAYER_NORM_SUBJECTS.search(subject):
+    elif processed and place == "stream" and centred is None and not mean_free and not rms_norms:
         raise CoderError(
-            f"{where}: the coder is from SAELens' first versions, which read {subject} with centred writing weights unless told "
+            f"{where}: a version of SAELens wrote this that read {subject or 'its subject'} with centred writing weights unless told "
             "otherwise, and the file does not say: set center_writing_weights to true (gpt2-small-res-jb and its kin) or false."
         )
-    if not centred or not stream or mean_free or _RMS_NORM_SUBJECTS.search(subject):
+    if not centred or mean_free or rms_norms or place not in ("stream", None):
         return TrainedSubject(None, hook, False, ())  # nothing is centred, or centring changes nothing
-    if not _LAYER_NORM_SUBJECTS.search(subject):
+    if place is None:
+        raise CoderError(
+            f"{where}: the coder was trained on a subject with centred writing weights (center_writing_weights), and whether "
+            f"{names[0] if names else 'what it reads'} is changed by that is not known: set the hookpoint."
+        )
+    if origin != "given" and not _LAYER_NORM_SUBJECTS.search(subject):
         raise CoderError(
             f"{where}: the coder was trained on {subject or 'a subject'} with centred writing weights (center_writing_weights), "
             "and whether that model has layer norms is not known here: set center_writing_weights to true if it has, else to false."
         )
-    return _centred(origin, hook, transcodes)
-
-
-def _centred(origin: str, hook: str | None, transcodes: bool) -> TrainedSubject:
     fact = Fact("normalisation", "mean subtracted (center_writing_weights)", origin)
     return TrainedSubject(Centring(undone=not transcodes), hook, False, (fact,))

@@ -43,6 +43,10 @@ def coder_hookpoints(subject: SubjectModel, coder: Coder) -> tuple[tuple[Hookpoi
     Raises:
         CoderError: the coder does not say where it belongs, or its directions do not fit there.
     """
+    if getattr(coder, "value_biases_folded", False):
+        raise CoderError(
+            "The coder was trained without the values' bias of its subject; attach it first, which takes it off."
+        )
     if not coder.hookpoints_in or not coder.hookpoints_out:
         raise CoderError("The coder does not say which hookpoint it belongs to; set the coder's hookpoint.")
     read = tuple(subject.hookpoint(name) for name in coder.hookpoints_in)

@@ -288,6 +288,12 @@ class UpperLayers:
         several = from_clean and len(self.hookpoints) > 1
         self.kept: frozenset[Hookpoint] = frozenset(self.hookpoints) - {entry} if several else frozenset()
         """Hookpoints whose clean activations a run needs."""
+        blocks = [block_index(subject.base, hookpoint) for hookpoint in self.hookpoints]
+        if several and len(set(blocks)) < len(blocks):
+            raise SubjectError(
+                f"Interventions on a crosscoder that reads two places of one block ({', '.join(map(str, self.hookpoints))}) are not "
+                "measured; leave the intervention scorer out."
+            )
         self._gives_tuple = False
 
     def _first_above(self, hookpoint: Hookpoint) -> int:
@@ -358,7 +364,7 @@ class UpperLayers:
             else:
                 ids = torch.cat([c.tokens[position[s]] for c, s in zip(contexts, spans, strict=True)])
                 inputs = {"input_ids": ids[None]}
-            with self._edits(deltas, contexts, spans, position):
+            with self._edits(deltas, (delta_ND != 0).any(-1, keepdim=True), contexts, spans, position):
                 output = base(**inputs, position_ids=position[None], use_cache=False)
         final: Tensor = output.last_hidden_state[0]
         return final
@@ -366,18 +372,19 @@ class UpperLayers:
     def _edits(
         self,
         deltas: Mapping[Hookpoint, Tensor],
+        edited_N1: Tensor,
         contexts: Sequence[CleanContext],
         spans: Sequence[slice],
         position: Tensor,
     ) -> AbstractContextManager[None]:
-        """Edits at the hookpoints above the entry, ``deltas`` [N, D] each."""
+        """Edits at the hookpoints above the entry, ``deltas`` [N, D] each, of the tokens that are edited anywhere."""
         if not self.kept:
             return added(self.subject, deltas)
         targets, only = {}, {}
         for hookpoint, delta_ND in deltas.items():
             clean = [c.captured[hookpoint][position[s]] for c, s in zip(contexts, spans, strict=True)]
             targets[hookpoint] = torch.cat(clean) + delta_ND
-            only[hookpoint] = (delta_ND != 0).any(-1, keepdim=True)
+            only[hookpoint] = edited_N1
         return put(self.subject, targets, only)
 
     def _packing(self, contexts: Sequence[CleanContext], rows: Rows, spans: Sequence[slice]) -> _Packing:

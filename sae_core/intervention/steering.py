@@ -52,7 +52,8 @@ class SteeringSettings:
     contexts_per_pass: int = 8
     """Contexts of one clean pass."""
     contexts_held: int = 128
-    """Contexts whose keys and values are kept while the strengths of a group of latents are found."""
+    """Contexts whose keys and values are kept while the strengths of a group of latents are found; of a crosscoder also
+    the clean activations of its places, so that many places want fewer contexts."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ from torch import Tensor
 from sae_core.errors import CoderError
 
 _LOADING = threading.Lock()
+_loads: list[None] = []
+_threads_before: list[int] = []
 WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """What weights may be stored in, and be loaded as."""
 
@@ -212,15 +214,20 @@ class StoredFile:
 def _one_torch_thread() -> Iterator[None]:
     """torch's threads would only take the cores from those that read and hash (half as fast on two cores).
 
-    The number is the process's, so one load at a time sets it.
+    The number is the process's: the first of several loads sets it, the last puts it back.
     """
     with _LOADING:
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+        if not _loads:
+            _threads_before.append(torch.get_num_threads())
+            torch.set_num_threads(1)
+        _loads.append(None)
+    try:
+        yield
+    finally:
+        with _LOADING:
+            _loads.pop()
+            if not _loads:
+                torch.set_num_threads(_threads_before.pop())
 
 
 def _read_ahead(pieces: Iterator[Tensor]) -> Iterator[Tensor]:

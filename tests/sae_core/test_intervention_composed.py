@@ -38,9 +38,12 @@ def world() -> World:
 def random_coder(into: tuple[str, ...], out: tuple[str, ...], normalisation: Normalisation) -> SparseCoder:
     generator = torch.Generator().manual_seed(7)
     weight = torch.randn(LATENTS, WIDTH * len(into), generator=generator)
+    decoder = torch.randn(LATENTS, WIDTH * len(out), generator=generator) * 0.3
+    if len(out) > 1:
+        decoder[0, WIDTH:] = 0  # a latent of the first place alone
     return SparseCoder(
         encoder=AffineEncoder(weight, torch.zeros(LATENTS), JumpReLU(torch.full((LATENTS,), 1.5))),
-        decoder_weight=torch.randn(LATENTS, WIDTH * len(out), generator=generator) * 0.3,
+        decoder_weight=decoder,
         decoder_bias=torch.randn(WIDTH * len(out), generator=generator),
         normalisation=normalisation,
         hookpoints_in=into,
@@ -68,7 +71,7 @@ def logits_with(
                 if not from_clean:
                     return out + delta[None]
                 out = out.clone()
-                at = delta.abs().sum(1) > 0
+                at = sum(d.abs().sum(1) for d in deltas.values()) > 0
                 out[0, at] = clean[layer][at] + delta[at]
                 return out
 

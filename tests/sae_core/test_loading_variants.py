@@ -15,8 +15,9 @@ from safetensors.torch import load_file as load_torch
 from safetensors.torch import save_file as save_torch
 
 from sae_core.errors import CoderError
+from sae_core.formats.trained_subject import place_of
 from sae_core.loading import load_coder, reader_of, readers
-from sae_core.parts.normalisation import Centring
+from sae_core.parts.normalisation import Centring, NoNormalisation
 from tests.sae_core.test_loading import FIXTURES, FOLDERS
 
 X = np.random.default_rng(3).normal(size=(40, 16)).astype(np.float32)
@@ -239,7 +240,7 @@ def test_center_writing_weights_is_used_or_refused() -> None:
     centred = load_coder(plain, hookpoint="blocks.0.hook_resid_post", center_writing_weights=True)
     assert isinstance(centred.normalisation, Centring)
     for hookpoint in (None, "blocks.0.attn.hook_z", "blocks.0.mlp.hook_post"):
-        with pytest.raises(CoderError, match="it changes nothing that this coder reads"):
+        with pytest.raises(CoderError, match="it changes nothing that this coder is known to read"):
             load_coder(plain, hookpoint=hookpoint, center_writing_weights=True)
 
 
@@ -253,7 +254,7 @@ def test_coders_whose_kind_only_a_lost_name_said_are_refused(tmp_path: Path) -> 
     (first,) = (FIXTURES / "gemma_scope" / "transcoder").rglob("params.npz")
     (tmp_path / "layer_3").mkdir()
     shutil.copy(first, tmp_path / "layer_3")
-    with pytest.raises(CoderError, match="there are SAEs and transcoders"):
+    with pytest.raises(CoderError, match="does to its input depends on that"):
         load_coder(tmp_path / "layer_3", hookpoint="layers.3.mlp")
     skip = FIXTURES / "sparsify" / "layers.0.skip_connection"
     folder = tmp_path / "layers.3.mlp"
@@ -272,3 +273,45 @@ def test_each_fixture_is_of_one_format_only() -> None:
         assert len([reader.NAME for reader in readers() if reader.matches(path)]) == 1, folder
     both = FIXTURES / "sae_lens" / "standard"
     assert reader_of(both) is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("blocks.3.hook_mlp_out", "stream"), ("hook_embed", "stream"), ("transformer.wte", "stream"), ("transformer.h.3", "stream"),
+        ("gpt_neox.layers.3.mlp", "stream"), ("h.3.mlp:input", "other"), ("h.3.mlp.input", "other"), ("h.3.ln_2:input", "stream"),
+        ("h.3.ln_2", "other"), ("h.3.attn.c_proj", "stream"), ("h.3.attn.c_proj.input", "z"), ("blocks.3.attn.hook_z", "z"),
+        ("blocks.3.attn.hook_q", "other"), ("h.3.mlp.c_proj:input", "other"), ("blocks.3.ln2.hook_normalized", "normalised"),
+        ("resid_post_layer_3", "stream"), ("layers.3.self_attn:input", "other"), ("somewhere.else", None),
+    ],
+)  # fmt: skip
+def test_what_kind_of_place_a_name_means(name: str, place: str | None) -> None:
+    assert place_of(name) == place
+
+
+@pytest.mark.parametrize(
+    ("changes", "outcome"),
+    [
+        ({"sae_lens_training_version": "3.12.0", "model_name": "gpt2-small"}, "set center_writing_weights"),
+        ({"sae_lens_training_version": "3.12.0", "model_name": "tiny-stories-1L-21M"}, "set center_writing_weights"),
+        ({"sae_lens_training_version": "3.12.0", "model_name": "gemma-2b"}, ""),
+        ({"sae_lens_training_version": "3.20.1", "model_name": "gpt2-small"}, ""),
+        ({"sae_lens_training_version": "3.12.0", "model_name": "gpt2-small", "hook_name": "blocks.1.attn.hook_z"}, "folded"),
+        (
+            {"sae_lens_training_version": "3.12.0", "hook_name": "blocks.1.attn.hook_z",
+             "model_from_pretrained_kwargs": {"center_writing_weights": False}}, "folded",
+        ),
+        ({"sae_lens_training_version": "4.1.0", "hook_name": "blocks.1.attn.hook_z"}, ""),
+        ({"sae_lens_training_version": "3.12.0", "hook_name": "blocks.1.ln2.hook_normalized"}, "folded layer norms"),
+    ],
+)  # fmt: skip
+def test_subjects_of_sae_lens_before_3_20(tmp_path: Path, changes: dict[str, Any], outcome: str) -> None:
+    """Until then SAELens loaded subjects with TransformerLens' processing unless told otherwise."""
+    place = changed(FIXTURES / "sae_lens" / "legacy_v5_standard", tmp_path / "sae", "cfg.json", **changes)
+    if outcome in ("", "folded"):
+        coder = load_coder(place)
+        assert coder.value_biases_folded == (outcome == "folded")
+        assert isinstance(coder.normalisation, NoNormalisation)
+    else:
+        with pytest.raises(CoderError, match=outcome):
+            load_coder(place)
