@@ -15,7 +15,7 @@ import torch
 from sae_core.attachment import attach
 from sae_core.coder import SparseCoder
 from sae_core.editing import put
-from sae_core.errors import CoderError
+from sae_core.errors import CoderError, SubjectError
 from sae_core.intervention.ablation import AblationSettings, run_ablation
 from sae_core.intervention.resume import Rows, UpperLayers
 from sae_core.intervention.steering import SteeringSettings, run_steering
@@ -228,3 +228,11 @@ def test_a_value_put_between_attention_and_mlp_is_what_both_read(family: str) ->
     for values in ({middle: value}, {lower: torch.ones_like(value), middle: value}):
         with put(subject, values):
             torch.testing.assert_close(subject.capture(tokens, [after])[after], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_crosscoder_of_two_places_in_one_block_is_not_intervened_on(world: World) -> None:
+    """Which of the two is edited first would decide what the other becomes."""
+    places = [world.subject.hookpoint(name) for name in ("layers.1", "layers.1.mlp")]
+    with pytest.raises(SubjectError, match="two places of one block"):
+        UpperLayers(world.subject, places, from_clean=True)
+    UpperLayers(world.subject, places)

@@ -16,6 +16,7 @@ from safetensors.torch import save_file as save_torch
 
 from sae_core.errors import CoderError
 from sae_core.formats.trained_subject import place_of
+from sae_core.hook_names import layer_in
 from sae_core.loading import load_coder, reader_of, readers
 from sae_core.parts.normalisation import Centring, NoNormalisation
 from tests.sae_core.test_loading import FIXTURES, FOLDERS
@@ -315,3 +316,30 @@ def test_subjects_of_sae_lens_before_3_20(tmp_path: Path, changes: dict[str, Any
     else:
         with pytest.raises(CoderError, match=outcome):
             load_coder(place)
+
+
+def test_lists_of_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "coder"
+    shutil.copytree(FIXTURES / "circuit_tracer" / "relu" / "coder", folder)
+    with (folder / "config.yaml").open("a") as file:
+        file.write("transcoders: [l0/layer_0.safetensors, l1/layer_0.safetensors]\n")
+    with pytest.raises(CoderError, match="two files of one name"):
+        load_coder(folder, hookpoint="layers.1")
+
+
+def test_a_run_config_answers_for_an_early_coder_with_a_skip_connection(tmp_path: Path) -> None:
+    folder = tmp_path / "layers.3"
+    shutil.copytree(FIXTURES / "sparsify" / "layers.0.skip_connection", folder)
+    config = json.loads((folder / "cfg.json").read_text())
+    del config["transcode"]
+    (folder / "cfg.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text(json.dumps({"transcode": False}))
+    assert load_coder(folder).hookpoints_in == ("layers.3",)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [("layers.3.mlp", 3), ("blocks.12.hook_resid_post", 12), ("resid_post_layer_3", 3), ("resid_post_layer3", 3), ("12", 12), ("wte", None)],
+)  # fmt: skip
+def test_the_layer_in_a_name(name: str, layer: int | None) -> None:
+    assert layer_in(name) == layer

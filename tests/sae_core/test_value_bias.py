@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from sae_core.attachment import attach
 from sae_core.coder import SparseCoder
+from sae_core.errors import CoderError
 from sae_core.loading import load_coder
 from sae_core.parts.activation import ReLU
 from sae_core.parts.encoder import AffineEncoder
@@ -87,3 +89,20 @@ def test_which_coders_are_of_folded_subjects() -> None:
     (path,) = (FIXTURES / "connor_rob" / "hook_z").rglob("*.pt")
     assert load_coder(path, allow_pickle=True).value_biases_folded
     assert not load_coder(FIXTURES / "sae_lens" / "standard_hook_z").value_biases_folded
+
+
+@pytest.mark.parametrize("hookpoint", ["layers.1", "wte", "layers.1.mlp:input"])
+def test_a_folded_coder_attaches_to_an_attention_only(hookpoint: str) -> None:
+    (path,) = (FIXTURES / "connor_rob" / "hook_z").rglob("*.pt")
+    coder = load_coder(path, allow_pickle=True)
+    moved = replace(
+        coder,
+        encoder=AffineEncoder(torch.ones(LATENTS, WIDTH), None, ReLU()),
+        decoder_weight=torch.ones(LATENTS, WIDTH),
+        decoder_bias=torch.zeros(WIDTH),
+        shift=None,
+        hookpoints_in=(hookpoint,),
+        hookpoints_out=(hookpoint,),
+    )
+    with pytest.raises(CoderError, match="is no input of an attention's output projection"):
+        attach(tiny_subject("gpt2"), moved)
