@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import NamedTuple
 
 import torch
@@ -159,7 +159,7 @@ def fingerprint(weights_digest: str, coder: SparseCoder, folded: tuple[str, ...]
 
     def numbers(part: object) -> dict[str, object]:
         found: dict[str, object] = {"kind": type(part).__name__}
-        for entry in fields(part):  # type: ignore[arg-type]
+        for entry in fields(part) if is_dataclass(part) else ():
             value = getattr(part, entry.name)
             if isinstance(value, (bool, int, float, str)):
                 found[entry.name] = value

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sae_core.coder import Fact, SparseCoder, fingerprint
 from sae_core.errors import CoderError
@@ -48,19 +49,30 @@ def matches(path: Path) -> bool:
     return (path / CONFIG).is_file() and (path / WEIGHTS).is_file()
 
 
-def read(path: Path, options: Options) -> SparseCoder:
-    """An SAE, its normalisation folded."""
-    where = path / CONFIG
-    config = read_config(where)
+def checked_hook(where: Path, config: Mapping[str, Any]) -> str:
+    """The hookpoint of a config of the library behind Llama Scope and Llama Scope R1.
+
+    Raises CoderError for settings that are not read.
+    """
     one_of(where, "act_fn", str(config.get("act_fn", "jumprelu")).lower(), ("jumprelu",))
     # "inference" says that the norms are in the weights already
     one_of(where, "norm_activation", config.get("norm_activation", "dataset-wise"), ("dataset-wise",))
     hook = text(where, "hook_point_in", config.get("hook_point_in"))
     if config.get("hook_point_out") not in (None, hook):
-        raise CoderError(f"{where}: Llama Scope's transcoders are refused: {ARCHITECTURES[-1].refused}.")
+        raise CoderError(
+            f"{where}: the coder writes to {shown(config['hook_point_out'])}; such transcoders are refused: {ARCHITECTURES[-1].refused}."
+        )
     for key in ("apply_decoder_bias_to_pre_encoder", "use_glu_encoder"):
         if config.get(key):
             raise CoderError(f"{where}: {key} is set; coders with it are not read.")
+    return hook
+
+
+def read(path: Path, options: Options) -> SparseCoder:
+    """An SAE, its normalisation folded."""
+    where = path / CONFIG
+    config = read_config(where)
+    hook = checked_hook(where, config)
     d, num = (positive_int(where, key, config.get(key)) for key in ("d_model", "d_sae"))
     norms = config.get("dataset_average_activation_norm")
     if not isinstance(norms, Mapping):

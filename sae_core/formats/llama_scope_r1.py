@@ -7,17 +7,15 @@ from pathlib import Path
 
 from sae_core.coder import Fact, SparseCoder, fingerprint
 from sae_core.errors import CoderError
+from sae_core.formats.llama_scope import checked_hook
 from sae_core.formats.reading import (
     Architecture,
     Options,
     check_finite,
     flag,
-    one_of,
     positive_int,
     positive_number,
     read_config,
-    shown,
-    text,
     threshold_beside_norms,
 )
 from sae_core.parts.activation import JumpReLU
@@ -42,17 +40,7 @@ def read(path: Path, options: Options) -> SparseCoder:
     """An SAE, its normalisation folded; the threshold is on the scale of the pre-activations already."""
     where = path / CONFIG
     config = read_config(where)
-    one_of(where, "act_fn", str(config.get("act_fn", "jumprelu")).lower(), ("jumprelu",))
-    for key in ("apply_decoder_bias_to_pre_encoder", "use_glu_encoder"):
-        if config.get(key):
-            raise CoderError(f"{where}: {key} is set; coders with it are not read.")
-    # "inference" says that the norms are in the weights already
-    one_of(where, "norm_activation", config.get("norm_activation", "dataset-wise"), ("dataset-wise",))
-    hook = text(where, "hook_point_in", config.get("hook_point_in"))
-    if config.get("hook_point_out") not in (None, hook):
-        raise CoderError(
-            f"{where}: the coder writes to {shown(config['hook_point_out'])}; Llama Scope R1's transcoders are not read."
-        )
+    hook = checked_hook(where, config)
     d = positive_int(where, "d_model", config.get("d_model"))
     num = config.get("d_sae") or d * positive_int(where, "expansion_factor", config.get("expansion_factor"))
     positive_int(where, "d_sae", num)

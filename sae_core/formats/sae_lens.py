@@ -95,7 +95,9 @@ def read(path: Path, options: Options) -> SparseCoder:
     where = path / CONFIG
     config = read_config(where)
     mapping(where, "metadata", config.get("metadata"))
+    processed = False
     if _is_legacy(where, config):
+        processed = weights_were_processed(config)
         config = {"architecture": "standard", **_upgraded(where, config)}
     architecture = text(where, "architecture", config.get("architecture"))
     known = {a.name: a for a in _KINDS}
@@ -124,7 +126,7 @@ def read(path: Path, options: Options) -> SparseCoder:
         where,
         _metadata(config),
         hook_in,
-        processed=bool(config.get("processed")),
+        processed=processed,
         mean_free=isinstance(normalisation, LayerNorm),
         transcodes=transcodes,
         options=options,
@@ -136,7 +138,11 @@ def read(path: Path, options: Options) -> SparseCoder:
         )
     normalisation, hook_in = trained.normalisation or normalisation, trained.hook
     scale = _input_scale(where, config, options)
-    k = active_latents(where, config.get("k"), _num_latents(where, config)) if architecture in _RESCALED else None
+    k = (
+        active_latents(where, config.get("k"), positive_int(where, "d_sae", config.get("d_sae")))
+        if architecture in _RESCALED
+        else None
+    )
     weights = _weights(path / WEIGHTS, where, config, architecture, options)
     if scale is not None and scale != 1:
         weights["W_enc"].mul_(scale)
@@ -192,7 +198,6 @@ def _upgraded(where: Path, config: dict[str, Any]) -> dict[str, Any]:
         "activation_fn_str": "activation_fn",
     }
     new = {renamed.get(key, key): value for key, value in config.items()}
-    new["processed"] = weights_were_processed(config)
     function = new.get("activation_fn") or "relu"
     if function == "topk":
         new["architecture"] = "topk"
@@ -228,10 +233,6 @@ def _weights(path: Path, where: Path, config: dict[str, Any], architecture: str,
     if scaling is not None and not bool((scaling == 1).all()):
         raise CoderError(f"{path}: scaling_factor is not all ones: coders with fine-tuned scales are not read.")
     return weights
-
-
-def _num_latents(where: Path, config: dict[str, Any]) -> int:
-    return positive_int(where, "d_sae", config.get("d_sae"))
 
 
 def _input_scale(where: Path, config: dict[str, Any], options: Options) -> float | None:

@@ -26,39 +26,36 @@ _PROCESSED_BEFORE = (3, 20)
 Place = Literal["stream", "z", "normalised", "other"]
 """What kind of place a coder reads: the residual stream or something written to it, an attention's heads, a norm's value
 before its gain, or what none of the options changes."""
-_PLACES: tuple[tuple[Place, re.Pattern[str]], ...] = tuple(
-    (place, re.compile(pattern))  # type: ignore[misc]
-    for place, pattern in (
-        (
-            "stream",
-            r"hook_embed|blocks\.\d+\.(hook_(resid_(pre|mid|post)|mlp_out|attn_out|mlp_in|attn_in)|mlp\.hook_out)",
-        ),
-        ("stream", r"(resid_post|resid_out|mlp_out|attn_out)_layer_?\d+"),
-        ("z", r"blocks\.\d+\.attn\.hook_z"),
-        ("normalised", r"(blocks\.\d+\.ln\d|ln_final)\.hook_normalized"),
-        ("other", r"blocks\.\d+\.(attn\.hook_\w+|mlp\.hook_\w+|ln\d\.hook_\w+)"),
-        # Hugging Face's names, below the module that holds the blocks
-        ("stream", r"(wte|embed_tokens|embed_in)"),
-        ("stream", r"(layers|h)\.\d+(:input)?"),
-        ("stream", r"(layers|h)\.\d+\.(mlp|attn|self_attn|attention)"),
-        (
-            "stream",
-            r"(layers|h)\.\d+\.(attn\.c_proj|self_attn\.o_proj|attention\.dense|mlp\.(c_proj|down_proj|dense_4h_to_h))",
-        ),
-        ("stream", r"(layers|h)\.\d+\.(ln_\d|\w*layernorm):input"),
-        ("z", r"(layers|h)\.\d+\.(attn\.c_proj|self_attn\.o_proj|attention\.dense):input"),
-        ("other", r"(layers|h)\.\d+\.(mlp|attn|self_attn|attention):input"),
-        ("other", r"(layers|h)\.\d+\.(ln_\d|\w*layernorm)"),
-        ("other", r"(layers|h)\.\d+\.mlp\.\w+(:input)?"),
-    )
-)
+_BLOCK = r"(layers|h)\.\d+"
+_ATTENTION = r"(attn|self_attn|attention)"
+_ATTENTION_OUT = r"(attn\.c_proj|self_attn\.o_proj|attention\.dense)"
+_MLP_OUT = r"mlp\.(c_proj|down_proj|dense_4h_to_h)"
+_NORM = r"(ln_\d|\w*layernorm)"
+_PLACES: dict[Place, tuple[str, ...]] = {
+    "stream": (
+        r"hook_embed|wte|embed_tokens|embed_in",
+        r"blocks\.\d+\.(hook_(resid_(pre|mid|post)|mlp_out|attn_out|mlp_in|attn_in)|mlp\.hook_out)",
+        r"(resid_post|resid_out|mlp_out|attn_out)_layer_?\d+",
+        rf"{_BLOCK}(:input)?",
+        rf"{_BLOCK}\.(mlp|{_ATTENTION}|{_ATTENTION_OUT}|{_MLP_OUT}|{_NORM}:input)",
+    ),
+    "z": (r"blocks\.\d+\.attn\.hook_z", rf"{_BLOCK}\.{_ATTENTION_OUT}:input"),
+    "normalised": (r"(blocks\.\d+\.ln\d|ln_final)\.hook_normalized",),
+    "other": (
+        r"blocks\.\d+\.(attn|mlp|ln\d)\.hook_\w+",
+        rf"{_BLOCK}\.((mlp|{_ATTENTION}):input|{_NORM}|mlp\.\w+(:input)?)",
+    ),
+}
+"""Names of each kind of place, TransformerLens' and those of Hugging Face below the module that holds the blocks; a name is of
+the first kind that has it."""
 
 
 def place_of(name: str) -> Place | None:
     """What kind of place a hookpoint's name means; None where it is not known here."""
     bare = re.sub(r"^((model|transformer|gpt_neox|language_model)\.)+", "", name)
     bare = re.sub(r"[.:]output$", "", re.sub(r"[.:]input$", ":input", bare))
-    return next((place for place, pattern in _PLACES if pattern.fullmatch(bare)), None)
+    kinds = (place for place, patterns in _PLACES.items() if any(re.fullmatch(p, bare) for p in patterns))
+    return next(kinds, None)
 
 
 class TrainedSubject(NamedTuple):

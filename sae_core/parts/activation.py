@@ -5,6 +5,7 @@ Letters: N tokens, L latents, K active latents of a token. Each function has a d
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -47,12 +48,12 @@ def _selected(latents_NK: Tensor, values_NK: Tensor) -> SparseActivations:
     return SparseActivations(tokens[firing], latents_NK[firing], values_NK[firing])
 
 
-class Selection:
+class Selection(ABC):
     """Keeps some latents of each token: a subclass says which, and both forms follow."""
 
+    @abstractmethod
     def select(self, pre_NL: Tensor) -> tuple[Tensor, Tensor]:
         """``(latents, values)``, each [N, K]; no latent twice in a row."""
-        raise NotImplementedError
 
     def dense(self, pre_NL: Tensor) -> Tensor:
         """[N, L] pre-activations to [N, L] activations."""

@@ -24,8 +24,8 @@ from torch import Tensor
 from sae_core.errors import CoderError
 
 _LOADING = threading.Lock()
-_loads: list[None] = []
-_threads_before: list[int] = []
+_loads_running = 0
+_threads_before = 1
 WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """What weights may be stored in, and be loaded as."""
 
@@ -216,18 +216,19 @@ def _one_torch_thread() -> Iterator[None]:
 
     The number is the process's: the first of several loads sets it, the last puts it back.
     """
+    global _loads_running, _threads_before
     with _LOADING:
-        if not _loads:
-            _threads_before.append(torch.get_num_threads())
+        if _loads_running == 0:
+            _threads_before = torch.get_num_threads()
             torch.set_num_threads(1)
-        _loads.append(None)
+        _loads_running += 1
     try:
         yield
     finally:
         with _LOADING:
-            _loads.pop()
-            if not _loads:
-                torch.set_num_threads(_threads_before.pop())
+            _loads_running -= 1
+            if _loads_running == 0:
+                torch.set_num_threads(_threads_before)
 
 
 def _read_ahead(pieces: Iterator[Tensor]) -> Iterator[Tensor]:
