@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 
 from sae_core.errors import ConfigError, MissingFileError, did_you_mean
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
     from autointerp.scorers.base import Scorer
 
 ENVIRONMENT_PREFIX = "AUTOINTERP_"
-RESERVED_VARIABLES = frozenset({"AUTOINTERP_FAULT", "AUTOINTERP_LOG"})
+RESERVED_VARIABLES = frozenset({"AUTOINTERP_CACHE", "AUTOINTERP_CACHE_GIB", "AUTOINTERP_FAULT", "AUTOINTERP_LOG"})
 """Variables with our prefix that are no settings of a run."""
 STDLIB_CORPUS = "python-stdlib"
 CENSUS_TOKENS = 2_000_000
 """Up to this many tokens every window is kept and counted."""
 SAMPLED_WINDOWS = 30_000
+LEAST_SHARD_TOKENS, MOST_SHARDS = 262_144, 64
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 CONTROL_SUFFIX = ".random"
 """Ending of the name of a source's fake coder of random directions."""
@@ -97,15 +98,35 @@ class CorpusConfig(Section):
     """The text on which latents are observed."""
 
     path: str = Field(min_length=1)
-    """Folder, .txt, .jsonl or .parquet file, hub data set id, or "python-stdlib" (this interpreter's own sources)."""
-    text_field: str = "text"
-    """Field of a .jsonl or .parquet record that holds the text."""
+    """Folder, file (.txt, .jsonl, .parquet, .arrow, .npy, ...), hub data set id, or "python-stdlib" (this interpreter's own sources)."""
+    text_field: str | None = None
+    """Field of a row that holds the text; by default "text"."""
+    tokens_field: str | None = None
+    """Field of a row that holds token ids, which are read in the place of a text."""
+    messages_field: str | None = None
+    """Field of a row that holds a conversation (a list of role and content), which the subject's chat template makes a text of."""
+    split: str | None = None
+    """Split of a data set; by default the one called train, where there is one."""
+    subset: str | None = None
+    """Configuration of a hub data set, or folder in it."""
     suffixes: tuple[str, ...] = ()
     """Endings of the files that are read from a folder, such as ".md"; an empty list reads the usual kinds of text."""
     tokens_per_document: Annotated[int, Field(ge=1)] | None = None
     """At most this many tokens of each document, a stretch at a random place; by default all of it."""
+    packed: bool = False
+    """Whether the documents of a side are joined, with the EOS between them, and cut into full contexts; by default a context holds one document."""
+    bos: Literal["auto", "always", "never"] = "auto"
+    """Whether each context begins with the BOS: as the subject's tokenizer does it (auto), always or never."""
     revision: str | None = None
     """Commit, branch or tag of a hub data set."""
+
+    @field_validator("tokens_field", "messages_field")
+    @classmethod
+    def _one_field(cls, value: str | None, info: ValidationInfo) -> str | None:
+        before = [name for name in ("text_field", "tokens_field") if info.data.get(name) is not None]
+        if value is not None and before:
+            raise ValueError(f"corpus.{before[0]} is set too, and a row gives one document: set one of the two")
+        return value
 
 
 class ExtractionConfig(Section):
@@ -123,10 +144,14 @@ class ExtractionConfig(Section):
     """Uniformly drawn firing windows kept of each latent, per side."""
     pool_windows: Annotated[int, Field(ge=1)] | None = None
     """Uniformly drawn windows kept with all latents' activations, per side; by default all of them up to 2M tokens, then 30,000."""
-    batch_tokens: Count = 8192
-    """Tokens that go through the subject in one batch."""
-    shard_tokens: Count = 131_072
-    """Tokens of one chunk of extraction."""
+    batch_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Tokens that go through the subject in one batch; by default what suits the device, and less where memory does not suffice."""
+    shard_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Tokens of one chunk of extraction; by default 262,144, or a 64th of the corpus where that is more."""
+    latents_per_pass: Annotated[int, Field(ge=1)] | None = None
+    """Latents of each coder that are kept in one pass over the corpus, to bound memory; by default all; does not count for the run's identity."""
+    non_finite: Literal["stop", "skip"] = "stop"
+    """What to do with a context on which activations are NaN or infinite: stop with the place, or leave it out and count it."""
 
     @property
     def pool_size(self) -> int:
@@ -135,6 +160,11 @@ class ExtractionConfig(Section):
             return self.pool_windows
         # a window holds a token at least, so that no corpus of so many tokens has more windows
         return self.num_tokens if self.num_tokens <= CENSUS_TOKENS else SAMPLED_WINDOWS
+
+    @property
+    def shard_size(self) -> int:
+        """Tokens of one chunk: what was given, else so many that a kill loses little and partials stay few."""
+        return self.shard_tokens or max(LEAST_SHARD_TOKENS, -(-self.num_tokens // MOST_SHARDS))
 
 
 class ControlsConfig(Section):
@@ -201,13 +231,13 @@ class RunConfig(Section):
 
     @property
     def digest(self) -> str:
-        """sha256 of what decides the results: the resolved configuration without store and device."""
+        """sha256 of what decides the results: the resolved configuration without store, device and passes."""
         return hashlib.sha256(canonical_json(self.identity()).encode()).hexdigest()
 
     def identity(self) -> dict[str, Any]:
         """The JSON value that :attr:`digest` is taken of."""
         data = self.model_dump(mode="json")
-        del data["store"], data["subject"]["device"]
+        del data["store"], data["subject"]["device"], data["extraction"]["latents_per_pass"]
         return data
 
     def select_latents(self, num_latents: int) -> list[int]:

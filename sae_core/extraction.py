@@ -1,28 +1,36 @@
 """One streamed pass over (a shard of) the corpus: statistics, exemplars and the window pool of every latent.
 
-Memory depends on the latents, the exemplars and the pool, not on the number of tokens. A shard leaves a
-:class:`Partial` on disk; ``sae_core.merging`` adds the shards up to an exemplar store.
+Memory depends on the latents, the exemplars and one shard's part of the pool, not on the number of tokens. A shard
+leaves a :class:`Partial` on disk; :mod:`sae_core.merging` adds the shards up to an exemplar store.
 
-Letters: B contexts of a batch, T tokens, D width, L latents, S sides, M firing (window, latent) pairs.
+Letters: B contexts of a batch, T tokens of its longest, L latents, nnz activations of a batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sae_core.accumulation import NUM_SIDES, Accumulator, Windows, beyond_sums, pool_rows
 from sae_core.attachment import AttachedCoder
+from sae_core.batches import block_batches, padded
+from sae_core.encoding import BatchActivations, Replica, encode_batches
 from sae_core.errors import NonFiniteError
-from sae_core.hashing import hash64, seed_for
-from sae_core.partial import ExtractionSettings, Partial
-from sae_core.parts.activation import SparseActivations
-from sae_core.records import HISTOGRAM_EDGES
-from sae_core.reservoir import Firings, PoolRows
+from sae_core.fixed_point import LARGEST
+from sae_core.non_finite import subject_sentence
+from sae_core.partial import ExtractionSettings, Firings, Partial, PoolRows
+from sae_core.pool_sample import PoolSample, window_uids
 from sae_core.subject import SubjectModel
 from sae_core.tokens import TokenCorpus
+
+_CPU_BATCH, _GPU_BATCH = 2_048, 32_768
+"""Tokens of a forward pass: on a CPU its tensors are best as small as keeps the matrix products efficient."""
+_LEAST_LATENTS_A_THREAD = 256
 
 
 def extract(
@@ -33,143 +41,201 @@ def extract(
     settings: ExtractionSettings,
     progress: Callable[[int], None] = lambda tokens: None,
 ) -> list[Partial]:
-    """Run the contexts ``contexts`` once and return one :class:`Partial` a coder.
+    """Run the contexts ``contexts`` once and return one :class:`Partial` a coder, of all its latents.
 
-    ``progress`` gets the tokens done. Raises NonFiniteError where the subject gives NaN or infinite activations.
+    ``progress`` gets the tokens done. Errors: those of :meth:`Extractor.extract`.
     """
-    partials = [Partial.empty(attached.coder.num_latents, settings) for attached in coders]
-    hookpoints = list(dict.fromkeys(hookpoint for attached in coders for hookpoint in attached.read))
-    special = np.asarray(sorted(subject.special_ids), dtype=np.int64)
-    done = 0
-    for rows in context_batches(corpus, np.arange(contexts.start, contexts.stop), settings.batch_tokens):
-        tokens = padded([corpus.context(int(row)) for row in rows])
-        counts = (tokens >= 0) & ~np.isin(tokens, special)
-        device_tokens = torch.from_numpy(np.maximum(tokens, 0)).long().to(subject.device)
-        captured = subject.capture(device_tokens, hookpoints)
-        for attached, partial in zip(coders, partials, strict=True):
-            hidden = attached.inputs(captured)
-            flat = hidden.reshape(-1, hidden.shape[-1])
-            if not bool(torch.isfinite(flat).all()):
-                raise _non_finite(attached, hidden, tokens, rows, corpus)
-            acts = attached.coder.encode_sparse(flat)
-            _update(partial, acts, counts, rows, corpus, settings)
-        done += int(counts.sum())
-        progress(done)
-    return partials
+    return Extractor([Replica(subject, coders)], corpus, settings).extract(contexts, progress)
 
 
-def context_batches(corpus: TokenCorpus, ordinals: NDArray[np.int64], batch_tokens: int) -> list[NDArray[np.int64]]:
-    """Contexts grouped so that a batch holds about ``batch_tokens``; equal lengths together, to pad little."""
-    lengths = np.diff(corpus.context_start)[ordinals]
-    order = np.argsort(-lengths, kind="stable")
-    ordinals, lengths = ordinals[order], lengths[order]
-    batches: list[NDArray[np.int64]] = []
-    start = 0
-    while start < len(ordinals):
-        size = max(1, batch_tokens // int(lengths[start]))
-        batches.append(ordinals[start : start + size])
-        start += size
-    return batches
+class Extractor:
+    """Extracts shards of a corpus one after the other.
 
+    What it has seen of earlier shards lets it leave out of a later one what cannot be among the whole's exemplars, so
+    a shard's partial holds only its share of them. It must therefore be thrown away after an error, and all shards that it
+    has done must be merged.
+    """
 
-def padded(rows: list[NDArray[np.int32]]) -> NDArray[np.int32]:
-    """[B, T], right-padded with -1."""
-    out = np.full((len(rows), max(len(row) for row in rows)), -1, dtype=np.int32)
-    for index, row in enumerate(rows):
-        out[index, : len(row)] = row
-    return out
+    def __init__(
+        self,
+        replicas: Sequence[Replica],
+        corpus: TokenCorpus,
+        settings: ExtractionSettings,
+        latents: Sequence[range] | None = None,
+    ) -> None:
+        """``latents``: of each coder, the range of latents to keep (all, without it); the others cost no memory.
 
+        ``replicas``: the same subject and coders once for each device.
+        """
+        self._replicas = list(replicas)
+        self._corpus = corpus
+        self._settings = settings
+        coders = replicas[0].coders
+        self._latents = list(latents or [range(attached.coder.num_latents) for attached in coders])
+        self._threads = torch.get_num_threads()
+        self._workers = ThreadPoolExecutor(self._threads, thread_name_prefix="accumulate")
+        self._accumulators = [
+            [Accumulator(part, settings) for part in _split(kept, self._threads)] for kept in self._latents
+        ]
+        self._pool = PoolSample(corpus, settings, replicas[0].subject.special_ids)
+        self._batch_tokens = settings.batch_tokens or (_GPU_BATCH if replicas[0].is_gpu else _CPU_BATCH)
+        self._done: list[range] = []
+        self._special = np.asarray(sorted(replicas[0].subject.special_ids), dtype=np.int64)
 
-def _update(
-    partial: Partial,
-    acts: SparseActivations,
-    counts: NDArray[np.bool_],
-    rows: NDArray[np.int64],
-    corpus: TokenCorpus,
-    settings: ExtractionSettings,
-) -> None:
-    """Add one batch: ``acts`` of its B*T tokens (padded [B, T]), of which those of ``counts`` [B, T] count."""
-    num_latents, length = partial.num_latents, settings.window_length
-    per_context = settings.windows_per_context
-    width = counts.shape[1]
-    sides = corpus.context_side[rows].astype(np.int64)
+    def has_done(self, contexts: range) -> bool:
+        """Whether some of the contexts were extracted already: a second time they would crowd out themselves."""
+        return any(contexts.start < done.stop and done.start < contexts.stop for done in self._done)
 
-    # Windows of the batch, firing or not.
-    padded = np.zeros((len(rows), per_context * length), dtype=bool)
-    padded[:, :width] = counts
-    window_exists = padded.reshape(len(rows), per_context, length).any(axis=2)
-    partial.num_tokens += np.bincount(sides, weights=counts.sum(axis=1), minlength=3).astype(np.int64)
-    partial.num_windows += np.bincount(sides, weights=window_exists.sum(axis=1), minlength=3).astype(np.int64)
-    window_uid = hash64(corpus.context_uid[rows][:, None].view(np.int64), np.arange(per_context)[None, :])
+    @property
+    def nbytes(self) -> int:
+        """Memory that the statistics and exemplars hold by now."""
+        return sum(part.nbytes for parts in self._accumulators for part in parts)
 
-    token = acts.token.cpu().numpy()
-    latent = acts.latent.cpu().numpy()
-    value = acts.value.float().cpu().numpy()
-    keep = counts.reshape(-1)[token] & (np.abs(value) > settings.tau)
-    token, latent, value = token[keep], latent[keep], value[keep]
-    if not np.isfinite(value).all():
-        raise NonFiniteError(
-            f"the coder gives NaN or infinite activations in a batch that holds document {int(corpus.context_document[rows[0]])}: "
-            "its weights do not fit this subject's activations."
+    def extract(self, contexts: range, progress: Callable[[int], None] = lambda tokens: None) -> list[Partial]:
+        """Run a shard and return one :class:`Partial` a coder, which holds the range of latents that was asked.
+
+        ``progress`` gets the tokens done. Errors: NonFiniteError for NaN, infinite or absurdly large activations, unless
+        the settings skip them.
+        """
+        assert not self.has_done(contexts)
+        self._done.append(contexts)
+        num_coders = len(self._latents)
+        tokens_done = 0
+        num_tokens = np.zeros((num_coders, NUM_SIDES), np.int64)
+        num_windows = np.zeros((num_coders, NUM_SIDES), np.int64)
+        skipped = np.zeros((num_coders, 2), np.int64)
+        pools: list[list[PoolRows]] = [[_no_rows()] for _ in range(num_coders)]
+        batches = block_batches(self._corpus, contexts, self._batch_tokens)
+        for number, (rows, tokens, found) in enumerate(self._encoded(batches)):
+            counts = (tokens >= 0) & ~np.isin(tokens, self._special)
+            windows = Windows(
+                contexts=rows,
+                side=self._corpus.context_side[rows].astype(np.int64),
+                uid=window_uids(self._corpus, rows, self._settings.windows_per_context),
+                counts=counts,
+                length=self._settings.window_length,
+            )
+            waiting: list[Future[None]] = []
+            sampling: list[Future[PoolRows]] = []
+            for coder in range(num_coders):
+                kept, lost = self._finite(windows, found[coder], coder, tokens, number)
+                skipped[coder] += lost
+                exist = kept.exist
+                num_tokens[coder] += _by_side(kept.side, kept.counts.sum(axis=1))
+                num_windows[coder] += _by_side(kept.side, exist.sum(axis=1))
+                acts = found[coder]
+                chosen = exist & self._pool.holds(kept.uid, kept.side)
+                entries = (acts.token, acts.latent, acts.value, kept)
+                waiting += [self._workers.submit(part.add, *entries) for part in self._accumulators[coder]]
+                of_pool = (chosen, self._latents[coder], self._settings.tau)
+                sampling.append(self._workers.submit(pool_rows, *entries, *of_pool))
+            for future in waiting:
+                future.result()
+            for pool, sampled in zip(pools, sampling, strict=True):
+                pool.append(sampled.result())
+            tokens_done += int(counts.sum())
+            progress(tokens_done)
+        return [
+            self._partial(coder, contexts, num_tokens[coder], num_windows[coder], skipped[coder], pools[coder])
+            for coder in range(num_coders)
+        ]
+
+    def _encoded(
+        self, batches: list[NDArray[np.int64]]
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int32], list[BatchActivations]]]:
+        def token_batches() -> Iterator[tuple[NDArray[np.int64], NDArray[np.int32]]]:
+            for rows in batches:
+                yield rows, padded([self._corpus.context(int(row)) for row in rows])
+
+        yield from encode_batches(self._replicas, token_batches())
+
+    def _finite(
+        self, windows: Windows, acts: BatchActivations, coder: int, tokens: NDArray[np.int32], number: int
+    ) -> tuple[Windows, tuple[int, int]]:
+        """The windows without contexts of which an activation is not finite, and how many contexts and tokens that cost."""
+        bad = acts.non_finite
+        if beyond_sums(acts.value):
+            width = windows.counts.shape[1]
+            wrong = ~(np.abs(acts.value) < LARGEST) & windows.counts.reshape(-1)[acts.token]
+            bad = bad.copy()
+            bad[np.unique(acts.token[wrong] // width)] = True
+        if not bad.any():
+            return windows, (0, 0)
+        if not self._settings.skip_non_finite:
+            first = int(np.flatnonzero(bad)[0])
+            raise NonFiniteError(self._sentence(windows, acts, coder, tokens, number, first))
+        counts = windows.counts & ~bad[:, None]
+        return replace(windows, counts=counts), (int(bad.sum()), int((windows.counts & bad[:, None]).sum()))
+
+    def _sentence(
+        self,
+        windows: Windows,
+        acts: BatchActivations,
+        coder: int,
+        tokens: NDArray[np.int32],
+        number: int,
+        first: int,
+    ) -> str:
+        context = int(windows.contexts[first])
+        place = f"first in batch {number}, context {context} (document {int(self._corpus.context_document[context])}) of the corpus"
+        replica = self._replicas[0]
+        if acts.non_finite[first]:
+            row = tokens[first]
+            return subject_sentence(replica.subject, replica.coders[coder], row[row >= 0], place)
+        return (
+            f"the coder at {', '.join(map(str, replica.coders[coder].read))} gives activations that are NaN, infinite or beyond "
+            f"{LARGEST:.0e}, {place}, though the subject's are finite: its weights do not fit this subject, or its dtype "
+            'overflows; give the coder of this subject, or extraction.non_finite = "skip" to leave such contexts out and count them.'
         )
 
-    # One segment a firing (latent, window) pair; tokens stay in order inside it.
-    batch_row, place = np.divmod(token, width)
-    local_window = batch_row * per_context + place // length
-    order = np.argsort(latent * (len(rows) * per_context) + local_window, kind="stable")
-    latent, local_window, value = latent[order], local_window[order], value[order]
-    position = (place[order] % length).astype(np.uint8)
-    first = np.flatnonzero(np.r_[True, (latent[1:] != latent[:-1]) | (local_window[1:] != local_window[:-1])])
-    if len(token) == 0:
-        first = first[:0]
-    row_length = np.diff(np.r_[first, len(latent)]).astype(np.int32)
-    peak = np.maximum.reduceat(np.abs(value), first) if len(first) else np.empty(0, np.float32)
-    pair_latent, pair_local = latent[first], local_window[first]
-    pair_row, pair_window = np.divmod(pair_local, per_context)
-    group = sides[pair_row] * num_latents + pair_latent
-
-    partial.fire_count += np.bincount(group, weights=row_length, minlength=3 * num_latents).astype(np.int64)
-    partial.num_windows_firing += np.bincount(group, minlength=3 * num_latents)
-    partial.sum_activation += np.bincount(
-        np.repeat(group, row_length), weights=value.astype(np.float64), minlength=3 * num_latents
-    )
-    np.maximum.at(partial.max_activation, group, peak)
-    cell = np.searchsorted(HISTOGRAM_EDGES, peak, side="right")
-    num_cells = len(HISTOGRAM_EDGES) + 1
-    partial.histogram += np.bincount(group * num_cells + cell, minlength=3 * num_latents * num_cells)
-
-    window = rows[pair_row] * per_context + pair_window
-    key = hash64(seed_for(settings.seed, "exemplars"), pair_latent, window_uid[pair_row, pair_window].view(np.int64))
-    for reservoir, rank in ((partial.top, peak), (partial.sampled, np.zeros_like(peak))):
-        chosen = np.flatnonzero(reservoir.admits(group, rank, key))
-        entries_of = Firings(group, window, rank, key, row_length, position, value)
-        reservoir.add(entries_of.take(chosen))
-
-    pool_key = hash64(seed_for(settings.seed, "pool"), window_uid.view(np.int64))
-    by_window = np.argsort(local_window, kind="stable")
-    entries_per_window = np.bincount(local_window, minlength=len(rows) * per_context).astype(np.int32)
-    batch_rows = PoolRows(
-        window=(rows[:, None] * per_context + np.arange(per_context)[None, :]).reshape(-1),
-        key=pool_key.reshape(-1),
-        row_length=entries_per_window,
-        latent=latent[by_window].astype(np.int32),
-        position=position[by_window],
-        value=value[by_window],
-    )
-    for side, pool in enumerate(partial.pools):
-        mine = window_exists & (sides == side)[:, None] & pool.admits(pool_key)
-        pool.add(batch_rows.take(np.flatnonzero(mine.reshape(-1))))
+    def _partial(
+        self,
+        coder: int,
+        contexts: range,
+        num_tokens: NDArray[np.int64],
+        num_windows: NDArray[np.int64],
+        skipped: NDArray[np.int64],
+        pools: list[PoolRows],
+    ) -> Partial:
+        per_context = self._settings.windows_per_context
+        edges = (contexts.start * per_context, contexts.stop * per_context)
+        futures = [
+            self._workers.submit(part.end_shard, *edges, num_tokens, num_windows, skipped, _no_rows())
+            for part in self._accumulators[coder]
+        ]
+        parts = [future.result() for future in futures]
+        return Partial(
+            first_latent=self._latents[coder].start,
+            num_tokens=num_tokens,
+            num_windows=num_windows,
+            skipped=skipped,
+            fire_count=np.concatenate([part.fire_count for part in parts]),
+            num_windows_firing=np.concatenate([part.num_windows_firing for part in parts]),
+            max_activation=np.concatenate([part.max_activation for part in parts]),
+            sum_high=np.concatenate([part.sum_high for part in parts]),
+            sum_low=np.concatenate([part.sum_low for part in parts]),
+            histogram=np.concatenate([part.histogram for part in parts]),
+            firings=Firings.concatenate([part.firings for part in parts]),
+            pool=PoolRows.concatenate(pools),
+        )
 
 
-def _non_finite(
-    attached: AttachedCoder,
-    hidden: torch.Tensor,
-    tokens: NDArray[np.int32],
-    rows: NDArray[np.int64],
-    corpus: TokenCorpus,
-) -> NonFiniteError:
-    bad = int((~torch.isfinite(hidden)).any(dim=-1).any(dim=-1).nonzero()[0])
-    return NonFiniteError(
-        f"the subject gives NaN or infinite values at hookpoint {', '.join(map(str, attached.read))}, first in context {int(rows[bad])} "
-        f'(document {int(corpus.context_document[rows[bad]])}): its weights are damaged, or the dtype overflows; try subject.dtype = "float32".'
+def _split(latents: range, threads: int) -> list[range]:
+    """``latents`` cut among threads, each of which has all that there is to know about its own."""
+    parts = max(1, min(threads, len(latents) // _LEAST_LATENTS_A_THREAD))
+    edges = [latents.start + len(latents) * part // parts for part in range(parts + 1)]
+    return [range(edges[part], edges[part + 1]) for part in range(parts)]
+
+
+def _by_side(side: NDArray[np.int64], amount: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.bincount(side, weights=amount, minlength=NUM_SIDES).astype(np.int64)
+
+
+def _no_rows() -> PoolRows:
+    return PoolRows(
+        np.empty(0, np.int64),
+        np.empty(0, np.int32),
+        np.empty(0, np.int32),
+        np.empty(0, np.uint8),
+        np.empty(0, np.float32),
     )

@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sae_core.attachment import AttachedCoder, side_by_side
+from sae_core.batches import context_batches, padded
 from sae_core.coder import SparseCoder
 from sae_core.editing import put
 from sae_core.errors import CorpusError, NonFiniteError
-from sae_core.extraction import context_batches, padded
 from sae_core.hookpoints import Hookpoint, first_tensor
 from sae_core.subject import SubjectModel
 from sae_core.tokens import TokenCorpus

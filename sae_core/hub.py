@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from sae_core.errors import CoderError, InputError, MissingFileError
 from sae_core.hook_names import layer_in
@@ -13,6 +17,9 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_PATH = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:/(.+))?")
 _WEIGHTS = (".safetensors", ".npz", ".pt", ".pth")
 _CONFIGS = (".json", ".yaml", ".yml")
+_RANGE_BYTES = 1 << 20
+"""Fetched at least, and ahead, of a file that is read in ranges."""
+_RANGE_BUFFER_BYTES = 1 << 16
 
 
 def local_folder(
@@ -39,6 +46,116 @@ def local_folder(
         return Path(
             snapshot_download(path_or_id, revision=revision, repo_type=repo_type, allow_patterns=allow_patterns)
         )
+    except Exception as error:  # the client lets its HTTP library's own errors through
+        raise _not_given(what, path_or_id, error) from error
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """A data set of the hub at one commit; its files are read as they are needed."""
+
+    name: str
+    commit: str
+    sizes: dict[str, int]
+    """Bytes of each file."""
+    snapshot: Path | None
+    """Where the local cache has its files when offline; None where they are read over the network."""
+
+    def local(self, file: str) -> Path | None:
+        """Where a file lies on this machine, if the local cache has it."""
+        if self.snapshot is not None:
+            return self.snapshot / file
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(self.name, file, repo_type="dataset", revision=self.commit)
+        return Path(found) if isinstance(found, str) else None
+
+    def opener(self, file: str) -> Callable[[], BinaryIO]:
+        """What opens a file to be read from its beginning, in ranges."""
+        return partial(self._open, file)
+
+    def read_text(self, file: str) -> str:
+        """A small text file, "" where there is none. Raises MissingFileError where the hub does not give it."""
+        if file not in self.sizes:
+            return ""
+        with self._open(file) as stream:
+            return stream.read().decode("utf-8", "replace")
+
+    def _open(self, file: str) -> BinaryIO:
+        path = self.local(file)
+        if path is not None:
+            return path.open("rb")
+        return cast(BinaryIO, io.BufferedReader(_Ranges(self, file), _RANGE_BUFFER_BYTES))
+
+
+class _Ranges(io.RawIOBase):
+    """A file of the hub, fetched range by range. Raises MissingFileError where the hub does not give one."""
+
+    def __init__(self, repository: HubDataset, file: str) -> None:
+        from huggingface_hub import HfFileSystem
+
+        self._what = f"{repository.name}/{file}"
+        self._size = repository.sizes[file]
+        place = f"datasets/{repository.name}@{repository.commit}/{file}"
+        self._file: Any = self._of_hub(
+            lambda: HfFileSystem().open(place, "rb", block_size=_RANGE_BYTES, size=self._size)
+        )
+
+    def _of_hub(self, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except Exception as error:  # the client lets its HTTP library's own errors through
+            raise MissingFileError(
+                f"the hub does not give {self._what} ({_first_line(error)}): check the network and start again, or download the data set "
+                "and give its folder."
+            ) from error
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = min(len(buffer), self._size - self.tell())
+        content = self._of_hub(lambda: self._file.read(wanted)) if wanted > 0 else b""
+        if wanted > 0 and not content:
+            raise MissingFileError(f"the hub gave less of {self._what} than it said it has: start again.")
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+def data_set(path_or_id: str, *, what: str, revision: str | None = None) -> Path | HubDataset:
+    """The folder or file itself where it exists, else the data set of the hub of that id, at one commit.
+
+    With ``HF_HUB_OFFLINE=1`` only the local cache is asked. Raises MissingFileError where neither is to be had.
+    """
+    path = _local(path_or_id)
+    if path is not None and path.exists():
+        return path
+    if path is None or path.is_absolute() or path_or_id.startswith(".") or not _HUB_ID.fullmatch(path_or_id):
+        raise _no_such_path(what, path_or_id)
+    from huggingface_hub import HfApi, constants, snapshot_download
+
+    try:
+        if constants.HF_HUB_OFFLINE:
+            root = Path(snapshot_download(path_or_id, revision=revision, repo_type="dataset", local_files_only=True))
+            sizes = {name: (root / name).stat().st_size for name in _files_below(root)}
+            return HubDataset(path_or_id, root.name, sizes, root)
+        commit = str(HfApi().dataset_info(path_or_id, revision=revision).sha)
+        tree = HfApi().list_repo_tree(path_or_id, recursive=True, revision=commit, repo_type="dataset")
+        return HubDataset(path_or_id, commit, {f.path: f.size for f in tree if hasattr(f, "size")}, None)
     except Exception as error:  # the client lets its HTTP library's own errors through
         raise _not_given(what, path_or_id, error) from error
 
@@ -161,8 +278,11 @@ def _no_such_path(what: str, given: str) -> MissingFileError:
 
 
 def _not_given(what: str, given: str, error: Exception) -> MissingFileError:
-    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return MissingFileError(
-        f"{what} is {given!r}: no such folder here, and the hub (or its local cache) does not give it ({first_line}): "
+        f"{what} is {given!r}: no such folder here, and the hub (or its local cache) does not give it ({_first_line(error)}): "
         "check the spelling, the network, or download it first and give the folder."
     )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

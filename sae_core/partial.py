@@ -1,4 +1,7 @@
-"""What a shard of the corpus leaves behind for one coder; partials of all shards add up to the whole. Torch-free."""
+"""What a shard of the corpus leaves behind for a range of a coder's latents; shards add up to the whole. Torch-free.
+
+Letters: S sides (3), L latents of the range, H histogram cells, M firings, R activations of all firings, W windows.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
-from sae_core.records import HISTOGRAM_EDGES
-from sae_core.reservoir import FiringReservoir, Firings, PoolReservoir, PoolRows
+from sae_core.tensor_file import mapped
 
 
 @dataclass(frozen=True)
@@ -29,105 +31,125 @@ class ExtractionSettings:
     """Uniformly drawn firing windows kept of a latent and side."""
     pool_windows: int = 30_000
     """Uniformly drawn windows kept of a side, with all latents' activations."""
-    batch_tokens: int = 8_192
-    """Tokens of one forward pass."""
+    batch_tokens: int | None = None
+    """Tokens of one forward pass; None for what suits the device."""
     tau: float = 0.0
     """A latent fires where its activation exceeds this by magnitude."""
     seed: int = 0
     """Seed of the samples."""
+    skip_non_finite: bool = False
+    """Whether contexts with NaN or infinite activations are left out and counted, instead of ending the pass."""
 
     @property
     def windows_per_context(self) -> int:
         return -(-self.context_length // self.window_length)
 
 
+@dataclass(frozen=True)
+class Firings:
+    """Firing windows of latents, ordered by group: M of them, and the activations of all behind one another."""
+
+    group: NDArray[np.int32]
+    """[M] latent * S + side, the latent counted from 0 for the coder, not for the range."""
+    window: NDArray[np.int64]
+    """[M] ordinal of the window in the corpus."""
+    key: NDArray[np.uint64]
+    """[M] hash that draws the uniform sample: the smallest are in it."""
+    peak: NDArray[np.float32]
+    """[M] largest activation by magnitude: the largest are at the top."""
+    row_length: NDArray[np.uint8]
+    """[M] activations of the window that are not zero."""
+    position: NDArray[np.uint8]
+    """[R] position in the window."""
+    value: NDArray[np.float32]
+    """[R] activation."""
+
+    @staticmethod
+    def concatenate(parts: list[Firings]) -> Firings:
+        return Firings(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Firings)))
+
+
+@dataclass(frozen=True)
+class PoolRows:
+    """Windows with the activations of a range of latents: W windows, nnz entries behind one another."""
+
+    window: NDArray[np.int64]
+    """[W] ordinal of the window in the corpus."""
+    row_length: NDArray[np.int32]
+    """[W] entries of the window."""
+    latent: NDArray[np.int32]
+    """[nnz]"""
+    position: NDArray[np.uint8]
+    """[nnz] position in the window, ascending within it."""
+    value: NDArray[np.float32]
+    """[nnz]"""
+
+    @staticmethod
+    def concatenate(parts: list[PoolRows]) -> PoolRows:
+        return PoolRows(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(PoolRows)))
+
+
 _COUNTS = (
     "num_tokens",
     "num_windows",
+    "skipped",
     "fire_count",
     "num_windows_firing",
     "max_activation",
-    "sum_activation",
+    "sum_high",
+    "sum_low",
     "histogram",
 )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Partial:
-    """Statistics and reservoirs, flat over (side, latent)."""
+    """Counts are of the shard alone; of its firings those are left out that earlier shards of the process crowd out."""
 
-    num_latents: int
+    first_latent: int
+    """The range begins here."""
     num_tokens: NDArray[np.int64]
-    """[S]"""
+    """[S] tokens that count."""
     num_windows: NDArray[np.int64]
-    """[S]"""
+    """[S] windows with such a token."""
+    skipped: NDArray[np.int64]
+    """[2] contexts and tokens that were left out because activations were not finite."""
     fire_count: NDArray[np.int64]
-    """[S * L]"""
+    """[L, S]"""
     num_windows_firing: NDArray[np.int64]
-    """[S * L]"""
+    """[L, S]"""
     max_activation: NDArray[np.float32]
-    """[S * L]"""
-    sum_activation: NDArray[np.float64]
-    """[S * L]"""
-    histogram: NDArray[np.int64]
-    """[S * L * H]"""
-    top: FiringReservoir
-    sampled: FiringReservoir
-    pools: tuple[PoolReservoir, PoolReservoir, PoolReservoir]
+    """[L, S]"""
+    sum_high: NDArray[np.int64]
+    """[L, S] sum of the activations (:mod:`sae_core.fixed_point`)."""
+    sum_low: NDArray[np.int64]
+    """[L, S]"""
+    histogram: NDArray[np.uint32]
+    """[L, S, H]"""
+    firings: Firings
+    pool: PoolRows
 
-    @staticmethod
-    def empty(num_latents: int, settings: ExtractionSettings) -> Partial:
-        """A partial of no tokens."""
-        groups = 3 * num_latents
-        return Partial(
-            num_latents=num_latents,
-            num_tokens=np.zeros(3, np.int64),
-            num_windows=np.zeros(3, np.int64),
-            fire_count=np.zeros(groups, np.int64),
-            num_windows_firing=np.zeros(groups, np.int64),
-            max_activation=np.zeros(groups, np.float32),
-            sum_activation=np.zeros(groups, np.float64),
-            histogram=np.zeros(groups * (len(HISTOGRAM_EDGES) + 1), np.int64),
-            top=FiringReservoir(groups, settings.top_exemplars),
-            sampled=FiringReservoir(groups, settings.sampled_exemplars),
-            pools=(
-                PoolReservoir(settings.pool_windows),
-                PoolReservoir(settings.pool_windows),
-                PoolReservoir(settings.pool_windows),
-            ),
-        )
-
-    def absorb(self, other: Partial) -> None:
-        """Add another shard's partial. Sums are added in the order of the calls."""
-        for name in _COUNTS:
-            mine, theirs = getattr(self, name), getattr(other, name)
-            setattr(self, name, np.maximum(mine, theirs) if name == "max_activation" else mine + theirs)
-        self.top.add(other.top.result())
-        self.sampled.add(other.sampled.result())
-        for mine_pool, their_pool in zip(self.pools, other.pools, strict=True):
-            mine_pool.add(their_pool.result())
+    @property
+    def num_latents(self) -> int:
+        return len(self.fire_count)
 
     def save(self, path: Path) -> None:
         """Write as safetensors, under a temporary name first."""
         tensors: dict[str, NDArray[np.generic]] = {name: getattr(self, name) for name in _COUNTS}
-        for name, firings in (("top", self.top.result()), ("sampled", self.sampled.result())):
-            tensors |= {f"{name}.{f.name}": getattr(firings, f.name) for f in fields(Firings)}
-        for side, pool in enumerate(self.pools):
-            rows = pool.result()
-            tensors |= {f"pool{side}.{f.name}": getattr(rows, f.name) for f in fields(PoolRows)}
+        tensors["first_latent"] = np.asarray([self.first_latent], dtype=np.int64)
+        tensors |= {f"firings.{f.name}": getattr(self.firings, f.name) for f in fields(Firings)}
+        tensors |= {f"pool.{f.name}": getattr(self.pool, f.name) for f in fields(PoolRows)}
         temporary = path.with_suffix(".tmp")
         save_file(tensors, temporary)
         temporary.replace(path)
 
     @staticmethod
-    def load(path: Path, num_latents: int, settings: ExtractionSettings) -> Partial:
-        """Read what :meth:`save` wrote."""
-        tensors = load_file(path)
-        partial = Partial.empty(num_latents, settings)
-        for name in _COUNTS:
-            setattr(partial, name, tensors[name])
-        partial.top.add(Firings(*(tensors[f"top.{f.name}"] for f in fields(Firings))))
-        partial.sampled.add(Firings(*(tensors[f"sampled.{f.name}"] for f in fields(Firings))))
-        for side, pool in enumerate(partial.pools):
-            pool.add(PoolRows(*(tensors[f"pool{side}.{f.name}"] for f in fields(PoolRows))))
-        return partial
+    def load(path: Path) -> Partial:
+        """Map what :meth:`save` wrote: nothing is read before it is used."""
+        tensors = mapped(path)
+        return Partial(
+            first_latent=int(tensors["first_latent"][0]),
+            **{name: tensors[name] for name in _COUNTS},
+            firings=Firings(*(tensors[f"firings.{f.name}"] for f in fields(Firings))),
+            pool=PoolRows(*(tensors[f"pool.{f.name}"] for f in fields(PoolRows))),
+        )

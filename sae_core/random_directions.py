@@ -18,9 +18,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from sae_core.attachment import AttachedCoder
+from sae_core.batches import context_batches, padded
 from sae_core.coder import SparseCoder, fingerprint
 from sae_core.errors import InputError
-from sae_core.extraction import context_batches, padded
 from sae_core.hashing import seed_for
 from sae_core.parts.activation import JumpReLU
 from sae_core.parts.encoder import AffineEncoder

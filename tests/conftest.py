@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+_CACHE = tempfile.TemporaryDirectory(prefix="autointerp-test-cache-")
+os.environ["AUTOINTERP_CACHE"] = _CACHE.name  # never the user's own; gone with this process
 
 settings.register_profile(
     "autointerp",

@@ -15,7 +15,10 @@ HEAVY = {"torch", "transformers"}
 # sae_core's modules that LLM workers, API and UI read
 TORCH_FREE = (
     "records", "hashing", "errors", "exemplar_store", "partial", "reservoir", "token_text", "tokens", "documents",
-    "suffix_evidence", "hub", "hook_names", "intervention/evidence",
+    "document", "corpus_files", "corpus_writer", "dataset_files", "packing", "saved_dataset", "seen_digests", "token_cache",
+    "token_corpus",
+    "readers/scanning", "readers/file", "readers/field", "readers/table", "readers/text", "readers/jsonl", "readers/parquet",
+    "readers/arrow", "readers/npy", "suffix_evidence", "hub", "hook_names", "intervention/evidence",
 )  # fmt: skip
 NEVER = {
     "sae_core": {"autointerp", "workers", "pydantic", "openai", "anthropic", "celery", "sqlalchemy", "typer", "rich"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -140,6 +141,7 @@ def _look(
     from sae_core.attachment import attach
     from sae_core.health import measure_health
     from sae_core.subject import SubjectModel
+    from sae_core.token_cache import TokenCache
     from sae_core.tokens import CorpusSpec, build_corpus
 
     subject = SubjectModel.load(measure.subject, device=measure.device, dtype=options.dtype)
@@ -152,5 +154,6 @@ def _look(
     attached = attach(subject, coder)
     spec = CorpusSpec(measure.corpus, measure.num_tokens, measure.context_length, measure.text_field)
     with tempfile.TemporaryDirectory(prefix="autointerp-inspect-") as folder:
-        corpus = build_corpus(spec, subject.tokenizer, subject.bos_id, Path(folder))
+        cache = TokenCache.of(os.environ)
+        corpus = build_corpus(spec, subject.tokenizer, subject.bos_id, Path(folder), cache=cache)
         return Inspection(path, coder, measure, measure_health(subject, attached, corpus, progress=progress))

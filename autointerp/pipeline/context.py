@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from autointerp.scorers.base import Scorer
     from sae_core.attachment import AttachedCoder
     from sae_core.exemplar_store import ExemplarStore
+    from sae_core.extraction import Extractor
     from sae_core.partial import ExtractionSettings
     from sae_core.subject import SubjectModel
     from sae_core.tokens import TokenCorpus
@@ -51,6 +52,7 @@ class RunContext:
     run_id: str
     _exemplars: dict[str, ExemplarStore] = field(default_factory=dict, repr=False)
     _attached: dict[str, AttachedCoder] = field(default_factory=dict, repr=False)
+    _extraction: tuple[range, Extractor] | None = field(default=None, repr=False)
 
     @cached_property
     def sources(self) -> list[Source]:
@@ -130,6 +132,34 @@ class RunContext:
         return TokenCorpus.open(self.folder.corpus)
 
     @property
+    def batch_tokens(self) -> int:
+        """Tokens of one forward pass of the stages that run the subject beside extraction."""
+        return self.config.extraction.batch_tokens or 8192
+
+    def extractor(self, latents: range, contexts: range) -> Extractor:
+        """What extracts ``latents`` of every source that has some of them; it goes on from earlier shards where it can."""
+        from sae_core.encoding import Replica
+        from sae_core.extraction import Extractor
+
+        kept = self._extraction
+        if kept is None or kept[0] != latents or kept[1].has_done(contexts):
+            names = self.sources_with(latents)
+            attached = [self.attached(name) for name in names]
+            ranges = [range(latents.start, min(latents.stop, coder.coder.num_latents)) for coder in attached]
+            self._extraction = None  # so that two are never there
+            extractor = Extractor([Replica(self.subject, attached)], self.corpus, self.extraction_settings, ranges)
+            self._extraction = kept = (latents, extractor)
+        return kept[1]
+
+    def sources_with(self, latents: range) -> list[str]:
+        """The sources that have some of these latents."""
+        return [source.name for source in self.sources if source.num_latents > latents.start]
+
+    def drop_extractor(self) -> None:
+        """Free what extraction holds; after an error it must not be used again."""
+        self._extraction = None
+
+    @property
     def extraction_settings(self) -> ExtractionSettings:
         """What extraction keeps."""
         from sae_core.partial import ExtractionSettings
@@ -144,6 +174,7 @@ class RunContext:
             pool_windows=given.pool_size,
             batch_tokens=given.batch_tokens,
             seed=self.config.seed,
+            skip_non_finite=given.non_finite == "skip",
         )
 
     def exemplars(self, source: str) -> ExemplarStore:

@@ -24,7 +24,7 @@ from autointerp.store import ChunkState, LabelStore, open_store
 from autointerp.store.dialects import parse_url
 from autointerp.store.models import Run
 from autointerp.store.opening import sqlite_url
-from sae_core.errors import ConfigError, CorpusError, DiskFullError, StoreError
+from sae_core.errors import ConfigError, DiskFullError, StoreError
 from sae_core.records import Source
 
 _BYTES_PER_FIRING = 9
@@ -216,15 +216,10 @@ def preflight(config: RunConfig, folder: RunFolder) -> tuple[list[Source], dict[
     Returns the run's sources, and what was loaded on the way, by the attributes of RunContext. Errors: InputError's
     family, DiskFullError.
     """
-    from sae_core.documents import read_documents
+    from autointerp.pipeline.stages.tokenize import corpus_rules, corpus_spec
 
     _check_settings(config)
-    given = config.corpus
-    documents = read_documents(
-        given.path, text_field=given.text_field, suffixes=given.suffixes, revision=given.revision, seed=config.seed
-    )
-    if next(documents, None) is None:
-        raise CorpusError(f"corpus.path is {given.path!r}, and it holds no text: give a corpus with documents in it.")
+    corpus_spec(config).check_readable()
     _check_room(folder.root, config, [])
 
     from autointerp.pipeline.attaching import attach_configured, check_interventions, sources_of
@@ -239,6 +234,7 @@ def preflight(config: RunConfig, folder: RunFolder) -> tuple[list[Source], dict[
             f"extraction.context_length is {config.extraction.context_length} and the subject sees at most "
             f"{subject.max_context} tokens: set it to {subject.max_context} or less."
         )
+    corpus_rules(config, subject)
     attached = {
         name: attach_configured(subject, coder)
         for name, coder in zip(config.source_names(), config.coders, strict=True)
@@ -283,9 +279,9 @@ def needed_bytes(config: RunConfig, sources: Sequence[Source]) -> int:
         exemplars = 3 * source.num_latents * kept * extraction.window_length * 12
         pooled = min(extraction.num_tokens, 3 * extraction.pool_size * extraction.window_length)
         pools = pooled * _FIRINGS_PER_TOKEN * _BYTES_PER_FIRING * (0.1 if source.control else 1.0)
-        shards = -(-extraction.num_tokens // extraction.shard_tokens)
-        # each shard's partial may fill its exemplars, then all go into the store once
-        total += int(pools) * 2 + int(exemplars * (shards + 1))
+        shards = -(-extraction.num_tokens // extraction.shard_size)
+        # of n shards the i-th keeps about 1/i of its exemplars, but all if each was worked by a process of its own
+        total += int(pools) * 2 + int(exemplars * (min(shards, 8) + 1))
     return total
 
 

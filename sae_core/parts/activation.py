@@ -12,12 +12,14 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from sae_core.parts import compiled_selection
+
 
 class SparseActivations(NamedTuple):
-    """The activations of N tokens that are not zero, in no particular order."""
+    """The activations of N tokens that are not zero, token after token; NaN where pre-activations were not finite."""
 
     token: Tensor
-    """[nnz] int64, row of the encoded batch."""
+    """[nnz] int64, row of the encoded batch, ascending."""
     latent: Tensor
     """[nnz] int64."""
     value: Tensor
@@ -73,6 +75,8 @@ class ReLU:
         return pre_NL.relu()
 
     def sparse(self, pre_NL: Tensor) -> SparseActivations:
+        if compiled_selection.applies_to(pre_NL):
+            return SparseActivations(*compiled_selection.above(pre_NL, torch.zeros(1), rectify=True))
         return without_zeros(pre_NL.relu())
 
 
@@ -87,6 +91,11 @@ class TopK(Selection):
     def select(self, pre_NL: Tensor) -> tuple[Tensor, Tensor]:
         values, latents = pre_NL.topk(self.k, dim=-1, sorted=False)
         return latents, values.relu() if self.rectify else values
+
+    def sparse(self, pre_NL: Tensor) -> SparseActivations:
+        if compiled_selection.applies_to(pre_NL):
+            return SparseActivations(*compiled_selection.top_k(pre_NL, self.k, self.rectify))
+        return super().sparse(pre_NL)
 
 
 @dataclass(frozen=True)
@@ -126,9 +135,12 @@ class JumpReLU:
 
     def dense(self, pre_NL: Tensor) -> Tensor:
         kept = pre_NL.relu() if self.rectify else pre_NL
-        return torch.where(pre_NL > self.threshold, kept, torch.zeros((), dtype=pre_NL.dtype, device=pre_NL.device))
+        # asked this way round, NaN is kept: whoever counts activations must see it
+        return torch.where(pre_NL <= self.threshold, torch.zeros((), dtype=pre_NL.dtype, device=pre_NL.device), kept)
 
     def sparse(self, pre_NL: Tensor) -> SparseActivations:
+        if compiled_selection.applies_to(pre_NL) and self.threshold.dtype == pre_NL.dtype:
+            return SparseActivations(*compiled_selection.above(pre_NL, self.threshold, self.rectify))
         return without_zeros(self.dense(pre_NL))
 
 

@@ -5,6 +5,7 @@ Letters: N tokens, D width of all hookpoints together, L latents.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +13,26 @@ import torch
 from torch import Tensor
 
 from sae_core.parts.activation import Activation, SparseActivations, without_zeros
+
+_TILE_BYTES = 256 << 20
+"""Pre-activations that are there at once."""
+_LEAST_TILE = 64
+"""Tokens below which a matrix product no longer pays."""
+_KEPT = threading.local()
+
+
+def _scratch(x_ND: Tensor, num_latents: int) -> Tensor | None:
+    """[N, L] uninitialised, the same memory at every call of a thread; None on a GPU, whose allocator keeps memory itself.
+
+    Fresh memory costs a page fault for every 4 KiB that are written, which is as much time as the matrix product takes.
+    """
+    if x_ND.device.type != "cpu":
+        return None
+    kept: Tensor | None = getattr(_KEPT, "tensor", None)
+    size = len(x_ND) * num_latents
+    if kept is None or kept.dtype != x_ND.dtype or kept.numel() < size:
+        kept = _KEPT.tensor = torch.empty(size, dtype=x_ND.dtype)
+    return kept[:size].view(len(x_ND), num_latents)
 
 
 class Encoder(Protocol):
@@ -49,7 +70,23 @@ class AffineEncoder:
         return self.activation.dense(self.pre_activations(x_ND))
 
     def sparse(self, x_ND: Tensor) -> SparseActivations:
-        return self.activation.sparse(self.pre_activations(x_ND))
+        """A tile of tokens after the other, so that no more than a tile's pre-activations are ever there."""
+        rows = max(_LEAST_TILE, _TILE_BYTES // (x_ND.element_size() * self.weight.shape[0]))
+        tiles = []
+        for start in range(0, max(1, len(x_ND)), rows):
+            tile = x_ND[start : start + rows]
+            found = self.activation.sparse(self._pre_activations_in(_scratch(tile, self.weight.shape[0]), tile))
+            tiles.append(found._replace(token=found.token + start) if start else found)
+        if len(tiles) == 1:
+            return tiles[0]
+        return SparseActivations(*(torch.cat(parts) for parts in zip(*tiles, strict=True)))
+
+    def _pre_activations_in(self, room_NL: Tensor | None, x_ND: Tensor) -> Tensor:
+        if room_NL is None:
+            return self.pre_activations(x_ND)
+        if self.bias is None:
+            return torch.mm(x_ND, self.weight.T, out=room_NL)
+        return torch.addmm(self.bias, x_ND, self.weight.T, out=room_NL)
 
 
 @dataclass(frozen=True)

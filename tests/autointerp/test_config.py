@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autointerp.config import RunConfig, Section, known_keys, load_config
+from autointerp.config import RunConfig, Section, known_keys, load_config, parse_config
 from sae_core.errors import ConfigError, InputError, MissingFileError
 
 MINIMAL = """
@@ -50,7 +50,7 @@ def test_defaults_and_paths_relative_to_the_file(file: Path) -> None:
     assert config.subject.model == str(file.parent / "subject")
     assert config.coders[0].path == str(file.parent / "coder")
     assert config.corpus.path == "python-stdlib"
-    assert (config.extraction.window_length, config.extraction.shard_tokens, config.latents) == (32, 131_072, "all")
+    assert (config.extraction.window_length, config.extraction.shard_size, config.latents) == (32, 262_144, "all")
     assert config.controls.shuffled_latents == 200
     assert config.source_names() == ["coder-layers.1"]
     assert [table["kind"] for table in config.explainers] == ["pattern"]
@@ -230,9 +230,20 @@ def test_reading_a_configuration_loads_no_torch(file: Path) -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
+@pytest.mark.parametrize("second", ["tokens_field", "messages_field"])
+def test_a_row_gives_one_document(file: Path, second: str) -> None:
+    with pytest.raises(ConfigError, match=r"corpus\.text_field is set too, and a row gives one document") as caught:
+        load_config(file, ["corpus.text_field=text", f"corpus.{second}=ids"])
+    assert f"'corpus.{second}' is 'ids'" in str(caught.value)
+    config = load_config(file, [f"corpus.{second}=ids", "corpus.packed=true", "corpus.bos=always"])
+    assert parse_config(config.identity(), "the store") == config
+
+
 @pytest.mark.parametrize(
     ("sets", "expected"),
     [
+        (["corpus.bos=sometimes"], "corpus.bos"),
+        (["corpus.packed=maybe"], "corpus.packed"),
         (["explainers=[]"], "at least one [[explainers]] table"),
         (["scorers=[{kind='pattern'}, {kind='pattern'}]"], "2 tables of [[scorers]] have the kind 'pattern'"),
         (["coders.0.name=a.random"], "names that end in '.random'"),

@@ -14,9 +14,10 @@ from transformers import AutoModelForCausalLM
 
 from sae_core.attachment import AttachedCoder, attach, check_fits
 from sae_core.errors import CoderError, NonFiniteError
-from sae_core.exemplar_store import ExemplarStore, merge_partials
+from sae_core.exemplar_store import ExemplarStore
 from sae_core.extraction import extract
 from sae_core.loading import load_coder
+from sae_core.merging import merge_partials
 from sae_core.partial import ExtractionSettings
 from sae_core.parts.encoder import AffineEncoder
 from sae_core.records import HISTOGRAM_EDGES, Origin, Side, Source
@@ -220,8 +221,10 @@ def test_uniform_sample_is_uniform(
     for seed in range(seeds):
         settings = ExtractionSettings(**{**SETTINGS.__dict__, "seed": seed, "batch_tokens": 8192})
         (partial,) = extract(subject, [attached], corpus, range(contexts.start, 120), settings)
-        firings = partial.sampled.result()
-        for window in firings.window[firings.group == Side.EXPLAIN * NUM_LATENTS + 2]:
+        firings = partial.firings
+        mine = firings.group == 2 * len(Side) + Side.EXPLAIN
+        drawn_now = np.argsort(firings.key[mine])[: settings.sampled_exemplars]
+        for window in firings.window[mine][drawn_now]:
             drawn[divmod(int(window), settings.windows_per_context)] += 1
     words = {
         c: [VOCABULARY[i] for i in corpus.context(c)] for c in range(120) if corpus.context_side[c] == Side.EXPLAIN
@@ -258,5 +261,8 @@ def test_non_finite_activations_stop_the_pass(
 ) -> None:
     broken = SubjectModel.load(str(world.subject), device="cpu")
     broken.model.transformer.h[0].mlp.c_proj.bias.data[3] = float("inf")
-    with pytest.raises(NonFiniteError, match=r"hookpoint h\.0, first in context \d+ \(document \d+\)"):
+    with pytest.raises(
+        NonFiniteError,
+        match=r"hookpoint h\.0, from module h\.0\.mlp\.c_proj on, first in batch 0, context \d+ \(document \d+\)",
+    ):
         extract(broken, [attached], corpus, range(4), SETTINGS)

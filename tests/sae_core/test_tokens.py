@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,8 @@ from sae_core.documents import PYTHON_STDLIB, read_documents
 from sae_core.errors import CorpusError, MissingFileError
 from sae_core.hashing import hash64
 from sae_core.records import Side
-from sae_core.tokens import CorpusSpec, build_corpus, sides_of
+from sae_core.tokens import CorpusSpec, CorpusStopped, TokenCorpus, build_corpus, sides_of
+from tests.sae_core.corpus_world import BOS, letters
 
 TEXTS = [f"{chr(97 + i)} " * (5 + i) for i in range(20)]
 
@@ -142,7 +145,7 @@ def test_hashes_do_not_collide_or_correlate() -> None:
 def test_a_lone_text_is_read_in_blocks_and_lost_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = " ".join(str(i) for i in range(5000))
     (tmp_path / "a.txt").write_text(text)
-    monkeypatch.setattr("sae_core.documents._BLOCK_CHARACTERS", 1000)
+    monkeypatch.setattr("sae_core.readers.text._BLOCK_CHARACTERS", 1000)
     blocks = list(read_documents(str(tmp_path / "a.txt")))
     assert len(blocks) > 20
     assert "".join(block.text for block in blocks) == text
@@ -157,3 +160,120 @@ def test_text_that_is_no_unicode_is_met_in_a_sentence_or_mended(tmp_path: Path) 
     (tmp_path / "half.jsonl").write_text('{"text": "half a pair \\ud83d here"}\n')
     (document,) = read_documents(str(tmp_path / "half.jsonl"))
     assert document.text == "half a pair ? here"
+
+
+def _array_of(corpus: TokenCorpus, name: str) -> list[int]:
+    return [int(i) for i in np.asarray(getattr(corpus, name)[:])]
+
+
+def test_a_corpus_is_followed_while_it_grows(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is open at any moment is the beginning of what there is in the end; the journal speaks of no more."""
+    monkeypatch.setattr("sae_core.corpus_writer.JOURNAL_TOKENS", 40)
+    path, out = tmp_path / "a.jsonl", tmp_path / "out"
+    path.write_text("".join(json.dumps({"text": t}) + "\n" for t in TEXTS))
+    seen: list[tuple[int, dict[str, list[int]]]] = []
+    names = ("tokens", "context_start", "context_document", "context_side", "context_uid")
+
+    def follow(done: int) -> None:
+        assert not TokenCorpus.exists(out)
+        corpus = TokenCorpus.open_growing(out)
+        if corpus is not None:
+            assert not corpus.finished
+            assert corpus.num_tokens <= done
+            seen.append((corpus.num_contexts, {name: _array_of(corpus, name) for name in names}))
+
+    assert TokenCorpus.open_growing(out) is None
+    build_corpus(CorpusSpec(str(path), 280, 8), tokenizer, 99, out, follow)
+    whole = TokenCorpus.open_growing(out)
+    assert whole is not None
+    assert whole.finished
+    assert len({contexts for contexts, _ in seen}) > 3
+    for _, arrays in seen:
+        for name, values in arrays.items():
+            assert values == _array_of(whole, name)[: len(values)], name
+    kept = whole.context(3).tolist()
+    build_corpus(CorpusSpec(str(path), 50, 9), tokenizer, None, out)
+    assert whole.context(3).tolist() == kept, "a corpus built anew must not change under who has the old one open"
+
+
+@pytest.mark.parametrize(("size", "width"), [(65_530, 2), (65_600, 4)])
+def test_ids_take_two_bytes_where_they_fit(tmp_path: Path, size: int, width: int) -> None:
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(size)}, unk_token="w0"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": f"w1 w{size - 1} w7"}) + "\n")
+    corpus = build_corpus(CorpusSpec(str(tmp_path / "a.jsonl"), 3, 8), words, None, tmp_path / "out")
+    assert (tmp_path / "out" / "tokens.bin").stat().st_size == 3 * width
+    assert corpus.context(0).tolist() == [1, size - 1, 7]
+    assert corpus.context(0).dtype == corpus.tokens[np.asarray([0, 2])].dtype == np.int32
+    assert np.where([True, False], corpus.tokens[np.asarray([0, 1])], -1).tolist() == [1, -1]
+
+
+def test_building_ends_where_the_caller_says_so(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path, out = tmp_path / "a.jsonl", tmp_path / "out"
+    path.write_text("".join(json.dumps({"text": t}) + "\n" for t in TEXTS))
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 5
+
+    with pytest.raises(CorpusStopped):
+        build_corpus(CorpusSpec(str(path), 250, 8), tokenizer, None, out, stop=stop)
+    assert asked == 6
+
+    def progress(done: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_corpus(CorpusSpec(str(path), 250, 8), tokenizer, None, out, progress)
+    assert not TokenCorpus.exists(out)
+    before = threading.active_count()
+    assert build_corpus(CorpusSpec(str(path), 250, 8), tokenizer, None, out).num_tokens == 250
+    assert threading.active_count() == before
+
+
+def test_ready_ids_are_cut_like_text(tmp_path: Path) -> None:
+    tokenizer = letters()
+    rows = [tokenizer.encode(text).ids for text in TEXTS]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in TEXTS))
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps({"ids": [BOS, *row]}) + "\n" for row in rows))
+    text = build_corpus(CorpusSpec(str(tmp_path / "a.jsonl"), 280, 8), tokenizer, BOS, tmp_path / "1")
+    spec = CorpusSpec(str(tmp_path / "b.jsonl"), 280, 8, tokens_field="ids")
+    ids = build_corpus(spec, tokenizer, BOS, tmp_path / "2")
+    for name in ("tokens", "context_start", "context_document"):
+        assert _array_of(text, name) == _array_of(ids, name)
+    never = build_corpus(spec, tokenizer, None, tmp_path / "3", leading_id=BOS)
+    assert BOS not in _array_of(never, "tokens")
+    kept = build_corpus(spec, tokenizer, None, tmp_path / "4")
+    assert _array_of(kept, "tokens")[0] == BOS, "what is no BOS stays"
+    few = Tokenizer(models.WordLevel({chr(97 + i): i for i in range(10)}, unk_token="a"))
+    with pytest.raises(CorpusError, match=r"b.jsonl:1 holds the token id 22, and the subject's ids go from 0 to 9"):
+        build_corpus(spec, few, None, tmp_path / "5")
+
+
+def test_a_flat_array_has_no_documents(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    np.save(tmp_path / "a.npy", np.arange(2000, dtype=np.uint16) % 20)
+    corpus = build_corpus(CorpusSpec(str(tmp_path / "a.npy"), 2000, 8), tokenizer, None, tmp_path / "out")
+    assert corpus.num_documents == corpus.num_contexts == 250
+    assert set(corpus.context_side.tolist()) == {0, 1, 2}
+
+
+@given(st.lists(st.lists(st.integers(0, 19), min_size=1, max_size=40), min_size=1, max_size=20), st.integers(2, 9))
+def test_every_token_of_a_document_stands_once(rows: list[list[int]], length: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        unique = list(dict.fromkeys(map(tuple, rows)))
+        path = Path(folder) / "a.jsonl"
+        path.write_text("".join(json.dumps({"ids": row}) + "\n" for row in rows))
+        built = Tokenizer(models.WordLevel({chr(97 + i): i for i in range(20)}, unk_token="a"))
+        spec = CorpusSpec(str(path), sum(map(len, unique)), length, tokens_field="ids")
+        corpus = build_corpus(spec, built, 20, Path(folder) / "out")
+        found: dict[int, list[int]] = {}
+        for ordinal, document in enumerate(corpus.context_document.tolist()):
+            row = corpus.context(ordinal).tolist()
+            assert row[0] == 20
+            assert len(row) <= length
+            found.setdefault(document, []).extend(row[1:])
+        assert [tuple(found[n]) for n in range(len(unique))] == unique

@@ -30,7 +30,7 @@ class Directions(Stage):
             context.corpus,
             num_directions=context.source(spec.source).num_latents,
             seed=context.config.seed,
-            batch_tokens=context.config.extraction.batch_tokens,
+            batch_tokens=context.batch_tokens,
         )
         path = context.folder.source(spec.source) / "directions.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""One streamed pass over the corpus for all coders at once, a shard a chunk."""
+"""Streamed passes over the corpus for all coders at once; a chunk is a shard of the corpus for a range of latents."""
 
 from __future__ import annotations
 
@@ -21,29 +21,31 @@ class Extract(Stage):
 
     def plan(self, context: RunContext) -> list[ChunkSpec]:
         starts = np.asarray(context.corpus.context_start)  # [C + 1] tokens before each context
-        shard = starts[:-1] // context.config.extraction.shard_tokens
+        shard = starts[:-1] // context.config.extraction.shard_size
         edges = [*np.flatnonzero(np.r_[True, shard[1:] != shard[:-1]]).tolist(), len(shard)]
+        most = max(source.num_latents for source in context.sources)
+        width = context.config.extraction.latents_per_pass or most
+        passes = [(first, min(most, first + width)) for first in range(0, most, width)]
+        # pass after pass, so that a source with few latents has the first of the partials
         return [
-            ChunkSpec(ordinal, payload={"contexts": [first, last]}, units=int(starts[last] - starts[first]))
-            for ordinal, (first, last) in enumerate(itertools.pairwise(edges))
+            ChunkSpec(
+                ordinal,
+                payload={"contexts": shard, "latents": latents},
+                units=int(starts[shard[1]] - starts[shard[0]]),
+            )
+            for ordinal, (latents, shard) in enumerate(itertools.product(passes, itertools.pairwise(edges)))
         ]
 
     def run(self, context: RunContext, spec: ChunkSpec, progress: Progress) -> ChunkResult:
-        from sae_core.extraction import extract
-
-        first, last = spec.payload["contexts"]
-        names = [source.name for source in context.sources]
-        partials = extract(
-            context.subject,
-            [context.attached(name) for name in names],
-            context.corpus,
-            range(first, last),
-            context.extraction_settings,
-            progress,
-        )
-        for name, partial in zip(names, partials, strict=True):
-            path = context.folder.partial(name, spec.ordinal)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial.save(path)
-            sync(path)
+        contexts, latents = range(*spec.payload["contexts"]), range(*spec.payload["latents"])
+        try:
+            partials = context.extractor(latents, contexts).extract(contexts, progress)
+            for name, partial in zip(context.sources_with(latents), partials, strict=True):
+                path = context.folder.partial(name, spec.ordinal)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                partial.save(path)
+                sync(path)
+        except BaseException:
+            context.drop_extractor()
+            raise
         return ChunkResult()

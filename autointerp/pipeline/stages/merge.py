@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage
-from sae_core.exemplar_store import merge_partials
 
 
 class Merge(Stage):
@@ -16,11 +15,17 @@ class Merge(Stage):
     after_all = ("extract",)
 
     def plan(self, context: RunContext) -> list[ChunkSpec]:
-        shards = sum(count.chunks for count in context.store.counts(context.run_id) if count.stage == "extract")
-        return [ChunkSpec(0, source.name, {"shards": shards}) for source in context.sources]
+        first = [c.spec["latents"][0] for c in context.store.chunks(context.run_id) if c.stage == "extract"]
+        return [
+            ChunkSpec(0, source.name, {"partials": sum(latent < source.num_latents for latent in first)})
+            for source in context.sources
+        ]
 
     def run(self, context: RunContext, spec: ChunkSpec, progress: Progress) -> ChunkResult:
-        paths = [context.folder.partial(spec.source, ordinal) for ordinal in range(spec.payload["shards"])]
+        from sae_core.merging import merge_partials
+
+        context.drop_extractor()
+        paths = [context.folder.partial(spec.source, ordinal) for ordinal in range(spec.payload["partials"])]
         merge_partials(
             paths,
             context.source(spec.source),

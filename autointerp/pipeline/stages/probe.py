@@ -37,7 +37,7 @@ class Probe(Stage):
                 exemplars=request.exemplars,
                 keep=request.keep,
                 longest=request.longest,
-                batch_tokens=context.config.extraction.batch_tokens,
+                batch_tokens=context.batch_tokens,
                 seed=context.config.seed,
             ),
             # it counts exemplars, the bar counts latents

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from typing import TYPE_CHECKING
+
+from autointerp.config import RunConfig
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage
 from autointerp.store.models import Artefact
+from sae_core.token_cache import TokenCache
 from sae_core.tokens import CorpusSpec, TokenCorpus, build_corpus
+
+if TYPE_CHECKING:
+    from sae_core.chat import TextRules
+    from sae_core.subject import SubjectModel
 
 CORPUS_ARTEFACT = "corpus"
 """What was read: fingerprint, documents, contexts, tokens."""
@@ -26,8 +35,17 @@ class Tokenize(Stage):
         if TokenCorpus.exists(context.folder.corpus):
             corpus = TokenCorpus.open(context.folder.corpus)  # corpus.json is written last, so this one is whole
         else:
+            rules = corpus_rules(context.config, subject)
             corpus = build_corpus(
-                corpus_spec(context), subject.tokenizer, subject.bos_id, context.folder.corpus, progress
+                corpus_spec(context.config),
+                subject.tokenizer,
+                rules.bos_id,
+                context.folder.corpus,
+                progress,
+                leading_id=rules.leading_id,
+                eos_id=rules.eos_id,
+                render=rules.render,
+                cache=TokenCache.of(os.environ),
             )
         facts = {
             "fingerprint": corpus.fingerprint,
@@ -46,16 +64,36 @@ class Tokenize(Stage):
         )
 
 
-def corpus_spec(context: RunContext) -> CorpusSpec:
+def corpus_rules(config: RunConfig, subject: SubjectModel) -> TextRules:
+    """How the subject's contexts begin and are joined. Errors: ConfigError, SubjectError."""
+    from sae_core.chat import text_rules
+
+    given = config.corpus
+    return text_rules(
+        config.subject.model,
+        subject.bos_id,
+        revision=config.subject.revision,
+        bos=given.bos,
+        packed=given.packed,
+        chat=given.messages_field is not None,
+    )
+
+
+def corpus_spec(config: RunConfig) -> CorpusSpec:
     """What the configuration says of the corpus."""
-    given, extraction = context.config.corpus, context.config.extraction
+    given, extraction = config.corpus, config.extraction
     return CorpusSpec(
         path=given.path,
         num_tokens=extraction.num_tokens,
         context_length=extraction.context_length,
-        text_field=given.text_field,
+        text_field=given.text_field or "text",
+        tokens_field=given.tokens_field,
+        messages_field=given.messages_field,
+        split=given.split,
+        subset=given.subset,
+        packed=given.packed,
         suffixes=given.suffixes,
         tokens_per_document=given.tokens_per_document,
         revision=given.revision,
-        seed=context.config.seed,
+        seed=config.seed,
     )

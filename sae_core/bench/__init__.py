@@ -1,0 +1,1 @@
+"""How far the work is from what the hardware allows: each figure stands beside its floor, measured in the same process."""
