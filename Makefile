@@ -1,4 +1,5 @@
 # make demo    install, then label the quickstart's dictionary into demo/
+# make bench   time extraction against its floor, with a long run for the steady state (about 40 minutes on 2 cores)
 # make test    install what tests need, check types, lint and imports, run the tests without network
 # The environment is kept in .venv; a second call is quick.
 
@@ -8,7 +9,7 @@ TORCH_INDEX ?=
 # pip's own variables (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, ...) hold; TORCH_INDEX adds one more index for torch
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: demo test check clean
+.PHONY: demo test check bench clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -22,6 +23,9 @@ check: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/test_import_table.py
+
+bench: .venv/installed
+	$(BIN)/autointerp bench extraction --steady-tokens 4194304
 
 clean:
 	rm -rf .venv demo

@@ -246,6 +246,41 @@ def inspect(
         inspection.draw_firing_rates(found, picture)
 
 
+bench_app = typer.Typer(help="Measure how far the work is from what the hardware allows.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
+
+
+@bench_app.callback()
+def _bench() -> None:
+    """Measure how far the work is from what the hardware allows."""
+
+
+@bench_app.command("extraction")
+def bench_extraction(
+    latents: Annotated[list[int] | None, typer.Option(min=64, help="Latents of the coder, once for each row.")] = None,
+    tokens: Annotated[int, typer.Option(min=16_384, help="Tokens of the corpus.")] = 1_048_576,
+    repeats: Annotated[int, typer.Option(min=1, help="Times the whole corpus is extracted.")] = 3,
+    steady_tokens: Annotated[
+        int, typer.Option(min=0, help="Tokens of a longer run, whose last quarter is compared; 0 for none.")
+    ] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else on stdout.")] = False,
+) -> None:
+    """Time extraction against the subject's pass, a dense encode and torch.topk, and measure its memory."""
+    import json
+
+    from sae_core.bench.extraction import bench_extraction as measure
+
+    errors = _console(stderr=True)
+    result = measure(latents or [4_096, 16_384], tokens, repeats, steady_tokens, device, errors.print)
+    if as_json:
+        print(json.dumps(result, indent=1))
+    else:
+        from autointerp.report.bench import print_extraction_bench
+
+        print_extraction_bench(result, _console())
+
+
 @contextmanager
 def _token_bar(total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
     """What takes the number of tokens done, as a bar on a terminal that goes away in the end."""

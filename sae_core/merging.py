@@ -39,14 +39,11 @@ def merge_partials(
 
     Each shard of the corpus must be there once for each range of latents. The folder appears in one rename, complete.
     """
-    parts = [Partial.load(path) for path in partials]
+    parts = _in_order(partials)
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    whole = [part for part in parts if part.first_latent == 0]
-    num_windows = sum((part.num_windows for part in whole), np.zeros(_NUM_SIDES, np.int64))
-    skipped = sum((part.skipped for part in whole), np.zeros(2, np.int64))
-    _save_statistics(parts, whole, source.num_latents, temporary / "statistics.safetensors")
+    num_windows, skipped = _save_statistics(parts, source.num_latents, temporary / "statistics.safetensors")
     for number, first in enumerate(range(0, source.num_latents, SLICE_LATENTS)):
         latents = range(first, min(source.num_latents, first + SLICE_LATENTS))
         _save_exemplars(parts, latents, settings, corpus, temporary / f"exemplars-{number:05d}.safetensors")
@@ -70,12 +67,26 @@ def merge_partials(
     return ExemplarStore.open(folder)
 
 
+def _in_order(partials: Iterable[Path]) -> list[Path]:
+    """By latents, then by place in the corpus: shards are stretches of it."""
+
+    def place(path: Path) -> tuple[int, int]:
+        part = Partial.load(path)
+        windows = [part.pool.window, part.firings.window]
+        return part.first_latent, min((int(w.min()) for w in windows if len(w)), default=-1)
+
+    return sorted(partials, key=place)
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _save_statistics(parts: Sequence[Partial], whole: Sequence[Partial], num_latents: int, path: Path) -> None:
+def _save_statistics(
+    parts: Sequence[Path], num_latents: int, path: Path
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Writes the statistics; returns the windows of each side [S], and the contexts and tokens that were skipped [2]."""
     shape, cells = (_NUM_SIDES, num_latents), len(HISTOGRAM_EDGES) + 1
     out = create(
         path,
@@ -89,11 +100,13 @@ def _save_statistics(parts: Sequence[Partial], whole: Sequence[Partial], num_lat
             "histogram": (np.int64, (*shape, cells)),
         },
     )
-    for part in whole:
-        out["num_tokens"] += part.num_tokens
-        out["num_windows"] += part.num_windows
-    high, low = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    for part in parts:
+    high, low, skipped = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(2, np.int64)
+    for name in parts:
+        part = Partial.load(name)
+        if part.first_latent == 0:  # each pass over the corpus counts its tokens
+            out["num_tokens"] += part.num_tokens
+            out["num_windows"] += part.num_windows
+            skipped += part.skipped
         mine = np.s_[:, part.first_latent : part.first_latent + part.num_latents]
         out["fire_count"][mine] += part.fire_count.T
         out["num_windows_firing"][mine] += part.num_windows_firing.T
@@ -101,14 +114,15 @@ def _save_statistics(parts: Sequence[Partial], whole: Sequence[Partial], num_lat
         out["histogram"][mine] += part.histogram.transpose(1, 0, 2)
         high[mine], low[mine] = carried(high[mine] + part.sum_high.T, low[mine] + part.sum_low.T)
     out["sum_activation"][:] = as_float(high, low)
+    return np.array(out["num_windows"]), skipped
 
 
 def _save_exemplars(
-    parts: Sequence[Partial], latents: range, settings: ExtractionSettings, corpus: TokenCorpus, path: Path
+    parts: Sequence[Path], latents: range, settings: ExtractionSettings, corpus: TokenCorpus, path: Path
 ) -> None:
     """Exemplars of a slice of latents, each group's by ascending key, with the text of each window once."""
     groups = range(latents.start * _NUM_SIDES, latents.stop * _NUM_SIDES)
-    found = Firings.concatenate([_of_groups(part.firings, groups) for part in parts])
+    found = Firings.concatenate([_of_groups(path, groups) for path in parts])
     found.group[:] -= groups.start
     # whatever order the shards came in, a key stands in one place
     order = np.lexsort((found.key, found.group))
@@ -141,21 +155,22 @@ def _save_exemplars(
     )
 
 
-def _of_groups(firings: Firings, groups: range) -> Firings:
-    """The part of a shard's firings that belongs to some groups; only that part is read."""
+def _of_groups(path: Path, groups: range) -> Firings:
+    """A copy of the part of a shard's firings that belongs to some groups; only that part is read."""
+    firings = Partial.load(path).firings
     first, last = np.searchsorted(firings.group, [groups.start, groups.stop])
     lengths = firings.row_length
     start = int(lengths[:first].sum(dtype=np.int64))
     rows = slice(start, start + int(lengths[first:last].sum(dtype=np.int64)))
     items = slice(int(first), int(last))
     return Firings(
-        group=firings.group[items],
-        window=firings.window[items],
-        key=firings.key[items],
-        peak=firings.peak[items],
-        row_length=firings.row_length[items],
-        position=firings.position[rows],
-        value=firings.value[rows],
+        group=firings.group[items].copy(),
+        window=firings.window[items].copy(),
+        key=firings.key[items].copy(),
+        peak=firings.peak[items].copy(),
+        row_length=firings.row_length[items].copy(),
+        position=firings.position[rows].copy(),
+        value=firings.value[rows].copy(),
     )
 
 
@@ -192,20 +207,27 @@ def window_texts(
 
 
 def _save_pool(
-    parts: Sequence[Partial],
+    parts: Sequence[Path],
     side: Side,
     num_latents: int,
     settings: ExtractionSettings,
     corpus: TokenCorpus,
     folder: Path,
 ) -> None:
-    """The windows of a side with their activations latent by latent; of the entries one copy is in memory, on its way."""
+    """The windows of a side with their activations latent by latent, dealt from one partial after the other."""
     per_context = settings.windows_per_context
-    mine = [np.asarray(corpus.context_side[part.pool.window // per_context]) == side for part in parts]
-    windows = np.unique(np.concatenate([part.pool.window[rows] for part, rows in zip(parts, mine, strict=True)]))
-    starts = np.zeros(num_latents + 1, np.int64)
-    for part, rows in zip(parts, mine, strict=True):
-        _count_latents(part.pool.latent, part.pool.row_length, rows, starts)
+
+    def rows_of(pool: PoolRows) -> NDArray[np.bool_]:
+        mine: NDArray[np.bool_] = np.asarray(corpus.context_side[pool.window // per_context]) == side
+        return mine
+
+    found, starts = [], np.zeros(num_latents + 1, np.int64)
+    for path in parts:
+        pool = Partial.load(path).pool
+        mine = rows_of(pool)
+        found.append(pool.window[mine])
+        _count_latents(pool.latent, pool.row_length, mine, starts)
+    windows = np.unique(np.concatenate(found))
     starts = np.cumsum(starts)
     tokens, context, position = window_texts(windows, settings, corpus, before=settings.context_tokens)
     before, total = settings.context_tokens, int(starts[-1])
@@ -228,38 +250,24 @@ def _save_pool(
     out["document"][:] = corpus.context_document[context]
     out["context"][:], out["position"][:], out["latent_start"][:] = context, position, starts
     place = starts[:-1].copy()
-    # windows ascend in the order in which entries are dealt, so that each latent's come sorted
-    rows_of = [np.flatnonzero(rows) for rows in mine]
-    part_of = np.repeat(np.arange(len(parts)), [len(rows) for rows in rows_of])
-    rows = np.concatenate(rows_of)
-    window = np.concatenate([part.pool.window[r] for part, r in zip(parts, rows_of, strict=True)])
-    entry_start = [_entry_starts(part.pool) for part in parts]
-    for number in _runs(np.lexsort((part_of, window)), part_of):
-        pool = parts[int(part_of[number[0]])].pool
+    for path in parts:
+        pool = Partial.load(path).pool
+        rows = np.flatnonzero(rows_of(pool))
+        # windows ascend in the order in which entries are dealt, so that each latent's come sorted
+        rows = rows[np.argsort(pool.window[rows])]
         _deal(
             pool.latent,
             pool.position,
             pool.value,
-            entry_start[int(part_of[number[0]])],
-            rows[number],
-            np.searchsorted(windows, window[number]).astype(np.int32),
+            np.concatenate([[0], np.cumsum(pool.row_length, dtype=np.int64)]),
+            rows,
+            np.searchsorted(windows, pool.window[rows]).astype(np.int32),
             before,
             place,
             out["entry_window"],
             out["entry_column"],
             out["entry_value"],
         )
-
-
-def _entry_starts(pool: PoolRows) -> NDArray[np.int64]:
-    return np.concatenate([[0], np.cumsum(pool.row_length, dtype=np.int64)])
-
-
-def _runs(order: NDArray[np.int64], part_of: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """``order`` cut where the part changes."""
-    if not len(order):
-        return []
-    return np.split(order, np.flatnonzero(np.diff(part_of[order])) + 1)
 
 
 @numba.njit(nogil=True, cache=True)

@@ -1,0 +1,44 @@
+"""The benchmark of extraction as a table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_extraction_bench(result: dict[str, Any], console: Console) -> None:
+    """What :func:`sae_core.bench.extraction.bench_extraction` found."""
+    rows, limits = result["rows"], result["limits"]
+    console.print(f"extraction beside its floor, on {result['machine']}", markup=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("")
+    for row in rows:
+        table.add_column(f"{row['num_latents']:,} latents", justify="right")
+    lines = [
+        ("tokens", "num_tokens", "{:,.0f}"),
+        ("time / floor, merged store included", "ratio_to_floor", "{:.3f}"),
+        ("  lowest of the repeats", "ratio_to_floor_lowest", "{:.3f}"),
+        ("  highest", "ratio_to_floor_highest", "{:.3f}"),
+        ("tokens a second", "tokens_per_second", "{:,.0f}"),
+        ("  floor", "floor_tokens_per_second", "{:,.0f}"),
+        ("peak memory, MiB", "peak_rss_mib", "{:,.0f}"),
+        ("  at a quarter of the tokens", "peak_rss_mib_at_a_quarter", "{:,.0f}"),
+        ("exemplars, kB a latent", "exemplar_kb_per_latent", "{:.1f}"),
+        ("tokens of the long run", "steady_tokens", "{:,.0f}"),
+        ("  time / floor in its last quarter", "ratio_of_last_quarter", "{:.3f}"),
+        ("  peak memory, MiB", "peak_rss_mib_steady", "{:,.0f}"),
+        ("  exemplars, kB a latent", "exemplar_kb_per_latent_steady", "{:.1f}"),
+    ]
+    for words, key, form in lines:
+        if any(key in row for row in rows):
+            table.add_row(words, *(form.format(row[key]) if key in row else "" for row in rows))
+    for words, key, form in (
+        ("limits: subject and encode, tokens a second", "forward_and_encode_tokens_per_second", "{:,.0f}"),
+        ("  the encoder's product alone, tokens a second", "encoder_product_tokens_per_second", "{:,.0f}"),
+        ("  the same, GFLOP a second", "encoder_product_gflops", "{:,.0f}"),
+        ("  the disk, written and synced, MB a second", "disk_write_mb_per_second", "{:,.0f}"),
+    ):
+        table.add_row(words, *(form.format(limit[key]) for limit in limits))
+    console.print(table)
