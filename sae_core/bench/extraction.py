@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from sae_core.extraction import Extractor
 
-SEGMENT_TOKENS = 131_072
-"""Tokens after which floor and extraction take turns."""
+SEGMENT_TOKENS, LEAST_SEGMENTS = 131_072, 8
+"""Tokens after which floor and extraction take turns, fewer where there would not be so many turns."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def measure(what: Measurement) -> dict[str, Any]:
             extractor = Extractor(replicas, world.corpus, settings)
             segments: list[Segment] = []
             paths: list[Path] = []
-            for contexts in _segments(world.corpus.num_contexts, SEGMENT_TOKENS // CONTEXT_LENGTH):
+            for contexts in _segments(world.corpus.num_contexts):
                 path = folder / f"{len(paths)}.safetensors"
                 turn = floor is not None and contexts.start >= what.floor_from * world.corpus.num_contexts
                 floor_first = turn and repeat % 2 == 0
@@ -122,7 +122,10 @@ def measure(what: Measurement) -> dict[str, Any]:
         }
 
 
-def _segments(contexts: int, size: int) -> Iterator[range]:
+def _segments(contexts: int) -> Iterator[range]:
+    from sae_core.bench.world import CONTEXT_LENGTH
+
+    size = max(1, min(SEGMENT_TOKENS // CONTEXT_LENGTH, contexts // LEAST_SEGMENTS))
     for start in range(0, contexts, size):
         yield range(start, min(contexts, start + size))
 
