@@ -318,6 +318,8 @@ def _go_on(started: StartedRun, retry: bool) -> None:
     try:
         with display(_console(stderr=True), STAGES) as shown:
             shown.note(f"run {context.run_id} in {context.folder.root}")
+            if started.memory:
+                shown.note(started.memory)
             LocalDriver(context, STAGES, shown).run(retry_poisoned=retry)
     except InputError:
         started.undo_if_nothing_done()

@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -47,6 +48,11 @@ class Replica:
         self._hookpoints = list(dict.fromkeys(place for attached in coders for place in attached.read))
         self._lock = threading.Lock()
         self._most_contexts: int | None = None
+
+    def copy_to(self, device: str | torch.device) -> Replica:
+        """The same subject and coders on another device."""
+        coders = [replace(attached, coder=moved(attached.coder, device)) for attached in self.coders]
+        return Replica(self.subject.copy_to(device), coders)
 
     @property
     def is_gpu(self) -> bool:
@@ -96,6 +102,28 @@ class Replica:
                     )
                 )
             return found
+
+
+Part = TypeVar("Part")
+
+
+def moved(part: Part, device: str | torch.device) -> Part:
+    """A coder, or a part of one, with its tensors on another device."""
+    found: Any = part
+    if isinstance(found, Tensor):
+        found = found.to(device)
+    elif is_dataclass(found) and not isinstance(found, type):
+        found = replace(found, **{f.name: moved(getattr(found, f.name), device) for f in fields(found) if f.init})
+    return cast(Part, found)
+
+
+def replicas_on_all_gpus(replica: Replica) -> list[Replica]:
+    """The replica, and where it is on a GPU a copy of it for each other GPU of the machine."""
+    if not replica.is_gpu:
+        return [replica]
+    here = replica.subject.device.index or 0
+    others = [number for number in range(torch.cuda.device_count()) if number != here]
+    return [replica, *(replica.copy_to(f"cuda:{number}") for number in others)]
 
 
 def encode_batches(

@@ -5,6 +5,7 @@ Letters in shapes: B batch, T tokens, D hookpoint width, V vocabulary.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -163,6 +164,14 @@ class SubjectModel:
             revision=_folder_sha256(folder) if local else str(commit or revision or "unknown"),
             tokenizer_config=settings,
         )
+
+    def copy_to(self, device: str | torch.device) -> SubjectModel:
+        """The same subject with weights of its own on another device."""
+        twin = copy.copy(self)
+        twin.model = copy.deepcopy(self.model).to(device)
+        twin.base = base_model(twin.model)
+        twin.device = next(twin.model.parameters()).device
+        return twin
 
     def hookpoint(self, name: str | Hookpoint) -> Hookpoint:
         """The hookpoint called ``name``; see :func:`sae_core.hookpoints.resolve_hookpoint`."""

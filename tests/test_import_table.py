@@ -18,7 +18,8 @@ TORCH_FREE = (
     "document", "corpus_files", "corpus_writer", "dataset_files", "packing", "saved_dataset", "seen_digests", "token_cache",
     "token_corpus",
     "readers/scanning", "readers/file", "readers/field", "readers/table", "readers/text", "readers/jsonl", "readers/parquet",
-    "readers/arrow", "readers/npy", "suffix_evidence", "hub", "hook_names", "intervention/evidence",
+    "readers/arrow", "readers/npy", "tensor_file", "fixed_point", "memory", "pool_sample", "suffix_evidence", "hub",
+    "hook_names", "intervention/evidence",
 )  # fmt: skip
 NEVER = {
     "sae_core": {"autointerp", "workers", "pydantic", "openai", "anthropic", "celery", "sqlalchemy", "typer", "rich"},

@@ -42,6 +42,24 @@ def evidence_request(components: Sequence[Explainer | Scorer], kind: type[Reques
     return asked[0][1] if asked else None
 
 
+def extraction_settings(config: RunConfig) -> ExtractionSettings:
+    """What extraction keeps."""
+    from sae_core.partial import ExtractionSettings
+
+    given = config.extraction
+    return ExtractionSettings(
+        context_length=given.context_length,
+        window_length=given.window_length,
+        context_tokens=given.window_length,
+        top_exemplars=given.top_exemplars,
+        sampled_exemplars=given.sampled_exemplars,
+        pool_windows=given.pool_size,
+        batch_tokens=given.batch_tokens,
+        seed=config.seed,
+        skip_non_finite=given.non_finite == "skip",
+    )
+
+
 @dataclass
 class RunContext:
     """One run as one process sees it."""
@@ -162,20 +180,7 @@ class RunContext:
     @property
     def extraction_settings(self) -> ExtractionSettings:
         """What extraction keeps."""
-        from sae_core.partial import ExtractionSettings
-
-        given = self.config.extraction
-        return ExtractionSettings(
-            context_length=given.context_length,
-            window_length=given.window_length,
-            context_tokens=given.window_length,
-            top_exemplars=given.top_exemplars,
-            sampled_exemplars=given.sampled_exemplars,
-            pool_windows=given.pool_size,
-            batch_tokens=given.batch_tokens,
-            seed=self.config.seed,
-            skip_non_finite=given.non_finite == "skip",
-        )
+        return extraction_settings(self.config)
 
     def exemplars(self, source: str) -> ExemplarStore:
         """A source's exemplar store; there once the ``merge`` stage is done."""

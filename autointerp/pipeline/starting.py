@@ -17,8 +17,9 @@ from autointerp.config import RunConfig
 from autointerp.evidence import AblationRequest, SteeringRequest, SuffixRequest
 from autointerp.explainers.base import Explainer
 from autointerp.pipeline.code_version import code_version
-from autointerp.pipeline.context import RunContext, evidence_request
+from autointerp.pipeline.context import RunContext, evidence_request, extraction_settings
 from autointerp.pipeline.folder import RunFolder, RunNote, usable_folder
+from autointerp.pipeline.memory_check import check_memory
 from autointerp.scorers.base import Scorer
 from autointerp.store import ChunkState, LabelStore, open_store
 from autointerp.store.dialects import parse_url
@@ -41,6 +42,8 @@ class StartedRun:
     context: RunContext
     finished: bool
     """Whether it is done already: there is nothing to do."""
+    memory: str = ""
+    """What a run that begins says of the memory that extraction needs."""
     _made_folders: tuple[Path, ...] = ()
     """Folders that this start made, the innermost first."""
     _new: bool = False
@@ -82,7 +85,7 @@ def start_run(config: RunConfig, name: str, out: Path, began: float | None = Non
             context = RunContext(config, folder, store, note.run_id)
             return StartedRun(context, finished=store.run(note.run_id).state == "done")
         store.close()
-    sources, loaded = preflight(config, folder)
+    sources, loaded, memory = preflight(config, folder)
     made = tuple(place for place in (folder.root, *folder.root.parents) if not place.exists())
     with usable_folder(folder.root):
         folder.root.mkdir(parents=True, exist_ok=True)
@@ -110,7 +113,7 @@ def start_run(config: RunConfig, name: str, out: Path, began: float | None = Non
     context.__dict__.update(loaded)
     if new:
         store.add_timing(note.run_id, "load", time.monotonic() - began)
-    return StartedRun(context, finished=False, _made_folders=made if new else (), _new=new)
+    return StartedRun(context, finished=False, memory=memory, _made_folders=made if new else (), _new=new)
 
 
 def _create_run(store: LabelStore, config: RunConfig, note: RunNote, name: str, folder: RunFolder) -> bool:
@@ -210,11 +213,11 @@ def _remove_empty(folders: Sequence[Path]) -> None:
             folder.rmdir()
 
 
-def preflight(config: RunConfig, folder: RunFolder) -> tuple[list[Source], dict[str, object]]:
-    """Check all that can be checked and write nothing: corpus, subject, coders, hookpoints, latents, room on the disk.
+def preflight(config: RunConfig, folder: RunFolder) -> tuple[list[Source], dict[str, object], str]:
+    """Check all that can be checked and write nothing: corpus, subject, coders, hookpoints, latents, room on disk and in memory.
 
-    Returns the run's sources, and what was loaded on the way, by the attributes of RunContext. Errors: InputError's
-    family, DiskFullError.
+    Returns the run's sources, what was loaded on the way, by the attributes of RunContext, and a sentence on the memory
+    that extraction needs. Errors: InputError's family, DiskFullError.
     """
     from autointerp.pipeline.stages.tokenize import corpus_rules, corpus_spec
 
@@ -245,7 +248,8 @@ def preflight(config: RunConfig, folder: RunFolder) -> tuple[list[Source], dict[
         for coder in attached.values():
             check_interventions(subject, coder)
     _check_room(folder.root, config, sources)
-    return sources, {"subject": subject, "_attached": attached}
+    memory = check_memory(config, extraction_settings(config), subject, attached)
+    return sources, {"subject": subject, "_attached": attached}, memory
 
 
 def _check_settings(config: RunConfig) -> None:

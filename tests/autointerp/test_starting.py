@@ -20,7 +20,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "run.toml"
     path.write_text(MINIMAL)
     source = Source("coder", "m", "0", "layers.0", "coder", "0" * 64, 4)
-    monkeypatch.setattr(starting, "preflight", lambda config, folder: ([source], {}))
+    monkeypatch.setattr(starting, "preflight", lambda config, folder: ([source], {}, ""))
     return path
 
 
