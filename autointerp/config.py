@@ -59,7 +59,7 @@ class SubjectConfig(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Number format that the subject runs in."""
     device: str = "auto"
-    """Where it runs: auto, cpu, cuda or cuda:N; does not count for the run's identity."""
+    """Where it runs: auto, cpu, cuda or cuda:N (with auto and cuda, extraction uses all GPUs of the machine); does not count for the run's identity."""
 
 
 class CoderConfig(Section):

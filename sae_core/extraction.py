@@ -82,6 +82,11 @@ class Extractor:
         self._done: list[range] = []
         self._special = np.asarray(sorted(replicas[0].subject.special_ids), dtype=np.int64)
 
+    def follow(self, corpus: TokenCorpus) -> None:
+        """Go on with the same corpus, of which there may be more by now."""
+        self._corpus = corpus
+        self._pool.follow(corpus)
+
     def has_done(self, contexts: range) -> bool:
         """Whether some of the contexts were extracted already: a second time they would crowd out themselves."""
         return any(contexts.start < done.stop and done.start < contexts.stop for done in self._done)

@@ -22,6 +22,7 @@ from safetensors.numpy import save_file
 from sae_core.exemplar_store import FORMAT_VERSION, ExemplarStore, compact_tokens
 from sae_core.fixed_point import as_float, carried
 from sae_core.partial import ExtractionSettings, Firings, Partial, PoolRows
+from sae_core.pool_sample import PoolSample
 from sae_core.records import HISTOGRAM_EDGES, Side, Source
 from sae_core.reservoir import by_group, choose, new_groups, ranges
 from sae_core.tensor_file import create
@@ -33,11 +34,18 @@ _NUM_SIDES = len(Side)
 
 
 def merge_partials(
-    partials: Iterable[Path], source: Source, settings: ExtractionSettings, corpus: TokenCorpus, folder: Path
+    partials: Iterable[Path],
+    source: Source,
+    settings: ExtractionSettings,
+    corpus: TokenCorpus,
+    folder: Path,
+    pool: PoolSample | None = None,
 ) -> ExemplarStore:
     """Add up partials, in any order, into the store at ``folder`` (replaced if it is there).
 
     Each shard of the corpus must be there once for each range of latents. The folder appears in one rename, complete.
+    ``pool`` says which windows the pools hold; without it, all that the partials have, which is the same where the corpus
+    was whole when they were made.
     """
     parts = _in_order(partials)
     temporary = folder.with_name(folder.name + ".tmp")
@@ -48,7 +56,7 @@ def merge_partials(
         latents = range(first, min(source.num_latents, first + SLICE_LATENTS))
         _save_exemplars(parts, latents, settings, corpus, temporary / f"exemplars-{number:05d}.safetensors")
     for side in Side:
-        _save_pool(parts, side, source.num_latents, settings, corpus, temporary)
+        _save_pool(parts, side, source.num_latents, settings, corpus, temporary, pool)
     shutil.copyfile(corpus.folder / "tokenizer.json", temporary / "tokenizer.json")
     index = {
         "format_version": FORMAT_VERSION,
@@ -213,13 +221,14 @@ def _save_pool(
     settings: ExtractionSettings,
     corpus: TokenCorpus,
     folder: Path,
+    sample: PoolSample | None,
 ) -> None:
     """The windows of a side with their activations latent by latent, dealt from one partial after the other."""
     per_context = settings.windows_per_context
 
     def rows_of(pool: PoolRows) -> NDArray[np.bool_]:
         mine: NDArray[np.bool_] = np.asarray(corpus.context_side[pool.window // per_context]) == side
-        return mine
+        return mine if sample is None else mine & sample.holds_ordinals(corpus, pool.window)
 
     found, starts = [], np.zeros(num_latents + 1, np.int64)
     for path in parts:

@@ -28,7 +28,7 @@ from sae_core.subject import SubjectModel
 from sae_core.tokens import TokenCorpus
 
 _SAMPLE_CONTEXTS = 128
-"""Contexts, spread evenly over the corpus, on which thresholds are set."""
+"""Contexts, spread evenly over those that are given, on which thresholds are set."""
 
 
 @torch.no_grad()
@@ -36,18 +36,19 @@ def fit_directions(
     subject: SubjectModel,
     attached: AttachedCoder,
     corpus: TokenCorpus,
+    contexts: range,
     *,
     num_directions: int,
     seed: int,
     batch_tokens: int = 8192,
 ) -> SparseCoder:
-    """A JumpReLU coder of ``num_directions`` latents on ``attached``'s hookpoint.
+    """A JumpReLU coder of ``num_directions`` latents on ``attached``'s hookpoint, its thresholds set on some ``contexts``.
 
     The latents that lend norm and firing rate are drawn from those that fire on the sample. Where none does there is
     no rate to match: norms are then those of any latents and no direction ever fires (thresholds of +infinity), so that
     the control of a dead coder is as dead as the coder.
     """
-    ordinals = np.unique(np.linspace(0, corpus.num_contexts - 1, _SAMPLE_CONTEXTS).astype(np.int64))
+    ordinals = np.unique(np.linspace(contexts.start, contexts.stop - 1, _SAMPLE_CONTEXTS).astype(np.int64))
     special = np.asarray(sorted(subject.special_ids))
     coder = attached.coder
     hidden: list[torch.Tensor] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,30 @@ class TokenCorpus:
         """Whether this is the whole corpus."""
         return self.fingerprint != ""
 
+    @property
+    def num_body_tokens(self) -> int:
+        """Tokens of all contexts, their BOS not counted."""
+        return int(self.context_start[-1]) - self.num_contexts * (self.bos_id is not None)
+
+    def body_start(self) -> NDArray[np.int64]:
+        """[C + 1] tokens before each context, BOS not counted."""
+        start = np.asarray(self.context_start)
+        return start if self.bos_id is None else start - np.arange(len(start))
+
+    def digest(self, contexts: range) -> str:
+        """blake2b of the place, the tokens, the sides and the identities of some contexts."""
+        start = np.asarray(self.context_start[contexts.start : contexts.stop + 1])
+        stretch = slice(contexts.start, contexts.stop)
+        parts = (
+            start,
+            self.tokens[int(start[0]) : int(start[-1])],
+            *(np.asarray(array[stretch]) for array in (self.context_document, self.context_side, self.context_uid)),
+        )
+        found = hashlib.blake2b(repr(contexts).encode(), digest_size=16)
+        for part in parts:
+            found.update(np.ascontiguousarray(part).tobytes())
+        return found.hexdigest()
+
     def context(self, ordinal: int) -> NDArray[np.int32]:
         """Token ids of one context, BOS included."""
         return self.tokens[self.context_start[ordinal] : self.context_start[ordinal + 1]]
@@ -91,7 +116,10 @@ class TokenCorpus:
         for name in (CORPUS, JOURNAL):
             try:
                 return _mapped(folder, name)
-            except FileNotFoundError:
+            except CorpusError:
+                raise
+            except (FileNotFoundError, ValueError):
+                # no word yet; or one of a corpus that is being begun anew, whose arrays are gone or shorter by now
                 continue
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -71,6 +72,7 @@ class RunContext:
     _exemplars: dict[str, ExemplarStore] = field(default_factory=dict, repr=False)
     _attached: dict[str, AttachedCoder] = field(default_factory=dict, repr=False)
     _extraction: tuple[range, Extractor] | None = field(default=None, repr=False)
+    _loading: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
 
     @cached_property
     def sources(self) -> list[Source]:
@@ -115,9 +117,14 @@ class RunContext:
         from sae_core.subject import SubjectModel
 
         given = self.config.subject
-        subject = SubjectModel.load(given.model, revision=given.revision, device=given.device, dtype=given.dtype)
-        for source in self.sources:
-            self._check_unchanged("subject", given.model, source.subject_revision, subject.revision)
+        with self._loading:  # a stage beside others asks for it too, and it must not be there twice
+            if "subject" in self.__dict__:
+                loaded: SubjectModel = self.__dict__["subject"]
+                return loaded
+            subject = SubjectModel.load(given.model, revision=given.revision, device=given.device, dtype=given.dtype)
+            for source in self.sources:
+                self._check_unchanged("subject", given.model, source.subject_revision, subject.revision)
+            self.__dict__["subject"] = subject
         return subject
 
     def attached(self, source: str) -> AttachedCoder:
@@ -144,7 +151,7 @@ class RunContext:
 
     @cached_property
     def corpus(self) -> TokenCorpus:
-        """The token corpus; there once the ``tokenize`` stage is done."""
+        """The whole token corpus; there once the ``tokenize`` stage is done."""
         from sae_core.tokens import TokenCorpus
 
         return TokenCorpus.open(self.folder.corpus)
@@ -154,9 +161,12 @@ class RunContext:
         """Tokens of one forward pass of the stages that run the subject beside extraction."""
         return self.config.extraction.batch_tokens or 8192
 
-    def extractor(self, latents: range, contexts: range) -> Extractor:
-        """What extracts ``latents`` of every source that has some of them; it goes on from earlier shards where it can."""
-        from sae_core.encoding import Replica
+    def extractor(self, latents: range, corpus: TokenCorpus, contexts: range) -> Extractor:
+        """What extracts ``latents`` of every source that has some of them; it goes on from earlier shards where it can.
+
+        ``corpus``: as far as it is there; ``contexts`` are those that it is asked for.
+        """
+        from sae_core.encoding import Replica, replicas_on_all_gpus
         from sae_core.extraction import Extractor
 
         kept = self._extraction
@@ -165,8 +175,13 @@ class RunContext:
             attached = [self.attached(name) for name in names]
             ranges = [range(latents.start, min(latents.stop, coder.coder.num_latents)) for coder in attached]
             self._extraction = None  # so that two are never there
-            extractor = Extractor([Replica(self.subject, attached)], self.corpus, self.extraction_settings, ranges)
+            replicas = [Replica(self.subject, attached)]
+            if self.config.subject.device in ("auto", "cuda"):
+                replicas = replicas_on_all_gpus(replicas[0])
+            extractor = Extractor(replicas, corpus, self.extraction_settings, ranges)
             self._extraction = kept = (latents, extractor)
+        else:
+            kept[1].follow(corpus)
         return kept[1]
 
     def sources_with(self, latents: range) -> list[str]:

@@ -1,4 +1,7 @@
-"""The local driver: one process that does a run's chunks one after the other until nothing is left."""
+"""The local driver: one process that does a run's chunks one after the other until nothing is left.
+
+A chunk of a stage that runs beside the others has a thread of its own.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +9,28 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Protocol
 
 from autointerp.pipeline.atomic_files import sweep
+from autointerp.pipeline.beside import Beside
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.execution import LEASE_S, Outcome, execute
-from autointerp.pipeline.interruption import Interrupted
+from autointerp.pipeline.interruption import Interrupted, Stopped
 from autointerp.pipeline.owner import Owner
 from autointerp.pipeline.reconciler import Reconciler
 from autointerp.pipeline.retrying import retry_poisoned_chunks
-from autointerp.pipeline.stage import Stage
+from autointerp.pipeline.stage import ChunkSpec, Stage
 from autointerp.store import MAX_ATTEMPTS, ChunkState, Lease
 from autointerp.store.models import Chunk
 from autointerp.store.store import StageCount
-from sae_core.errors import StoreError
+from sae_core.errors import InputError, StoreError
 
 _WAIT_S = 1.0
 """Pause while other processes hold all that is left."""
+_LOOK_S = 0.2
+"""Pause between two looks at what a thread of this process has got ready."""
 
 
 class Display(Protocol):
@@ -50,6 +57,11 @@ class LocalDriver:
         self._display = display
         self._lease_s = lease_s
         self._signal: int | None = None
+        self._at_once = False
+        self._ending = False
+        self._worked = False
+        self._beside = Beside()
+        self._counts: list[StageCount] = []
         self._remarked: set[str] = set()
 
     def run(self, *, retry_poisoned: bool = False) -> bool:
@@ -64,45 +76,96 @@ class LocalDriver:
         store.revive(run_id, [ChunkState.FAILED])
         if retry_poisoned:
             retry_poisoned_chunks(store, run_id, self._stages)
-        reconciler = Reconciler(self._context, self._stages)
-        order = [stage.name for stage in self._stages]
-        worked = False
         with self._signals():
-            while True:
-                progress = reconciler.release()
-                self._tell()
-                if progress.finished:
-                    if store.run(run_id).state != "done":
-                        store.set_run_state(run_id, "done")
-                    return worked
-                if not worked and store.run(run_id).state != "running":
-                    store.set_run_state(run_id, "running")
-                if progress.blocked_by is not None:
-                    store.set_run_state(run_id, "failed")
-                    raise StoreError(_blocked_sentence(progress.blocked_by))
-                ready = store.ready(run_id, order)
-                if not ready:
-                    self._wait(store.chunks(run_id, ChunkState.RUNNING))
-                for chunk_id in ready:
-                    worked |= self._do(chunk_id)
+            try:
+                self._until_finished(Reconciler(self._context, self._stages))
+            finally:
+                self._end_beside()
+        return self._worked
 
-    def _do(self, chunk_id: int) -> bool:
-        if self._signal is not None:
-            raise Interrupted(self._signal)
+    def _until_finished(self, reconciler: Reconciler) -> None:
+        store, run_id = self._context.store, self._context.run_id
+        while True:
+            progress = reconciler.release()
+            self._tell()
+            if progress.finished:
+                if store.run(run_id).state != "done":
+                    store.set_run_state(run_id, "done")
+                return
+            if not self._worked and store.run(run_id).state != "running":
+                store.set_run_state(run_id, "running")
+            if progress.blocked_by is not None:
+                self._end_beside()  # if that is what failed, it says more
+                store.set_run_state(run_id, "failed")
+                raise StoreError(_blocked_sentence(progress.blocked_by))
+            if not self._round():
+                self._wait(store.chunks(run_id, ChunkState.RUNNING))
+
+    def _round(self) -> bool:
+        """Do the ready chunks that can begin, stage after stage; False where none could."""
+        place = {stage.name: number for number, stage in enumerate(self._stages)}
+        ready = self._context.store.chunks(self._context.run_id, ChunkState.READY)
+        begun = False
+        early: set[str] = set()
+        for chunk in sorted(ready, key=lambda chunk: place[chunk.stage]):
+            stage = self._stages[place[chunk.stage]]
+            spec = ChunkSpec(chunk.ordinal, chunk.source, chunk.spec, chunk.planned_units)
+            if stage.name in early or (stage.beside and self._beside.busy):
+                continue
+            if not stage.can_begin(self._context, spec):
+                early.add(stage.name)  # later ones wait with it: what is done in order costs least
+                continue
+            self._check_stop()
+            begun = True
+            if stage.beside:
+                self._beside.start(partial(self._do, chunk.id))
+            else:
+                self._do(chunk.id)
+                self._tell()
+        return begun
+
+    def _do(self, chunk_id: int) -> None:
         outcome = execute(
             chunk_id,
             self._context,
             self._stages,
             on_progress=self._advance,
-            stop=lambda: self._signal,
+            stop=self._cause_to_stop,
             lease_s=self._lease_s,
         )
-        self._tell()
-        return outcome is Outcome.DONE
+        if outcome is Outcome.DONE:
+            self._worked = True
+
+    def _cause_to_stop(self) -> Stopped | None:
+        if self._signal is not None:
+            return Interrupted(self._signal)
+        return Stopped() if self._ending or self._beside.error is not None else None
+
+    def _check_stop(self) -> None:
+        cause = self._cause_to_stop()
+        if cause is not None:
+            raise cause
+
+    def _end_beside(self) -> None:
+        """Stop what runs beside, and raise what it raised of itself.
+
+        Where that is something for the user to change, what was done ahead is of what will be another thing, and goes.
+        """
+        self._ending = True
+        if not self._at_once:
+            self._beside.wait()
+        error, self._beside.error = self._beside.error, None
+        if isinstance(error, InputError):
+            self._context.store.revive(self._context.run_id, [ChunkState.DONE])
+        if error is not None and not isinstance(error, Stopped):
+            raise error
 
     def _tell(self) -> None:
         """Show how far the run is, and what a stage that has just ended has to say."""
         counts = self._context.store.counts(self._context.run_id)
+        if counts == self._counts:
+            return
+        self._counts = counts
         self._display.totals(counts)
         seen = {count.stage for count in counts}
         done = seen - {count.stage for count in counts if count.state != ChunkState.DONE}
@@ -116,8 +179,10 @@ class LocalDriver:
         self._display.advance(lease.key.stage, done)
 
     def _wait(self, running: Sequence[Chunk]) -> None:
-        if self._signal is not None:
-            raise Interrupted(self._signal)
+        self._check_stop()
+        if self._beside.busy:
+            self._beside.wait(_LOOK_S)
+            return
         for chunk in running[:1]:
             owner = Owner.parse(chunk.owner)
             who = chunk.owner if owner is None else f"{owner.pid} on {owner.host}"
@@ -130,6 +195,7 @@ class LocalDriver:
 
         def handle(number: int, _frame: FrameType | None) -> None:
             if self._signal is not None:
+                self._at_once = True
                 raise Interrupted(number)
             self._signal = number
             self._display.note("stopping after the step in hand; press Ctrl-C again to stop at once")

@@ -13,9 +13,9 @@ from sqlalchemy.exc import OperationalError
 from autointerp.pipeline.atomic_files import disk_full
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.faults import fault_point
-from autointerp.pipeline.interruption import Interrupted
+from autointerp.pipeline.interruption import Stopped
 from autointerp.pipeline.owner import Owner
-from autointerp.pipeline.stage import ChunkSpec, Stage
+from autointerp.pipeline.stage import ChunkSpec, NotThere, Stage
 from autointerp.store import ChunkState, Fenced, LabelStore, Lease
 from autointerp.store.chunks import Successor
 from sae_core.errors import AutointerpError
@@ -32,6 +32,8 @@ class Outcome(StrEnum):
     """Another process holds it, or nothing is left to do on it."""
     FENCED = "fenced"
     """Another process took it over while we worked; what we had was thrown away."""
+    EARLY = "early"
+    """What it reads is not there; it was given back."""
 
 
 class LeaseLost(BaseException):
@@ -54,15 +56,15 @@ def execute(
     stages: Sequence[Stage],
     *,
     on_progress: Callable[[Lease, int], None] = lambda lease, done: None,
-    stop: Callable[[], int | None] = lambda: None,
+    stop: Callable[[], Stopped | None] = lambda: None,
     lease_s: float = LEASE_S,
 ) -> Outcome:
     """Do one chunk, once.
 
-    ``on_progress`` hears the chunk's units done so far. ``stop`` gives the number of a signal that asks to stop, else
-    None. A chunk that another process holds or has finished does no work. Errors: an AutointerpError leaves the chunk
-    failed, until the user has mended the cause and starts again; Interrupted gives it back uncounted; any other
-    exception gives it back with its attempt counted, and is stored with it.
+    ``on_progress`` hears the chunk's units done so far. ``stop`` gives what to raise in order to stop, else None. A chunk
+    that another process holds or has finished does no work. Errors: an AutointerpError leaves the chunk failed, until the
+    user has mended the cause and starts again; Stopped gives it back uncounted; any other exception gives it back with
+    its attempt counted, and is stored with it.
     """
     store = context.store
     lease = store.claim(chunk_id, str(Owner.of_this_process()), lease_s)
@@ -80,8 +82,8 @@ def execute(
         def progress(done: int, /) -> None:
             if heartbeat.lost:
                 raise LeaseLost
-            if (number := stop()) is not None:
-                raise Interrupted(number)
+            if (cause := stop()) is not None:
+                raise cause
             on_progress(lease, min(done, lease.planned_units))
 
         spec = ChunkSpec(lease.key.ordinal, lease.key.source, lease.spec, lease.planned_units)
@@ -94,7 +96,10 @@ def execute(
                 store.finish(lease, result.rows, successors_of(stages, stage.name), units, seconds())
         except (LeaseLost, Fenced):
             return Outcome.FENCED
-        except (Interrupted, KeyboardInterrupt):
+        except NotThere:
+            store.put_back(lease, counts=False, seconds=seconds())
+            return Outcome.EARLY
+        except (Stopped, KeyboardInterrupt):
             store.put_back(lease, counts=False, seconds=seconds())
             raise
         except AutointerpError as error:

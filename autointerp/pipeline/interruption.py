@@ -1,10 +1,14 @@
-"""The exception that stops a run at the user's wish. A module of its own, so that the command line loads nothing else for it."""
+"""The exceptions that stop a run at the user's wish. A module of its own, so that the command line loads nothing else for it."""
 
 from __future__ import annotations
 
 
-class Interrupted(BaseException):
-    """The user, or the machine, asks the run to stop; the chunk in hand is given back."""
+class Stopped(BaseException):
+    """The chunk in hand is given back, for a cause that lies outside of it."""
+
+
+class Interrupted(Stopped):
+    """The user, or the machine, asks the run to stop."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal_number)

@@ -36,6 +36,10 @@ class ChunkResult:
     """Work done; None for as much as was planned."""
 
 
+class NotThere(Exception):
+    """What a chunk reads is not there, yet or any more: the chunk is given back, for a later try."""
+
+
 class Progress(Protocol):
     """Told how many units of the chunk are done, counted from its start; raises to stop the work."""
 
@@ -58,6 +62,9 @@ class Stage(ABC):
     essential: ClassVar[bool] = True
     """Whether the run stops where a chunk is poisoned; else its latents get typed failures and the run goes on."""
 
+    beside: ClassVar[bool] = False
+    """Whether a driver works its chunk in a thread of its own, and others, that read what it writes, at the same time."""
+
     @property
     def barrier(self) -> bool:
         """Whether only the reconciler releases it."""
@@ -66,6 +73,10 @@ class Stage(ABC):
     @abstractmethod
     def plan(self, context: RunContext) -> list[ChunkSpec]:
         """The stage's chunks. Called when ``after_all`` has settled and ``after_same`` is planned; deterministic."""
+
+    def can_begin(self, context: RunContext, spec: ChunkSpec) -> bool:
+        """Whether what a ready chunk reads is there; a driver asks before it claims the chunk."""
+        return True
 
     def remark(self, context: RunContext) -> str | None:
         """A line for the user once all chunks are done, None for nothing to tell."""

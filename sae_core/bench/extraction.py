@@ -20,11 +20,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sae_core.partial import ExtractionSettings
+
 if TYPE_CHECKING:
     from sae_core.extraction import Extractor
 
 SEGMENT_TOKENS, LEAST_SEGMENTS = 131_072, 8
 """Tokens after which floor and extraction take turns, fewer where there would not be so many turns."""
+FULL_POOL_WINDOWS = 1_000
+"""So few that the pool is full at a quarter of the tokens: from then on memory must not grow."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class Measurement:
     """Extractions of the whole corpus, each from nothing."""
     floor_from: float = 0.0
     """Share of the corpus after which the floor takes its turns; 1 for none."""
+    pool_windows: int = ExtractionSettings.pool_windows
+    """Windows of a side in the pool."""
     device: str = "cpu"
 
 
@@ -78,10 +84,9 @@ def measure(what: Measurement) -> dict[str, Any]:
     from sae_core.encoding import Replica
     from sae_core.extraction import Extractor
     from sae_core.merging import merge_partials
-    from sae_core.partial import ExtractionSettings
     from sae_core.records import Source
 
-    settings = ExtractionSettings()
+    settings = ExtractionSettings(pool_windows=what.pool_windows)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         world = make_world(what.num_latents, what.num_tokens, folder / "corpus", device=what.device)
@@ -228,20 +233,21 @@ def bench_extraction(
     for num_latents in latents:
         tell(f"{num_latents:,} latents, {num_tokens:,} tokens, {repeats} times")
         whole = in_child(Measurement(num_latents, num_tokens, repeats, device=device))
-        tell(f"{num_latents:,} latents, {num_tokens // 4:,} tokens, for the memory")
-        short = in_child(Measurement(num_latents, num_tokens // 4, floor_from=1.0, device=device))
+        lengths = (num_tokens // 4, num_tokens)
+        tell(f"{num_latents:,} latents, {lengths[0]:,} and {lengths[1]:,} tokens, for the memory")
+        full = [in_child(Measurement(num_latents, n, 1, 1.0, FULL_POOL_WINDOWS, device)) for n in lengths]
         steady = None
         if steady_tokens:
             tell(f"{num_latents:,} latents, {steady_tokens:,} tokens, for the steady state")
             steady = in_child(Measurement(num_latents, steady_tokens, floor_from=0.75, device=device))
-        rows.append(row_of(whole, short, steady))
+        rows.append(row_of(whole, full, steady))
         limits.append({"num_latents": num_latents, **whole["limits"]})
         machine = whole["machine"]
     return {"rows": rows, "limits": limits, "machine": machine}
 
 
-def row_of(whole: dict[str, Any], short: dict[str, Any], steady: dict[str, Any] | None) -> dict[str, Any]:
-    """One row of the table, from the measurements of one number of latents."""
+def row_of(whole: dict[str, Any], full: Sequence[dict[str, Any]], steady: dict[str, Any] | None) -> dict[str, Any]:
+    """One row of the table, from the measurements of one number of latents; ``full`` are those of two lengths with a full pool."""
     tokens = sum(segment.tokens for segment in whole["runs"][0])
     ratios = [ratio(run, merge, tokens) for run, merge in zip(whole["runs"], whole["merge_s"], strict=True)]
     seconds = [
@@ -259,7 +265,8 @@ def row_of(whole: dict[str, Any], short: dict[str, Any], steady: dict[str, Any] 
         "merge_s": statistics.median(whole["merge_s"]),
         "exemplar_kb_per_latent": whole["exemplar_bytes"] / whole["what"]["num_latents"] / 1e3,
         "peak_rss_mib": whole["peak_rss_mib"],
-        "peak_rss_mib_at_a_quarter": short["peak_rss_mib"],
+        "peak_rss_mib_full_pool": full[1]["peak_rss_mib"],
+        "peak_rss_mib_full_pool_at_a_quarter": full[0]["peak_rss_mib"],
     }
     if steady is not None:
         (run,) = steady["runs"]

@@ -31,7 +31,8 @@ def _scratch(x_ND: Tensor, num_latents: int) -> Tensor | None:
     kept: Tensor | None = getattr(_KEPT, "tensor", None)
     size = len(x_ND) * num_latents
     if kept is None or kept.dtype != x_ND.dtype or kept.numel() < size:
-        kept = _KEPT.tensor = torch.empty(size, dtype=x_ND.dtype)
+        with torch.inference_mode(False):  # or it could not be written to outside of that mode
+            kept = _KEPT.tensor = torch.empty(size, dtype=x_ND.dtype)
     return kept[:size].view(len(x_ND), num_latents)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pyarrow as pa
 import pyarrow.feather as feather
 import pyarrow.parquet as pq
 from tokenizers import Tokenizer, models, pre_tokenizers
+
+from sae_core.tokens import TokenCorpus
 
 TEXTS = [f"{chr(97 + i)} " * (5 + i) for i in range(20)]
 EOS, BOS = 21, 22
@@ -23,6 +26,12 @@ def letters() -> Tokenizer:
     built = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
     built.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return built
+
+
+def grown(corpus: TokenCorpus, contexts: int) -> TokenCorpus:
+    """The corpus as far as it was when it had so many contexts."""
+    arrays = {name: getattr(corpus, name)[:contexts] for name in ("context_document", "context_side", "context_uid")}
+    return replace(corpus, context_start=corpus.context_start[: contexts + 1], fingerprint="", **arrays)
 
 
 def json_lines(rows: Sequence[Any], field: str = "body") -> bytes:

@@ -35,6 +35,9 @@ def measured(runs: list[list[Segment]], merges: list[float], rss: float, latents
     }
 
 
+FULL = [measured([], [], 40.0), measured([], [], 45.0)]
+
+
 def test_a_row_has_medians_of_the_repeats() -> None:
     runs = [
         [Segment(100, 1.0, 1.0), Segment(100, 2.0, 1.0)],
@@ -42,15 +45,16 @@ def test_a_row_has_medians_of_the_repeats() -> None:
         [Segment(100, 4.0, 1.0), Segment(100, 4.0, 1.0)],
     ]
     steady = [Segment(100, 9.0, 0.0)] * 3 + [Segment(100, 1.0, 2.0)]
-    row = row_of(measured(runs, [1.0, 2.0, 2.0], 50.0), measured([], [], 40.0), measured([steady], [3.0], 60.0))
+    row = row_of(measured(runs, [1.0, 2.0, 2.0], 50.0), FULL, measured([steady], [3.0], 60.0))
     assert row["num_tokens"] == 200
     assert (row["ratio_to_floor_lowest"], row["ratio_to_floor"], row["ratio_to_floor_highest"]) == (1.0, 2.0, 5.0)
     assert row["tokens_per_second"] == 200 / 4.0
     assert row["floor_tokens_per_second"] == 200 / 2.0
     assert row["exemplar_kb_per_latent"] == 3.0
-    assert (row["peak_rss_mib"], row["peak_rss_mib_at_a_quarter"], row["peak_rss_mib_steady"]) == (50.0, 40.0, 60.0)
+    assert (row["peak_rss_mib"], row["peak_rss_mib_steady"]) == (50.0, 60.0)
+    assert (row["peak_rss_mib_full_pool_at_a_quarter"], row["peak_rss_mib_full_pool"]) == (40.0, 45.0)
     assert row["ratio_of_last_quarter"] == 0.5
-    assert "steady_tokens" not in row_of(measured(runs, [1.0, 2.0, 2.0], 50.0), measured([], [], 40.0), None)
+    assert "steady_tokens" not in row_of(measured(runs, [1.0, 2.0, 2.0], 50.0), FULL, None)
 
 
 def test_a_small_measurement_for_real() -> None:
@@ -61,5 +65,5 @@ def test_a_small_measurement_for_real() -> None:
     assert found["exemplar_bytes"] > 0
     assert 100 < found["peak_rss_mib"] < 4_000
     assert all(value > 0 for value in found["limits"].values())
-    row = row_of(found, found, None)
+    row = row_of(found, [found, found], None)
     assert json.loads(json.dumps(row))["num_tokens"] == 16_384

@@ -23,6 +23,7 @@ from sae_core.partial import ExtractionSettings, Partial
 from sae_core.pool_sample import PoolSample, pool_keys, window_uids
 from sae_core.records import HISTOGRAM_EDGES, Origin, Side, Source
 from sae_core.tokens import CorpusSpec, TokenCorpus, build_corpus
+from tests.sae_core.corpus_world import grown
 
 LATENTS = 9
 BOS = 0
@@ -69,10 +70,12 @@ def shard(
     accumulators: list[Accumulator],
     kept: range,
     rng: np.random.Generator,
+    seen: int,
 ) -> Partial:
-    """One shard in batches of random contexts, as :mod:`sae_core.extraction` feeds them."""
+    """One shard in batches of random contexts, as :mod:`sae_core.extraction` feeds them, when ``seen`` contexts are there."""
     order = rng.permutation(np.arange(contexts.start, contexts.stop))
-    pool = PoolSample(corpus, SETTINGS, frozenset({BOS}))
+    pool = PoolSample(grown(corpus, seen // 2), SETTINGS, frozenset({BOS}))
+    pool.follow(grown(corpus, seen))
     tokens, windows_of = np.zeros(3, np.int64), np.zeros(3, np.int64)
     rows = []
     for batch in np.array_split(order, max(1, len(order) // 5)):
@@ -121,9 +124,18 @@ def shard(
 
 
 def store_of(
-    corpus: TokenCorpus, acts: list[NDArray[np.float32]], folder: Path, cuts: list[int], ranges: list[int], seed: int
+    corpus: TokenCorpus,
+    acts: list[NDArray[np.float32]],
+    folder: Path,
+    cuts: list[int],
+    ranges: list[int],
+    seed: int,
+    grows: bool = False,
 ) -> ExemplarStore:
-    """Everything through shards between ``cuts`` and latents between ``ranges``, some shards by a process of their own."""
+    """Everything through shards between ``cuts`` and latents between ``ranges``, some shards by a process of their own.
+
+    Where the corpus ``grows``, a shard knows of itself and of some of the rest.
+    """
     rng = np.random.default_rng(seed)
     edges, bounds = [0, *cuts, corpus.num_contexts], [0, *ranges, LATENTS]
     paths = []
@@ -136,9 +148,12 @@ def store_of(
                 middle = int(rng.integers(first, last + 1))
                 accumulators = [Accumulator(r, SETTINGS) for r in (range(first, middle), range(middle, last))]
             paths.append(folder / f"{len(paths)}.safetensors")
-            shard(corpus, acts, range(start, stop), accumulators, kept, rng).save(paths[-1])
+            seen = int(rng.integers(stop, corpus.num_contexts + 1)) if grows else corpus.num_contexts
+            shard(corpus, acts, range(start, stop), accumulators, kept, rng, seen).save(paths[-1])
     source = Source("s", "subject", "rev", "h.0", "coder", "print", LATENTS)
-    return merge_partials([paths[i] for i in rng.permutation(len(paths))], source, SETTINGS, corpus, folder / "store")
+    pool = PoolSample(corpus, SETTINGS, frozenset({BOS})) if grows else None
+    shuffled = [paths[i] for i in rng.permutation(len(paths))]
+    return merge_partials(shuffled, source, SETTINGS, corpus, folder / "store", pool)
 
 
 def check(store: ExemplarStore, corpus: TokenCorpus, acts: list[NDArray[np.float32]]) -> None:
@@ -206,15 +221,20 @@ def check(store: ExemplarStore, corpus: TokenCorpus, acts: list[NDArray[np.float
     st.integers(0, 10**6),
     st.lists(st.integers(1, 80), unique=True, max_size=4).map(sorted),
     st.lists(st.integers(1, LATENTS - 1), unique=True, max_size=2).map(sorted),
+    st.booleans(),
 )
 @settings(max_examples=25, deadline=None)
 def test_any_cut_in_any_order_gives_what_plain_loops_give(
-    corpus: TokenCorpus, tmp_path_factory: pytest.TempPathFactory, seed: int, cuts: list[int], ranges: list[int]
+    corpus: TokenCorpus,
+    tmp_path_factory: pytest.TempPathFactory,
+    seed: int,
+    cuts: list[int],
+    ranges: list[int],
+    grows: bool,
 ) -> None:
     acts = activations(corpus, seed % 7)
-    store = store_of(
-        corpus, acts, tmp_path_factory.mktemp("cut"), [c for c in cuts if c < corpus.num_contexts], ranges, seed
-    )
+    cuts = [c for c in cuts if c < corpus.num_contexts]
+    store = store_of(corpus, acts, tmp_path_factory.mktemp("cut"), cuts, ranges, seed, grows)
     check(store, corpus, acts)
 
 
@@ -226,6 +246,12 @@ def test_stores_of_other_cuts_are_equal_to_the_byte(
     second = store_of(corpus, acts, tmp_path / "two", [10, 33, 61], [4], 1)
     for path in sorted(first.folder.iterdir()):
         assert path.read_bytes() == (second.folder / path.name).read_bytes(), path.name
+    for seed in range(5):
+        other = store_of(corpus, acts, tmp_path / f"grown-{seed}", [10, 33, 61], [4], seed, grows=True)
+        sizes = [len(Partial.load(path).pool.window) for path in (tmp_path / f"grown-{seed}").glob("*.safetensors")]
+        assert sum(sizes) > 2 * sum(len(first.pool(side).context) for side in Side), "some knew too little to leave out"
+        for path in sorted(first.folder.iterdir()):
+            assert path.read_bytes() == (other.folder / path.name).read_bytes(), path.name
     monkeypatch.setattr("sae_core.merging.SLICE_LATENTS", 4)
     sliced = store_of(corpus, acts, tmp_path / "three", [20], [], 2)
     assert len(list(sliced.folder.glob("exemplars-*"))) == 3

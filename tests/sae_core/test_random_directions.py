@@ -23,7 +23,7 @@ def test_rates_and_norms_are_those_of_real_latents(
     corpus: TokenCorpus,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    fake = fit_directions(subject, attached, corpus, num_directions=8, seed=3)
+    fake = fit_directions(subject, attached, corpus, range(corpus.num_contexts), num_directions=8, seed=3)
     rows = [corpus.context(c) for c in range(corpus.num_contexts)]
     hidden = torch.cat(
         [
@@ -43,8 +43,14 @@ def test_rates_and_norms_are_those_of_real_latents(
     back = load_directions(path)
     assert back.fingerprint == fake.fingerprint
     torch.testing.assert_close(back.encode(hidden[:50]), fake.encode(hidden[:50]))
-    assert fit_directions(subject, attached, corpus, num_directions=8, seed=3).fingerprint == fake.fingerprint
-    assert fit_directions(subject, attached, corpus, num_directions=8, seed=4).fingerprint != fake.fingerprint
+    assert (
+        fit_directions(subject, attached, corpus, range(corpus.num_contexts), num_directions=8, seed=3).fingerprint
+        == fake.fingerprint
+    )
+    assert (
+        fit_directions(subject, attached, corpus, range(corpus.num_contexts), num_directions=8, seed=4).fingerprint
+        != fake.fingerprint
+    )
 
 
 def test_directions_beside_a_dead_coder_never_fire(
@@ -55,7 +61,9 @@ def test_directions_beside_a_dead_coder_never_fire(
     encoder = attached.coder.encoder
     assert isinstance(encoder, AffineEncoder)
     dead = replace(attached.coder, encoder=replace(encoder, bias=torch.full((attached.coder.num_latents,), -1e6)))
-    fake = fit_directions(subject, replace(attached, coder=dead), corpus, num_directions=5, seed=3)
+    fake = fit_directions(
+        subject, replace(attached, coder=dead), corpus, range(corpus.num_contexts), num_directions=5, seed=3
+    )
     assert isinstance(fake.encoder, AffineEncoder)
     assert isinstance(fake.encoder.activation, JumpReLU)
     assert torch.isinf(fake.encoder.activation.threshold).all()

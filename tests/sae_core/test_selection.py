@@ -98,6 +98,16 @@ def test_tiles_of_an_encoder_are_one(activation: Activation, monkeypatch: pytest
         assert first.value.equal(before)
 
 
+def test_memory_that_is_used_again_belongs_to_no_mode() -> None:
+    x, weight = torch.randn(500, 16), torch.randn(5000, 16)
+    encoder = AffineEncoder(weight, None, TopK(3))
+    with torch.inference_mode():
+        inside = encoder.sparse(x)
+    with torch.no_grad():
+        outside = encoder.sparse(x)
+    assert inside.value.equal(outside.value)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("activation", [TopK(3), ReLU(), JumpReLU(torch.tensor([0.7]))])
 def test_a_row_that_is_not_finite_gives_nan(activation: Activation, bad: float) -> None:

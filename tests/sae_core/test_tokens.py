@@ -198,6 +198,34 @@ def test_a_corpus_is_followed_while_it_grows(
     assert whole.context(3).tolist() == kept, "a corpus built anew must not change under who has the old one open"
 
 
+def test_an_old_word_of_a_corpus_that_is_begun_anew_is_not_believed(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process was killed, another begins anew: who has read the journal just before finds shorter arrays, or none."""
+    monkeypatch.setattr("sae_core.corpus_writer.JOURNAL_TOKENS", 40)
+    path, out = tmp_path / "a.jsonl", tmp_path / "out"
+    path.write_text("".join(json.dumps({"text": t}) + "\n" for t in TEXTS))
+
+    def killed(done: int) -> None:
+        if done > 150:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_corpus(CorpusSpec(str(path), 280, 8), tokenizer, 99, out, killed)
+    assert TokenCorpus.open_growing(out) is not None
+    side = (out / "context_side.bin").read_bytes()
+    (out / "context_side.bin").write_bytes(side[:3])
+    assert TokenCorpus.open_growing(out) is None
+    (out / "context_side.bin").write_bytes(b"")
+    assert TokenCorpus.open_growing(out) is None
+    (out / "context_side.bin").unlink()
+    assert TokenCorpus.open_growing(out) is None
+    journal = out / "journal.json"
+    journal.write_text(journal.read_text().replace('"format_version": 2', '"format_version": 1'))
+    with pytest.raises(CorpusError, match="holds a corpus of format 1"):
+        TokenCorpus.open_growing(out)
+
+
 @pytest.mark.parametrize(("size", "width"), [(65_530, 2), (65_600, 4)])
 def test_ids_take_two_bytes_where_they_fit(tmp_path: Path, size: int, width: int) -> None:
     words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(size)}, unk_token="w0"))

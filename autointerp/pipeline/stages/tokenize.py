@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from autointerp.config import RunConfig
 from autointerp.pipeline.context import RunContext
+from autointerp.pipeline.shards import CORPUS_ARTEFACT
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage
 from autointerp.store.models import Artefact
 from sae_core.token_cache import TokenCache
@@ -16,22 +17,31 @@ if TYPE_CHECKING:
     from sae_core.chat import TextRules
     from sae_core.subject import SubjectModel
 
-CORPUS_ARTEFACT = "corpus"
-"""What was read: fingerprint, documents, contexts, tokens."""
-
 
 class Tokenize(Stage):
-    """Corpus to contexts on disk."""
+    """Corpus to contexts on disk, where others read them as they come."""
 
     name = "tokenize"
     queue = "gpu"
     unit = "tokens"
+    beside = True
 
     def plan(self, context: RunContext) -> list[ChunkSpec]:
         return [ChunkSpec(0, units=context.config.extraction.num_tokens)]
 
     def run(self, context: RunContext, spec: ChunkSpec, progress: Progress) -> ChunkResult:
         subject = context.subject
+        told = 0
+
+        def advance(done: int) -> None:
+            nonlocal told
+            told = done
+            progress(done)
+
+        def stop() -> bool:
+            progress(told)  # raises where it must end, also while documents are read that give no token yet
+            return False
+
         if TokenCorpus.exists(context.folder.corpus):
             corpus = TokenCorpus.open(context.folder.corpus)  # corpus.json is written last, so this one is whole
         else:
@@ -41,11 +51,12 @@ class Tokenize(Stage):
                 subject.tokenizer,
                 rules.bos_id,
                 context.folder.corpus,
-                progress,
+                advance,
                 leading_id=rules.leading_id,
                 eos_id=rules.eos_id,
                 render=rules.render,
                 cache=TokenCache.of(os.environ),
+                stop=stop,
             )
         facts = {
             "fingerprint": corpus.fingerprint,
