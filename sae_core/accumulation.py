@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from sae_core.compiled import compiled
 from sae_core.fixed_point import LARGEST, PLACES
 from sae_core.hashing import hash64, seed_for
 from sae_core.partial import ExtractionSettings, Partial, PoolRows
@@ -89,6 +89,9 @@ class Accumulator:
             self.latents.start,
             self.latents.stop,
             np.float32(self._settings.tau),
+            _UNIT,
+            HISTOGRAM_EDGES,
+            _CELL_OF_BITS,
             self._groups,
             self._histogram,
             self._latent_hash,
@@ -136,7 +139,7 @@ class Accumulator:
         return partial
 
 
-@numba.njit(nogil=True, cache=True, boundscheck=False, error_model="numpy")
+@compiled
 def _add(
     token: NDArray[np.int64],
     latent: NDArray[np.int64],
@@ -149,6 +152,9 @@ def _add(
     first_latent: int,
     last_latent: int,
     tau: np.float32,
+    unit: float,
+    edges: NDArray[np.float64],
+    cell_of_bits: NDArray[np.int64],
     groups: NDArray[np.void],
     histogram: NDArray[np.uint32],
     latent_hash: NDArray[np.uint64],
@@ -201,7 +207,7 @@ def _add(
                     slots += 1
                 slot_count[slot] += 1
                 slot_peak[slot] = max(slot_peak[slot], size)
-                slot_sum[slot] += np.int64(np.rint(np.float64(v) * _UNIT))
+                slot_sum[slot] += np.int64(np.rint(np.float64(v) * unit))
                 seen_slot[seen] = slot
                 seen_position[seen] = place
                 seen_value[seen] = v
@@ -227,8 +233,8 @@ def _add(
                 group.sum_high += (slot_sum[slot] >> 32) + (low >> 32)
                 group.sum_low = low & 0xFFFFFFFF
                 bits[0] = peak
-                cell = _CELL_OF_BITS[one_bits[0] >> 20]
-                while cell < len(HISTOGRAM_EDGES) and HISTOGRAM_EDGES[cell] <= peak:
+                cell = cell_of_bits[one_bits[0] >> 20]
+                while cell < len(edges) and edges[cell] <= peak:
                     cell += 1
                 histogram[g, cell] += np.uint32(1)
                 key = (latent_hash[f] ^ uid[b, w]) + np.uint64(0x9E3779B97F4A7C15)
@@ -284,7 +290,7 @@ def pool_rows(
     )
 
 
-@numba.njit(nogil=True, cache=True, boundscheck=False)
+@compiled
 def _copy_pool(
     token: NDArray[np.int64],
     latent: NDArray[np.int64],

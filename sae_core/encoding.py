@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sae_core.attachment import AttachedCoder
 from sae_core.errors import SubjectError
+from sae_core.non_finite import first_bad_module
 from sae_core.subject import SubjectModel
 
 _BATCHES_A_GPU = 2
@@ -47,12 +48,20 @@ class Replica:
         self.coders = list(coders)
         self._hookpoints = list(dict.fromkeys(place for attached in coders for place in attached.read))
         self._lock = threading.Lock()
+        self._own = threading.local()
         self._most_contexts: int | None = None
 
     def copy_to(self, device: str | torch.device) -> Replica:
         """The same subject and coders on another device."""
         coders = [replace(attached, coder=moved(attached.coder, device)) for attached in self.coders]
         return Replica(self.subject.copy_to(device), coders)
+
+    def _stream(self) -> Any:
+        """The calling thread's stream: the allocator keeps memory for each stream apart."""
+        if not hasattr(self._own, "stream"):
+            make: Any = torch.cuda.Stream
+            self._own.stream = make(self.subject.device)
+        return self._own.stream
 
     @property
     def is_gpu(self) -> bool:
@@ -81,9 +90,13 @@ class Replica:
         self._most_contexts = (len(tokens) + 1) // 2
         return self.activations(tokens)
 
+    def first_bad_module(self, tokens: NDArray[np.int32]) -> str | None:
+        """The first module whose output is not finite on ``tokens`` [T]; None where all are."""
+        with self._lock:
+            return first_bad_module(self.subject, tokens)
+
     def _activations(self, tokens: NDArray[np.int32]) -> list[BatchActivations]:
-        make_stream: Any = torch.cuda.Stream
-        stream = make_stream(self.subject.device) if self.is_gpu else None
+        stream = self._stream() if self.is_gpu else None
         with torch.cuda.stream(stream) if stream is not None else nullcontext(), torch.inference_mode():
             given = torch.from_numpy(np.maximum(tokens, 0)).long()
             if self.is_gpu:

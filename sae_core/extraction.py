@@ -186,7 +186,9 @@ class Extractor:
         replica = self._replicas[0]
         if acts.non_finite[first]:
             row = tokens[first]
-            return subject_sentence(replica.subject, replica.coders[coder], row[row >= 0], place)
+            modules = (each.first_bad_module(row[row >= 0]) for each in self._replicas)
+            module = next((name for name in modules if name is not None), None)
+            return subject_sentence(replica.subject, replica.coders[coder], module, place)
         return (
             f"the coder at {', '.join(map(str, replica.coders[coder].read))} gives activations that are NaN, infinite or beyond "
             f"{LARGEST:.0e}, {place}, though the subject's are finite: its weights do not fit this subject, or its dtype "

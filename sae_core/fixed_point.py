@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 PLACES = 24
-"""Binary places behind the point: 6e-8, what float32 resolves at 1."""
-LARGEST = 2.0**33
-"""Activations beyond it cannot be added up."""
+"""Binary places behind the point: 6e-8, what float32 resolves at 1. Smaller activations round to 0 in a sum."""
+LARGEST = 2.0**31
+"""Activations beyond it cannot be added up: those of a window, 128 at most, go into one integer first."""
 
 
 def as_float(high: NDArray[np.int64], low: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -60,9 +60,14 @@ class MemoryNeed:
 
 
 def extraction_need(
-    coders: Sequence[CoderSize], settings: ExtractionSettings, shard_tokens: int, latents_per_pass: int | None = None
+    coders: Sequence[CoderSize],
+    settings: ExtractionSettings,
+    shard_tokens: int,
+    corpus_tokens: int,
+    latents_per_pass: int | None = None,
 ) -> MemoryNeed:
     """About what extracting ``coders`` together needs, ``latents_per_pass`` of each at a time (all, without it)."""
+    shard_tokens = min(shard_tokens, corpus_tokens)
     kept = [min(coder.num_latents, latents_per_pass or coder.num_latents) for coder in coders]
     exemplars = NUM_SIDES * (settings.top_exemplars + settings.sampled_exemplars)
     item = _ITEM_BYTES + _ENTRIES_AN_ITEM * _ENTRY_BYTES
@@ -72,7 +77,9 @@ def extraction_need(
     active = sum(coder.active * part / coder.num_latents for coder, part in zip(coders, kept, strict=True))
     batch_tokens = settings.batch_tokens or 2_048
     slices = max(min(coder.num_latents, 32_768) for coder in coders)
-    side_of_pool = max(settings.pool_windows * settings.window_length * coder.active for coder in coders)
+    # a side has at most about half of the corpus
+    side_tokens = min(settings.pool_windows * settings.window_length, corpus_tokens // 2)
+    side_of_pool = side_tokens * max(coder.active for coder in coders)
     return MemoryNeed(
         statistics=sum(kept) * NUM_SIDES * 3 * _GROUP_BYTES,
         exemplars=int(sum(kept) * exemplars * (_ROOM * item + leaving)),
@@ -108,12 +115,13 @@ def sentence(need: MemoryNeed, coders: Sequence[CoderSize], settings: Extraction
             ("statistics", need.statistics),
             ("a shard's pool", need.pool),
             ("a batch", need.batch),
+            ("merging, afterwards", need.merging),
         )
     )
     return (
         f"extraction of {latents:,} latents with {settings.top_exemplars} + {settings.sampled_exemplars} exemplars a side "
         + (f"in {passes} passes " if passes > 1 else "")
-        + f"needs up to about {_size(need.total)} of memory beside the weights ({parts}), however long the corpus"
+        + f"needs about {_size(need.total)} of memory beside the weights ({parts}), however long the corpus"
     )
 
 
@@ -121,31 +129,32 @@ def check_fits(
     coders: Sequence[CoderSize],
     settings: ExtractionSettings,
     shard_tokens: int,
+    corpus_tokens: int,
     latents_per_pass: int | None,
     free: int,
 ) -> MemoryNeed:
     """The need, where ``free`` bytes suffice for it. Errors: ConfigError, which names the settings that would fit."""
-    need = extraction_need(coders, settings, shard_tokens, latents_per_pass)
+    need = extraction_need(coders, settings, shard_tokens, corpus_tokens, latents_per_pass)
     if need.total <= free:
         return need
     most = max(coder.num_latents for coder in coders)
     fitting = latents_per_pass or most
-    while fitting > 64 and extraction_need(coders, settings, shard_tokens, fitting).total > free:
+    while fitting > 64 and extraction_need(coders, settings, shard_tokens, corpus_tokens, fitting).total > free:
         fitting //= 2
     latents = sum(coder.num_latents for coder in coders)
     given = (
         f"extraction of {latents:,} latents with {settings.top_exemplars} + {settings.sampled_exemplars} exemplars a side "
         f"needs about {_size(need.total)} of memory beside the weights, and {_size(free)} are free"
     )
-    if extraction_need(coders, settings, shard_tokens, fitting).total <= free:
+    if extraction_need(coders, settings, shard_tokens, corpus_tokens, fitting).total <= free:
         passes = -(-most // fitting)
         raise ConfigError(
             f"{given}: set extraction.latents_per_pass to {fitting:,} or less, which reads the corpus {passes} times with the "
             "same result."
         )
     raise ConfigError(
-        f"{given}: lower extraction.pool_windows (now {settings.pool_windows:,}), extraction.shard_tokens (now {shard_tokens:,}) "
-        "or extraction.batch_tokens, or take a machine with more."
+        f"{given}: lower extraction.sampled_exemplars or extraction.top_exemplars, extraction.pool_windows (now "
+        f"{settings.pool_windows:,}) or extraction.shard_tokens (now {shard_tokens:,}), or take a machine with more."
     )
 
 

@@ -14,11 +14,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from sae_core.compiled import compiled
 from sae_core.exemplar_store import FORMAT_VERSION, ExemplarStore, compact_tokens
 from sae_core.fixed_point import as_float, carried
 from sae_core.partial import ExtractionSettings, Firings, Partial, PoolRows
@@ -130,8 +130,7 @@ def _save_exemplars(
 ) -> None:
     """Exemplars of a slice of latents, each group's by ascending key, with the text of each window once."""
     groups = range(latents.start * _NUM_SIDES, latents.stop * _NUM_SIDES)
-    found = Firings.concatenate([_of_groups(path, groups) for path in parts])
-    found.group[:] -= groups.start
+    found = _kept_of_all(parts, groups, settings)
     # whatever order the shards came in, a key stands in one place
     order = np.lexsort((found.key, found.group))
     keep = np.zeros(len(order), np.uint8)
@@ -160,6 +159,41 @@ def _save_exemplars(
             "window_document": np.asarray(corpus.context_document[context], dtype=np.int32),
         },
         path,
+    )
+
+
+def _kept_of_all(parts: Sequence[Path], groups: range, settings: ExtractionSettings) -> Firings:
+    """The firings of some groups (counted from the first of them), with little more than what is kept in memory at once."""
+    waiting: list[Firings] = []
+    items = room = 0
+    for path in parts:
+        waiting.append(_of_groups(path, groups))
+        waiting[-1].group[:] -= groups.start
+        items += len(waiting[-1].group)
+        if items > room:
+            waiting = [_kept(Firings.concatenate(waiting), len(groups), settings)]
+            items = len(waiting[0].group)
+            room = 2 * items
+    return Firings.concatenate(waiting)
+
+
+def _kept(found: Firings, num_groups: int, settings: ExtractionSettings) -> Firings:
+    """Without what is in no group's top or sample: the order is total, so nothing that comes later can need it."""
+    order, starts = by_group(found.group, num_groups)
+    keep = np.zeros(len(order), np.uint8)
+    top, sampled = settings.top_exemplars, settings.sampled_exemplars
+    choose(order, starts, found.key, found.peak, top, sampled, keep, new_groups(0), False)
+    items = np.flatnonzero(keep)
+    lengths = found.row_length.astype(np.int64)
+    rows = ranges((np.cumsum(lengths) - lengths)[items], lengths[items])
+    return Firings(
+        group=found.group[items],
+        window=found.window[items],
+        key=found.key[items],
+        peak=found.peak[items],
+        row_length=found.row_length[items],
+        position=found.position[rows],
+        value=found.value[rows],
     )
 
 
@@ -279,7 +313,7 @@ def _save_pool(
         )
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _count_latents(
     latent: NDArray[np.int32], row_length: NDArray[np.int32], mine: NDArray[np.bool_], counts: NDArray[np.int64]
 ) -> None:
@@ -291,7 +325,7 @@ def _count_latents(
         at += row_length[row]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _deal(
     latent: NDArray[np.int32],
     position: NDArray[np.uint8],

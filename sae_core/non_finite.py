@@ -14,9 +14,8 @@ from sae_core.hookpoints import first_tensor
 from sae_core.subject import SubjectModel
 
 
-def subject_sentence(subject: SubjectModel, attached: AttachedCoder, tokens: NDArray[np.int32], place: str) -> str:
-    """What to tell of a context (``tokens`` [T]) on which the subject's activations are not finite; ``place`` names it."""
-    module = first_bad_module(subject, tokens)
+def subject_sentence(subject: SubjectModel, attached: AttachedCoder, module: str | None, place: str) -> str:
+    """What to tell where the subject's activations are not finite from ``module`` on; ``place`` names the context."""
     since = "" if module is None else f", from module {module} on"
     kind = str(subject.dtype).removeprefix("torch.")
     remedy = (

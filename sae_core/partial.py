@@ -12,7 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from sae_core.errors import ConfigError
 from sae_core.tensor_file import mapped
+
+MOST_WINDOW = 128
+"""Tokens of the longest window: positions and lengths of rows are kept in 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,14 @@ class ExtractionSettings:
     """Seed of the samples."""
     skip_non_finite: bool = False
     """Whether contexts with NaN or infinite activations are left out and counted, instead of ending the pass."""
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for numbers that nothing could be extracted with."""
+        if not 1 <= self.window_length <= MOST_WINDOW:
+            raise ConfigError(f"a window has {self.window_length} tokens: give 1 to {MOST_WINDOW}.")
+        for name in ("context_length", "top_exemplars", "sampled_exemplars", "pool_windows"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}: give 1 or more.")
 
     @property
     def windows_per_context(self) -> int:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from sae_core.compiled import compiled
 from sae_core.partial import Firings
 
 GROUP = np.dtype(
@@ -115,7 +115,7 @@ def _room(items: int, entries: int) -> Firings:
     )
 
 
-@numba.njit(nogil=True, cache=True, boundscheck=False)
+@compiled
 def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """``concatenate([arange(s, s + n) for s, n in zip(starts, lengths)])``."""
     out = np.empty(lengths.sum(), np.int64)
@@ -127,7 +127,7 @@ def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.
     return out
 
 
-@numba.njit(nogil=True, cache=True, boundscheck=False)
+@compiled
 def by_group(group: NDArray[np.int32], num_groups: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """``(order [M], starts [G + 1])``: group g's items are ``order[starts[g]:starts[g + 1]]``, in the order they stand in."""
     starts = np.zeros(num_groups + 1, np.int64)
@@ -143,7 +143,7 @@ def by_group(group: NDArray[np.int32], num_groups: int) -> tuple[NDArray[np.int6
     return order, starts
 
 
-@numba.njit(nogil=True, cache=True, boundscheck=False)
+@compiled
 def choose(
     order: NDArray[np.int64],
     starts: NDArray[np.int64],
@@ -188,13 +188,13 @@ def choose(
                 groups[g].sample_key = key[drawn[sampled - 1]]
 
 
-@numba.njit(nogil=True, cache=True, boundscheck=False)
+@compiled
 def comes_before(peak: float, key: int, other_peak: float, other_key: int) -> bool:
     """The order of the top: the stronger first, then the smaller key."""
     return peak > other_peak or (peak == other_peak and key < other_key)
 
 
-@numba.njit(nogil=True, cache=True, boundscheck=False)
+@compiled
 def _compact(
     keep: NDArray[np.uint8],
     group: NDArray[np.int32],

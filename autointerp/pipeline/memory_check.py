@@ -33,6 +33,7 @@ def check_memory(
         coders,
         settings,
         extraction.shard_size,
+        extraction.num_tokens,
         extraction.latents_per_pass,
         available_bytes() if free is None else free,
     )

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sae_core.errors import ConfigError
 from sae_core.partial import ExtractionSettings
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def measure(what: Measurement) -> dict[str, Any]:
             for contexts in _segments(world.corpus.num_contexts):
                 path = folder / f"{len(paths)}.safetensors"
                 turn = floor is not None and contexts.start >= what.floor_from * world.corpus.num_contexts
-                floor_first = turn and repeat % 2 == 0
+                floor_first = turn and (repeat + len(paths)) % 2 == 0
                 # who goes first changes, so that a machine that slows down favours neither
                 floor_s = _seconds(floor.run, contexts) if floor is not None and floor_first else 0.0
                 took = _seconds(_extract, extractor, contexts, path)
@@ -229,6 +230,10 @@ def bench_extraction(
     tell: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Measure each number of latents: the ratio over ``num_tokens`` and, unless it is 0, in the last quarter of ``steady_tokens``."""
+    import torch
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"--device is {device!r}, but this machine shows no GPU; give cpu.")
     rows, limits, machine = [], [], ""
     for num_latents in latents:
         tell(f"{num_latents:,} latents, {num_tokens:,} tokens, {repeats} times")

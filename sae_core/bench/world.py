@@ -75,12 +75,13 @@ def make_world(
 def _corpus(num_tokens: int, tokenizer: Tokenizer, folder: Path) -> TokenCorpus:
     contexts = max(1, num_tokens // CONTEXT_LENGTH)
     document = np.arange(contexts) // CONTEXTS_A_DOCUMENT
-    tokens = np.random.default_rng(0).zipf(1.2, size=contexts * CONTEXT_LENGTH)
+    rates = 1.0 / np.arange(1, VOCABULARY + 1) ** 1.2
+    tokens = np.random.default_rng(0).choice(VOCABULARY, size=contexts * CONTEXT_LENGTH, p=rates / rates.sum())
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     return TokenCorpus(
         folder=folder,
-        tokens=np.minimum(tokens, VOCABULARY - 1).astype(np.int32),
+        tokens=tokens.astype(np.int32),
         context_start=np.arange(contexts + 1, dtype=np.int64) * CONTEXT_LENGTH,
         context_document=document.astype(np.int32),
         context_side=sides_of(hash64(document), 0),

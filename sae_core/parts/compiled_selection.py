@@ -10,11 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from sae_core.compiled import compiled, compiled_for_finite
 
 _LANES = 16
 """float32 values of one vector register; blocks are cut in multiples of it so that the maxima vectorise."""
@@ -22,7 +23,7 @@ _INFINITY = np.int32(0x7F800000)
 _MAGNITUDE = np.int32(0x7FFFFFFF)
 _CHUNK = 128
 _LOWEST = np.int32(-0x7F800000)
-"""Below every finite number, in the order of :func:`_order`."""
+"""The lowest finite number, in the order of :func:`_order`."""
 _ROWS_A_THREAD = 64
 """Rows from which another thread pays."""
 
@@ -50,7 +51,7 @@ def top_k(pre_NL: Tensor, k: int, rectify: bool) -> Entries:
     """
     pre = pre_NL.contiguous().numpy()
     rows, latents = pre.shape
-    latent, value, count = np.empty((rows, k), np.int64), np.empty((rows, k), np.float32), np.empty(rows, np.int64)
+    latent, value, count = np.empty((rows, k), np.int64), np.empty((rows, k), np.float32), np.zeros(rows, np.int64)
     _by_rows(_top_k, rows, pre, k, _num_blocks(latents, k), rectify, latent, value, count)
     return _entries(latent, value, count)
 
@@ -65,7 +66,7 @@ def above(pre_NL: Tensor, threshold: Tensor, rectify: bool, room: int = 256) -> 
     room = min(room, latents)
     while True:
         latent, value = np.empty((rows, room), np.int64), np.empty((rows, room), np.float32)
-        count = np.empty(rows, np.int64)
+        count = np.zeros(rows, np.int64)
         _by_rows(_above, rows, pre, floors, rectify, latent, value, count)
         most = int(count.max(initial=0))
         if most <= room:
@@ -77,14 +78,16 @@ def _entries(latent: NDArray[np.int64], value: NDArray[np.float32], count: NDArr
     return Entries(*map(torch.from_numpy, _gather(latent, value, count)))
 
 
-@numba.njit(nogil=True, cache=True, boundscheck=False)
+@compiled
 def _gather(
     latent: NDArray[np.int64], value: NDArray[np.float32], count: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
     """``(token, latent, value)`` of rows of which the first ``count`` entries hold, -1 for a row that is not finite."""
     total = 0
     for row in range(len(count)):
-        total += abs(count[row])
+        total += count[row] < 0
+        for entry in range(count[row]):
+            total += value[row, entry] != 0
     tokens, latents = np.empty(total, np.int64), np.empty(total, np.int64)
     values = np.empty(total, np.float32)
     place = 0
@@ -93,10 +96,11 @@ def _gather(
             tokens[place], latents[place], values[place] = row, 0, np.nan
             place += 1
         for entry in range(count[row]):
-            tokens[place] = row
-            latents[place] = latent[row, entry]
-            values[place] = value[row, entry]
-            place += 1
+            if value[row, entry] != 0:
+                tokens[place] = row
+                latents[place] = latent[row, entry]
+                values[place] = value[row, entry]
+                place += 1
     return tokens, latents, values
 
 
@@ -121,7 +125,7 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="select")
 
 
-@numba.njit(nogil=True, cache=True, boundscheck=False)
+@compiled
 def _finite(bits: NDArray[np.int32]) -> bool:
     """Whether float32 values, given as their bits, are neither NaN nor infinite."""
     largest = np.int32(0)
@@ -130,7 +134,7 @@ def _finite(bits: NDArray[np.int32]) -> bool:
     return bool(largest < _INFINITY)
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"nnan", "nsz"}, boundscheck=False)
+@compiled_for_finite
 def _block_maxima(row: NDArray[np.float32], maxima: NDArray[np.float32]) -> None:
     """Maximum of each block, block b being every len(maxima)-th value from b on."""
     blocks, latents = len(maxima), len(row)
@@ -145,7 +149,7 @@ def _block_maxima(row: NDArray[np.float32], maxima: NDArray[np.float32]) -> None
         maxima[b] = max(row[rest + b], maxima[b])
 
 
-@numba.njit(nogil=True, cache=True, boundscheck=False)
+@compiled
 def _order(values: NDArray[np.float32], ordered: NDArray[np.int32]) -> None:
     """Integers that stand in the order of finite floats; 0.0 and -0.0 become neighbours."""
     bits = values.view(np.int32)
@@ -153,7 +157,7 @@ def _order(values: NDArray[np.float32], ordered: NDArray[np.int32]) -> None:
         ordered[i] = bits[i] ^ ((bits[i] >> np.int32(31)) & _MAGNITUDE)
 
 
-@numba.njit(nogil=True, cache=True, boundscheck=False)
+@compiled
 def _unordered(number: np.int32) -> np.float32:
     """The float that :func:`_order` gives this number for."""
     bits = np.empty(1, np.int32)
@@ -161,7 +165,7 @@ def _unordered(number: np.int32) -> np.float32:
     return np.float32(bits.view(np.float32)[0])
 
 
-@numba.njit(nogil=True, cache=True, boundscheck=False)
+@compiled
 def _kth_largest(values: NDArray[np.int32], k: int, slack: int) -> int:
     """A bound that at least k and at most k + slack of ``values`` reach, or the k-th largest itself where there are ties.
 
@@ -187,7 +191,7 @@ def _kth_largest(values: NDArray[np.int32], k: int, slack: int) -> int:
     return low
 
 
-@numba.njit(nogil=True, cache=True, boundscheck=False)
+@compiled
 def _top_k(
     first: int,
     last: int,
@@ -256,7 +260,7 @@ def _top_k(
         count[n] = kept
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"nnan", "nsz"}, boundscheck=False)
+@compiled_for_finite
 def _exceeds(values: NDArray[np.float32], floor: np.float32) -> bool:
     largest = values[0]
     for i in range(len(values)):
@@ -264,7 +268,7 @@ def _exceeds(values: NDArray[np.float32], floor: np.float32) -> bool:
     return bool(largest > floor)
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"nnan", "nsz"}, boundscheck=False)
+@compiled_for_finite
 def _exceeds_own(values: NDArray[np.float32], floors: NDArray[np.float32]) -> bool:
     largest = values[0] - floors[0]
     for i in range(len(values)):
@@ -272,7 +276,7 @@ def _exceeds_own(values: NDArray[np.float32], floors: NDArray[np.float32]) -> bo
     return bool(largest > 0)
 
 
-@numba.njit(nogil=True, cache=True, boundscheck=False)
+@compiled
 def _above(
     first: int,
     last: int,

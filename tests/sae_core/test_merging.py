@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from sae_core.accumulation import Accumulator, Windows, pool_rows
+from sae_core.errors import ConfigError
 from sae_core.exemplar_store import ExemplarStore
+from sae_core.fixed_point import LARGEST, as_float
 from sae_core.hashing import hash64, seed_for
 from sae_core.merging import merge_partials
 from sae_core.partial import ExtractionSettings, Partial
@@ -258,6 +260,34 @@ def test_stores_of_other_cuts_are_equal_to_the_byte(
     check(sliced, corpus, acts)
 
 
+@pytest.mark.parametrize("length", [32, 128])
+def test_the_largest_activations_add_up(length: int) -> None:
+    accumulator = Accumulator(range(2), ExtractionSettings(context_length=length, window_length=length))
+    windows = Windows(
+        np.arange(1), np.zeros(1, np.int64), np.zeros((1, 1), np.uint64), np.ones((1, length), bool), length
+    )
+    largest = np.nextafter(np.float32(LARGEST), np.float32(0))
+    token = np.repeat(np.arange(length), 2)
+    value = np.tile(np.array([largest, -largest], np.float32), length)
+    accumulator.add(token, np.tile(np.arange(2), length), value, windows)
+    nothing = np.zeros(3, np.int64)
+    empty = pool_rows(token[:0], token[:0], value[:0], windows, np.zeros((1, 1), bool), range(2), 0.0)
+    partial = accumulator.end_shard(0, 1, nothing, nothing, np.zeros(2, np.int64), empty)
+    assert as_float(partial.sum_high, partial.sum_low)[:, 0].tolist() == [
+        length * float(largest),
+        -length * float(largest),
+    ]
+    assert partial.firings.row_length.tolist() == [length, length]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"top_exemplars": 0}, {"sampled_exemplars": 0}, {"window_length": 129}, {"window_length": 0}]
+)
+def test_settings_that_nothing_could_be_extracted_with(wrong: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=r"give 1 "):
+        ExtractionSettings(**wrong)  # type: ignore[arg-type]
+
+
 def test_a_million_additions_lose_nothing() -> None:
     """In float32 the sum of a million tenths is off in the third place."""
     accumulator = Accumulator(range(1), ExtractionSettings())
@@ -265,8 +295,6 @@ def test_a_million_additions_lose_nothing() -> None:
     windows = Windows(np.arange(8), np.zeros(8, np.int64), np.zeros((8, 8), np.uint64), np.ones((8, 256), bool), 32)
     for _ in range(500):
         accumulator.add(np.arange(count), np.zeros(count, np.int64), np.full(count, 0.1, np.float32), windows)
-    from sae_core.fixed_point import as_float
-
     empty = pool_rows(
         np.empty(0, np.int64),
         np.empty(0, np.int64),

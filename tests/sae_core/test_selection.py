@@ -49,12 +49,28 @@ def test_top_k_takes_the_largest(seed: int, rows: int, latents: int, k: int, kin
     found = compiled_selection.top_k(pre, k, rectify)
     # equal values: the smallest latents
     order = np.argsort(-pre.numpy(), axis=1, kind="stable")[:, :k]
-    expected = {(n, int(f)): float(pre[n, f]) for n in range(rows) for f in order[n] if pre[n, f] > 0 or not rectify}
+    expected = {
+        (n, int(f)): float(pre[n, f])
+        for n in range(rows)
+        for f in order[n]
+        if pre[n, f] > 0 or (pre[n, f] < 0 and not rectify)
+    }
     assert (
         dict(zip(zip(found.token.tolist(), found.latent.tolist(), strict=True), found.value.tolist(), strict=True))
         == expected
     )
     assert len(found.token) == len(expected)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_every_row_is_some_threads(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(compiled_selection, "_ROWS_A_THREAD", 4)
+    pre = pre_activations(5, 53, 200, "normal")
+    found = SparseActivations(*compiled_selection.top_k(pre, 6, True))
+    assert sorted_entries(found, 200) == sorted_entries(without_zeros(TopK(6).dense(pre)), 200)
+    found = SparseActivations(*compiled_selection.above(pre, torch.tensor([1.0]), True))
+    assert sorted_entries(found, 200) == sorted_entries(without_zeros(JumpReLU(torch.tensor([1.0])).dense(pre)), 200)
 
 
 @given(
