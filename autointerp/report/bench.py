@@ -23,6 +23,7 @@ def print_extraction_bench(result: dict[str, Any], console: Console) -> None:
         ("  highest", "ratio_to_floor_highest", "{:.3f}"),
         ("tokens a second", "tokens_per_second", "{:,.0f}"),
         ("  floor", "floor_tokens_per_second", "{:,.0f}"),
+        ("  share of the encoder's product alone", "share_of_encoder_product", "{:.2f}"),
         ("peak memory, MiB", "peak_rss_mib", "{:,.0f}"),
         ("  with a pool of 1,000 windows a side", "peak_rss_mib_full_pool", "{:,.0f}"),
         ("  the same at a quarter of the tokens", "peak_rss_mib_full_pool_at_a_quarter", "{:,.0f}"),

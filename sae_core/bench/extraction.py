@@ -273,6 +273,11 @@ def row_of(whole: dict[str, Any], full: Sequence[dict[str, Any]], steady: dict[s
         "peak_rss_mib_full_pool": full[1]["peak_rss_mib"],
         "peak_rss_mib_full_pool_at_a_quarter": full[0]["peak_rss_mib"],
     }
+    if whole.get("limits"):
+        # of what the encoder's matrix product alone would do
+        row["share_of_encoder_product"] = (
+            row["tokens_per_second"] / whole["limits"]["encoder_product_tokens_per_second"]
+        )
     if steady is not None:
         (run,) = steady["runs"]
         row |= {

@@ -67,3 +67,4 @@ def test_a_small_measurement_for_real() -> None:
     assert all(value > 0 for value in found["limits"].values())
     row = row_of(found, [found, found], None)
     assert json.loads(json.dumps(row))["num_tokens"] == 16_384
+    assert 0 < row["share_of_encoder_product"] < 1

@@ -167,6 +167,26 @@ def test_several_devices_give_what_one_gives(
         Extractor([one, two], corpus, SETTINGS).extract(contexts)
 
 
+@pytest.mark.parametrize("threads", [2, 3, 16])
+def test_latents_dealt_among_threads_give_what_one_thread_gives(
+    subject: SubjectModel, attached: AttachedCoder, corpus: TokenCorpus, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    monkeypatch.setattr("sae_core.extraction._LEAST_LATENTS_A_THREAD", 1)
+    found = []
+    for number in (1, threads):
+        monkeypatch.setattr(torch, "get_num_threads", lambda number=number: number)
+        (partial,) = Extractor([Replica(subject, [attached])], corpus, SETTINGS).extract(range(corpus.num_contexts))
+        found.append(partial)
+    for field in dataclasses.fields(Partial):
+        one, many = (getattr(partial, field.name) for partial in found)
+        if dataclasses.is_dataclass(one):
+            for part in dataclasses.fields(one):
+                np.testing.assert_array_equal(getattr(one, part.name), getattr(many, part.name))
+        else:
+            np.testing.assert_array_equal(one, many)
+    assert found[0].firings.group.max() > 3 * 10
+
+
 def test_moving_a_coder_moves_every_tensor(attached: AttachedCoder) -> None:
     coder = dataclasses.replace(
         attached.coder,

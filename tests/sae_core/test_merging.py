@@ -15,15 +15,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from sae_core import exemplar_store
 from sae_core.accumulation import Accumulator, Windows, pool_rows
 from sae_core.errors import ConfigError
-from sae_core.exemplar_store import ExemplarStore
+from sae_core.exemplar_store import ExemplarStore, compact_tokens
 from sae_core.fixed_point import LARGEST, as_float
 from sae_core.hashing import hash64, seed_for
 from sae_core.merging import merge_partials
 from sae_core.partial import ExtractionSettings, Partial
 from sae_core.pool_sample import PoolSample, pool_keys, window_uids
 from sae_core.records import HISTOGRAM_EDGES, Origin, Side, Source
+from sae_core.tensor_file import mapped
 from sae_core.tokens import CorpusSpec, TokenCorpus, build_corpus
 from tests.sae_core.corpus_world import grown
 
@@ -201,6 +203,15 @@ def check(store: ExemplarStore, corpus: TokenCorpus, acts: list[NDArray[np.float
                 assert exemplar.token_ids.tolist() == text[w * 8 : w * 8 + 8]
                 assert exemplar.context_ids.tolist() == text[max(0, w * 8 - 8) : w * 8]
                 assert exemplar.document == corpus.context_document[c]
+    shown = {
+        (e.context, e.position) for f in range(LATENTS) for s in Side for o in Origin for e in store.exemplars(f, s, o)
+    }
+    before = {(c, position - 8) for c, position in shown if position}
+    files = sorted(store.folder.glob("exemplars-*"))
+    if len(files) == 1:  # each window once, with the one before it in its context, and nothing else
+        table = mapped(files[0])
+        stored = list(zip(table["window_context"].tolist(), table["window_position"].tolist(), strict=True))
+        assert sorted(stored) == sorted(shown | before)
     for side in Side:
         mine = [key for key in every if corpus.context_side[key[0]] == side]
         assert found.num_windows[side] == len(mine)
@@ -286,6 +297,16 @@ def test_the_largest_activations_add_up(length: int) -> None:
 def test_settings_that_nothing_could_be_extracted_with(wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=r"give 1 "):
         ExtractionSettings(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("largest", "dtype"), [(65_533, np.uint16), (65_534, np.uint16), (65_535, np.int32), (70_000, np.int32)]
+)
+def test_tokens_in_sixteen_bits_where_they_fit(largest: int, dtype: type[np.generic]) -> None:
+    tokens = np.array([[0, -1, largest]], np.int32)
+    stored = compact_tokens(tokens)
+    assert stored.dtype == dtype
+    np.testing.assert_array_equal(exemplar_store._tokens(stored), tokens)
 
 
 def test_a_million_additions_lose_nothing() -> None:
