@@ -24,7 +24,7 @@ from sae_core.fixed_point import as_float, carried
 from sae_core.partial import ExtractionSettings, Firings, Partial, PoolRows
 from sae_core.pool_sample import PoolSample
 from sae_core.records import HISTOGRAM_EDGES, Side, Source
-from sae_core.reservoir import by_group, choose, new_groups, ranges
+from sae_core.reservoir import by_group, choose, new_groups, taken
 from sae_core.tensor_file import create
 from sae_core.tokens import TokenCorpus
 
@@ -133,25 +133,21 @@ def _save_exemplars(
     found = _kept_of_all(parts, groups, settings)
     # whatever order the shards came in, a key stands in one place
     order = np.lexsort((found.key, found.group))
-    keep = np.zeros(len(order), np.uint8)
-    _, starts = by_group(found.group, len(groups))
-    top, sampled = settings.top_exemplars, settings.sampled_exemplars
-    choose(order, starts, found.key, found.peak, top, sampled, keep, new_groups(0), False)
-    order = order[keep[order] > 0]
-    windows, exemplar_window = np.unique(found.window[order], return_inverse=True)
+    marks = _marks(found, len(groups), settings)
+    order = order[marks[order] > 0]
+    origin, found = marks[order], taken(found, order)
+    windows, exemplar_window = np.unique(found.window, return_inverse=True)
     texts, previous = _with_previous(windows, settings)
     tokens, context, position = window_texts(texts, settings, corpus)
-    lengths = found.row_length.astype(np.int64)
-    rows = ranges((np.cumsum(lengths) - lengths)[order], lengths[order])
-    counts = np.bincount(found.group[order], minlength=len(groups))
+    counts = np.bincount(found.group, minlength=len(groups))
     save_file(
         {
             "group_start": np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             "exemplar_window": np.searchsorted(texts, windows)[exemplar_window].astype(np.int32),
-            "origin": keep[order],
-            "row_length": found.row_length[order],
-            "position": found.position[rows],
-            "value": found.value[rows],
+            "origin": origin,
+            "row_length": found.row_length,
+            "position": found.position,
+            "value": found.value,
             "window_tokens": compact_tokens(tokens),
             "window_previous": previous,
             "window_context": context,
@@ -171,30 +167,21 @@ def _kept_of_all(parts: Sequence[Path], groups: range, settings: ExtractionSetti
         waiting[-1].group[:] -= groups.start
         items += len(waiting[-1].group)
         if items > room:
-            waiting = [_kept(Firings.concatenate(waiting), len(groups), settings)]
+            found = Firings.concatenate(waiting)
+            # the order is total: what is in neither the top nor the sample now, nothing that comes later brings back
+            waiting = [taken(found, np.flatnonzero(_marks(found, len(groups), settings)))]
             items = len(waiting[0].group)
             room = 2 * items
     return Firings.concatenate(waiting)
 
 
-def _kept(found: Firings, num_groups: int, settings: ExtractionSettings) -> Firings:
-    """Without what is in no group's top or sample: the order is total, so nothing that comes later can need it."""
+def _marks(found: Firings, num_groups: int, settings: ExtractionSettings) -> NDArray[np.uint8]:
+    """[M] whether each is in its group's top, its sample or both; 0 for what is in neither."""
     order, starts = by_group(found.group, num_groups)
-    keep = np.zeros(len(order), np.uint8)
+    marks = np.zeros(len(order), np.uint8)
     top, sampled = settings.top_exemplars, settings.sampled_exemplars
-    choose(order, starts, found.key, found.peak, top, sampled, keep, new_groups(0), False)
-    items = np.flatnonzero(keep)
-    lengths = found.row_length.astype(np.int64)
-    rows = ranges((np.cumsum(lengths) - lengths)[items], lengths[items])
-    return Firings(
-        group=found.group[items],
-        window=found.window[items],
-        key=found.key[items],
-        peak=found.peak[items],
-        row_length=found.row_length[items],
-        position=found.position[rows],
-        value=found.value[rows],
-    )
+    choose(order, starts, found.key, found.peak, top, sampled, marks, new_groups(0), False)
+    return marks
 
 
 def _of_groups(path: Path, groups: range) -> Firings:

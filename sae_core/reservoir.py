@@ -90,17 +90,24 @@ class FiringReservoir:
         order, _ = by_group(kept.group[:items], len(self.groups))
         window = kept.window[order]
         order = order[(window >= first) & (window < last)]
-        lengths = kept.row_length[:items].astype(np.int64)
-        rows = ranges((np.cumsum(lengths) - lengths)[order], lengths[order])
-        return Firings(
-            group=kept.group[order] + np.int32(first_group),
-            window=kept.window[order],
-            key=kept.key[order],
-            peak=kept.peak[order],
-            row_length=kept.row_length[order],
-            position=kept.position[rows],
-            value=kept.value[rows],
-        )
+        found = taken(kept, order)
+        found.group[:] += np.int32(first_group)
+        return found
+
+
+def taken(firings: Firings, items: NDArray[np.int64]) -> Firings:
+    """A copy of the given items with their activations, in the given order."""
+    lengths = firings.row_length.astype(np.int64)
+    rows = ranges((np.cumsum(lengths) - lengths)[items], lengths[items])
+    return Firings(
+        group=firings.group[items],
+        window=firings.window[items],
+        key=firings.key[items],
+        peak=firings.peak[items],
+        row_length=firings.row_length[items],
+        position=firings.position[rows],
+        value=firings.value[rows],
+    )
 
 
 def _room(items: int, entries: int) -> Firings:
