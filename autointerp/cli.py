@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,6 +18,7 @@ from sae_core.errors import AutointerpError, StoreError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from autointerp.config import RunConfig
     from autointerp.pipeline.context import RunContext
     from autointerp.pipeline.starting import StartedRun
     from autointerp.store import LabelStore
@@ -80,6 +81,13 @@ def run(
     retry: Annotated[
         bool, typer.Option("--retry", help="Try chunks again that ended their process too often.")
     ] = False,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Another tool's protocol, for comparison with its published scores: delphi, saebench."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the calls, tokens and cost of language models, and do nothing.")
+    ] = False,
 ) -> None:
     """Label a dictionary, or go on with a run that stopped."""
     began = time.monotonic()
@@ -87,7 +95,11 @@ def run(
     from autointerp.pipeline.interruption import Interrupted
 
     try:
-        parsed = load_config(config, sets or [], os.environ)
+        given = list(sets or []) + ([f"preset={preset}"] if preset else [])
+        parsed = load_config(config, given, os.environ)
+        if dry_run:
+            _print_dry_run(parsed)
+            return
         from autointerp.pipeline.starting import start_run
 
         started = start_run(parsed, config.stem, out or Path("runs") / config.stem, began)
@@ -156,6 +168,39 @@ def export(
         )
     manifest = export_run(context, folder)
     print(f"{manifest.num_rows:,} latents written to {folder}")
+
+
+@app.command()
+def review(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="An output folder, a run id, or the beginning of one.")],
+    latent: Annotated[int, typer.Argument(min=0, help="Number of the latent.")],
+    by: Annotated[str, typer.Option(help="Who says so; kept with the date.")],
+    accept: Annotated[bool, typer.Option("--accept", help="The label is right.")] = False,
+    reject: Annotated[bool, typer.Option("--reject", help="The label is wrong; the latent has none then.")] = False,
+    edit: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="A better label; it is scored on windows that nobody has been shown yet."),
+    ] = None,
+    note: Annotated[str | None, typer.Option(help="Why, in a sentence.")] = None,
+    source: Annotated[str | None, typer.Option(help="Name of the source, where the run has several.")] = None,
+    store: Annotated[str | None, typer.Option(help="Store in which to look for a run id.")] = None,
+) -> None:
+    """Say what a person thinks of a label: accept, reject or edit it."""
+    from autointerp.review import review_latent
+    from sae_core.errors import ConfigError
+
+    if accept + reject + (edit is not None) != 1:
+        raise ConfigError("give one of --accept, --reject and --edit TEXT.")
+    context = _context(run_id, store)
+    names = [record.name for record in context.sources if not record.control]
+    if source is None and len(names) != 1:
+        raise ConfigError(f"the run has the sources {', '.join(map(repr, names))}: say which one with --source.")
+    action: Literal["accept", "reject", "edit"] = "accept" if accept else "reject" if reject else "edit"
+    try:
+        outcome = review_latent(context, source or names[0], latent, action, edit, by, note)
+    finally:
+        context.close()
+    print(outcome.sentence)
 
 
 @app.command()
@@ -281,6 +326,27 @@ def bench_extraction(
         print_extraction_bench(result, _console())
 
 
+@bench_app.command("llm")
+def bench_llm(
+    concurrency: Annotated[int, typer.Option(min=1, help="Calls under way at once.")] = 64,
+    latency_ms: Annotated[float, typer.Option(min=0, help="Time that the server takes for a call.")] = 100.0,
+    calls: Annotated[int, typer.Option(min=16, help="Calls of each way.")] = 4_000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else on stdout.")] = False,
+) -> None:
+    """Time calls to a server of fixed latency beside a bare openai client and a bare HTTP client, with their CPU."""
+    import json
+
+    from autointerp.llm.bench import bench_llm as measure
+
+    result = measure(concurrency, latency_ms, calls)
+    if as_json:
+        print(json.dumps(result, indent=1))
+    else:
+        from autointerp.report.bench import print_llm_bench
+
+        print_llm_bench(result, _console())
+
+
 @contextmanager
 def _token_bar(total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
     """What takes the number of tokens done, as a bar on a terminal that goes away in the end."""
@@ -290,6 +356,13 @@ def _token_bar(total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
     with Progress(console=console, transient=True, disable=not (shown and console.is_terminal)) as progress:
         task = progress.add_task("tokens", total=total)
         yield lambda done: progress.update(task, completed=done)
+
+
+def _print_dry_run(config: RunConfig) -> None:
+    from autointerp.planning import plan_run
+    from autointerp.report.plan import print_plan
+
+    print_plan(plan_run(config), _console())
 
 
 def _go_on(started: StartedRun, retry: bool) -> None:
@@ -370,6 +443,12 @@ def _print_run(store: LabelStore, run_id: str, console: Console) -> None:
         if chunk.error:
             console.print(f"{chunk.stage} {chunk.ordinal}: {chunk.error}", markup=False)
     print_timings(store.timings(run_id), console)
+    from autointerp.report.judges import spend_line
+    from autointerp.store.ledger import spend_by_purpose
+
+    spend = spend_by_purpose(store, run_id)
+    if spend:
+        console.print(spend_line([row._asdict() for row in spend.values()], 0))
 
 
 def _context(given: str, store: str | None) -> RunContext:

@@ -1,7 +1,8 @@
-"""Finds explainers and scorers by scanning their packages and by entry points, and builds them from config tables.
+"""Finds explainers, scorers and endpoints by scanning their packages and by entry points, and builds them from config tables.
 
-Adding a component edits no existing file: a module in ``autointerp/explainers`` or ``autointerp/scorers`` with a
-concrete class is enough, or an entry point of the group of that name that loads such a class.
+Adding a component edits no existing file: a module in ``autointerp/explainers``, ``autointerp/scorers`` or
+``autointerp/llm/endpoints`` with a concrete class is enough, or an entry point of the group ``autointerp.explainers``,
+``autointerp.scorers`` or ``autointerp.endpoints`` that loads such a class.
 """
 
 from __future__ import annotations
@@ -18,13 +19,20 @@ from typing import Any, Literal, overload
 from pydantic import BaseModel, ValidationError
 
 from autointerp.explainers.base import Explainer
+from autointerp.llm.endpoints.base import Endpoint
 from autointerp.scorers.base import Scorer
 from sae_core.errors import ConfigError, did_you_mean
 
-Group = Literal["explainers", "scorers"]
-"""Name of a component package, and of its tables in the config file."""
+Group = Literal["explainers", "scorers", "endpoints"]
+"""Name of a kind of components, and of its tables in the config file."""
+Component = Explainer | Scorer | Endpoint
 
-_BASES: dict[Group, type[Explainer] | type[Scorer]] = {"explainers": Explainer, "scorers": Scorer}
+_BASES: dict[Group, type[Component]] = {"explainers": Explainer, "scorers": Scorer, "endpoints": Endpoint}
+_PACKAGES: dict[Group, str] = {
+    "explainers": "autointerp.explainers",
+    "scorers": "autointerp.scorers",
+    "endpoints": "autointerp.llm.endpoints",
+}
 
 
 def _kind_of(model: type[BaseModel]) -> str:
@@ -39,14 +47,14 @@ def _kind_of(model: type[BaseModel]) -> str:
 
 
 @cache
-def known_components(group: Group) -> Mapping[str, type[Explainer] | type[Scorer]]:
+def known_components(group: Group) -> Mapping[str, type[Component]]:
     """Component classes of a group by kind.
 
     Raises:
         ConfigError: two classes claim one kind, or an entry point does not load a component class.
     """
     base = _BASES[group]
-    package = importlib.import_module(f"autointerp.{group}")
+    package = importlib.import_module(_PACKAGES[group])
     classes: list[type[Any]] = []
     for module_info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         module = importlib.import_module(module_info.name)
@@ -63,7 +71,7 @@ def known_components(group: Group) -> Mapping[str, type[Explainer] | type[Scorer
                 f"subclass of {base.__name__}: fix or uninstall the package that declares it"
             )
         classes.append(loaded)
-    found: dict[str, type[Explainer] | type[Scorer]] = {}
+    found: dict[str, type[Component]] = {}
     for model in classes:
         kind = _kind_of(model)
         if found.setdefault(kind, model) is not model:
@@ -78,7 +86,9 @@ def known_components(group: Group) -> Mapping[str, type[Explainer] | type[Scorer
 def parse_component(group: Literal["explainers"], table: Mapping[str, Any]) -> Explainer: ...
 @overload
 def parse_component(group: Literal["scorers"], table: Mapping[str, Any]) -> Scorer: ...
-def parse_component(group: Group, table: Mapping[str, Any]) -> Explainer | Scorer:
+@overload
+def parse_component(group: Literal["endpoints"], table: Mapping[str, Any]) -> Endpoint: ...
+def parse_component(group: Group, table: Mapping[str, Any]) -> Component:
     """The component that a config table describes: ``{"kind": "pattern", ...its fields}``.
 
     Raises:
@@ -110,4 +120,6 @@ def _sentence(error: ValidationError, where: str, model: type[BaseModel]) -> str
         hint = did_you_mean(name, fields) if fields else "it has no fields"
         return f"{where} has the unknown field {name!r}{more}: {hint}"
     message = first["msg"][:1].lower() + first["msg"][1:]
+    if name in model.model_fields and not model.model_fields[name].repr:
+        return f"{where} has a {name} that will not do{more}: {message}"  # it may hold a key or a password
     return f"{where} has {name} = {first['input']!r}{more}: {message}"

@@ -18,12 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from autointerp.llm.protocol import Usage
 from sae_core.errors import ConfigError, MissingFileError, did_you_mean
 
 if TYPE_CHECKING:
     from autointerp.explainers.base import Explainer
+    from autointerp.llm.endpoints.base import Endpoint
     from autointerp.scorers.base import Scorer
 
 ENVIRONMENT_PREFIX = "AUTOINTERP_"
@@ -39,6 +42,8 @@ CONTROL_SUFFIX = ".random"
 """Ending of the name of a source's fake coder of random directions."""
 _LONGEST_NAME = 80 - len(CONTROL_SUFFIX)
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{_LONGEST_NAME - 1}}}")
+
+_ONE_TOKEN = Usage(input_tokens=1, output_tokens=1)
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -188,6 +193,31 @@ class StoreConfig(Section):
         return value or None
 
 
+class BudgetConfig(Section):
+    """Most that a run may spend on language models: a hard limit, taken before each call; does not count for the run's identity."""
+
+    tokens: Annotated[int, Field(ge=1)] | None = None
+    """Tokens read and written, all endpoints together."""
+    usd: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """US dollars, all endpoints together; every endpoint must have its prices."""
+
+
+class LabelsConfig(Section):
+    """Which explanation becomes the label."""
+
+    choose: Literal["order", "best"] = "order"
+    """Take the first explainer's text in the order of the file, or the one that scores best on the choose side."""
+    by: str = ""
+    """Kind of the scorer that compares explanations on the choose side; by default the first one that judges texts."""
+    from_: str | None = Field(default=None, alias="from", min_length=1)
+    """Labels made elsewhere, which are only scored here: a run's output folder, a parquet dictionary, Neuronpedia's explanation files."""
+
+    @property
+    def imported(self) -> dict[str, Any] | None:
+        """The explainer table that ``from`` stands for."""
+        return None if self.from_ is None else {"kind": "imported", "path": self.from_}
+
+
 class RunConfig(Section):
     """Everything that decides what a run computes."""
 
@@ -209,6 +239,12 @@ class RunConfig(Section):
     """One table for each explainer: its kind and settings."""
     scorers: tuple[dict[str, Any], ...] = ({"kind": "pattern"}, {"kind": "intervention"})
     """One table for each scorer: its kind and settings."""
+    endpoints: tuple[dict[str, Any], ...] = ()
+    """One table for each language model that explainers and scorers ask: its kind, model and settings."""
+    labels: LabelsConfig = LabelsConfig()
+    """Which explanation becomes the label."""
+    budget: BudgetConfig = BudgetConfig()
+    """Most that the run may spend on language models."""
     controls: ControlsConfig = ControlsConfig()
     """The floors that stand beside the scores."""
     chunk_latents: Count = 128
@@ -231,13 +267,20 @@ class RunConfig(Section):
 
     @property
     def digest(self) -> str:
-        """sha256 of what decides the results: the resolved configuration without store, device and passes."""
+        """sha256 of what decides the results: the resolved configuration without store, device, passes, prices and budget."""
         return hashlib.sha256(canonical_json(self.identity()).encode()).hexdigest()
 
     def identity(self) -> dict[str, Any]:
         """The JSON value that :attr:`digest` is taken of."""
-        data = self.model_dump(mode="json")
-        del data["store"], data["subject"]["device"], data["extraction"]["latents_per_pass"]
+        data = self.stored()
+        del data["subject"]["device"], data["extraction"]["latents_per_pass"], data["budget"]
+        data["endpoints"] = [endpoint.identity() for endpoint in self.build_endpoints()]
+        return data
+
+    def stored(self) -> dict[str, Any]:
+        """The JSON value that a run keeps of its configuration: all but the store that it is kept in."""
+        data = self.model_dump(mode="json", by_alias=True)
+        del data["store"]
         return data
 
     def select_latents(self, num_latents: int) -> list[int]:
@@ -294,6 +337,12 @@ class RunConfig(Section):
 
         return [parse_component("scorers", table) for table in self.scorers]
 
+    def build_endpoints(self) -> list[Endpoint]:
+        """The endpoints as components, in the order of the file."""
+        from autointerp.components import parse_component
+
+        return [parse_component("endpoints", table) for table in self.endpoints]
+
 
 def canonical_json(value: Any) -> str:
     """JSON text that is the same for equal values: sorted keys, no spaces, no NaN."""
@@ -319,18 +368,38 @@ def load_config(path: Path | str, sets: Sequence[str] = (), environment: Mapping
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{str(path)!r} is not valid TOML: {error}.") from error
     origins: dict[str, str] = {}
-    for key, value, origin in _environment_values(environment or {}):
-        _lay_over(data, key, value, origin)
-        origins[key] = origin
+    from_environment = _environment_values(environment or {})
+    wanted = [data.pop("preset", None), *(value for key, value, _ in from_environment if key == "preset")]
+    wanted += [item.partition("=")[2].strip() for item in sets if item.partition("=")[0].strip() == "preset"]
+    name = next((value for value in reversed(wanted) if value is not None), None)
+    if name is not None:
+        from autointerp.presets import preset
+
+        data = _laid_under(data, preset(str(name)))
+    for key, value, origin in from_environment:
+        if key != "preset":
+            _lay_over(data, key, value, origin)
+            origins[key] = origin
     for item in sets:
         key, separator, value = item.partition("=")
         if not separator or not key.strip():
             raise ConfigError(
                 f"--set {item!r} is not of the form key=value, for instance --set extraction.num_tokens=500000."
             )
+        if key.strip() == "preset":
+            continue
         _lay_over(data, key.strip(), value.strip(), f"--set {item}")
         origins[key.strip()] = f"--set {item}"
     return parse_config(data, str(path), base=path.resolve().parent, origins=origins)
+
+
+def _laid_under(data: Mapping[str, Any], below: Mapping[str, Any]) -> dict[str, Any]:
+    """``data`` with what it leaves out taken from ``below``; tables are joined key by key, lists are not."""
+    out = dict(below)
+    for key, value in data.items():
+        both = isinstance(value, dict) and isinstance(out.get(key), dict)
+        out[key] = _laid_under(value, out[key]) if both else value
+    return out
 
 
 def parse_config(
@@ -347,6 +416,7 @@ def parse_config(
         # a mistyped name is the likelier cause of a missing one
         first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
         raise ConfigError(_sentence(first, origin, origins or {})) from error
+    config = _with_imported_labels(config, data, origin, base)
     if not config.explainers:
         raise ConfigError(
             f"explainers is an empty list in {origin}, so nothing would write a label: give at least one [[explainers]] "
@@ -356,7 +426,13 @@ def parse_config(
     _check_kinds("scorers", config.build_scorers())
     explainers = [component.model_dump(mode="json") for component in config.build_explainers()]
     scorers = [component.model_dump(mode="json") for component in config.build_scorers()]
-    update: dict[str, Any] = {"explainers": tuple(explainers), "scorers": tuple(scorers)}
+    endpoints = config.build_endpoints()
+    _check_endpoints(config, endpoints)
+    update: dict[str, Any] = {
+        "explainers": tuple(explainers),
+        "scorers": tuple(scorers),
+        "endpoints": tuple(endpoint.model_dump(mode="json") for endpoint in endpoints),
+    }
     if base is not None:
         model = _resolve("subject.model", config.subject.model, base)
         update["subject"] = config.subject.model_copy(update={"model": model})
@@ -373,6 +449,48 @@ def parse_config(
     resolved = config.model_copy(update=update)
     resolved.source_names()
     return resolved
+
+
+def _with_imported_labels(config: RunConfig, data: Mapping[str, Any], origin: str, base: Path | None) -> RunConfig:
+    """The configuration with the explainer that ``labels.from`` stands for."""
+    if config.labels.from_ is None:
+        return config
+    where = config.labels.from_ if base is None else str((base / Path(config.labels.from_).expanduser()).resolve())
+    labels = config.labels.model_copy(update={"from_": where})
+    others = [table.get("kind") for table in data.get("explainers", ()) if table.get("kind") != "imported"]
+    if others:
+        raise ConfigError(
+            f"labels.from is set in {origin} and there are [[explainers]] too ({', '.join(map(repr, others))}): with labels made "
+            "elsewhere none are written here; leave one of the two out."
+        )
+    return config.model_copy(update={"labels": labels, "explainers": (labels.imported,)})
+
+
+def _check_endpoints(config: RunConfig, endpoints: Sequence[Endpoint]) -> None:
+    """Names are unique, and every component finds the endpoint that it asks. Errors: ConfigError."""
+    names = [endpoint.name for endpoint in endpoints]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"two tables of [[endpoints]] have the name {twice!r}: give each a name of its own.")
+    components: list[Explainer | Scorer] = [*config.build_explainers(), *config.build_scorers()]
+    for component in components:
+        for need in component.llm_needs():
+            if not names:
+                raise ConfigError(
+                    f"the component {component.kind!r} asks a language model and none is configured: add a table [[endpoints]] with "
+                    'kind = "openai", base_url and model (docs/llms.md).'
+                )
+            if need.endpoint and need.endpoint not in names:
+                raise ConfigError(
+                    f"the component {component.kind!r} asks the endpoint {need.endpoint!r}: {did_you_mean(need.endpoint, names)}"
+                )
+    if config.budget.usd is not None:
+        unpriced = next((e.name for e in endpoints if e.cost(_ONE_TOKEN) is None), None)
+        if unpriced is not None:
+            raise ConfigError(
+                f"budget.usd is {config.budget.usd} and the endpoint {unpriced!r} has no price, so that what is spent cannot be known: set its "
+                "usd_per_million_input_tokens and usd_per_million_output_tokens (0 for a server of your own), or use budget.tokens."
+            )
 
 
 def is_hub_id(value: str) -> bool:
@@ -477,7 +595,7 @@ def _annotation(parts: Sequence[str]) -> Any:
         if typing.get_origin(annotation) is tuple and part.isdecimal():
             annotation = typing.get_args(annotation)[0]
         elif isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-            field = annotation.model_fields.get(part) if issubclass(annotation, BaseModel) else None
+            field = _field(annotation, part) if issubclass(annotation, BaseModel) else None
             if field is None:
                 return None
             annotation = field.annotation
@@ -486,12 +604,18 @@ def _annotation(parts: Sequence[str]) -> Any:
     return annotation
 
 
+def _field(model: type[BaseModel], key: str) -> FieldInfo | None:
+    """The field that a key of a table stands for."""
+    return next((f for name, f in model.model_fields.items() if (f.alias or name) == key), None)
+
+
 def known_keys() -> list[str]:
     """Every dotted key of a configuration; a position in a list is written ``0``."""
     keys: list[str] = []
 
     def walk(model: type[BaseModel], prefix: str) -> None:
-        for name, field in model.model_fields.items():
+        for attribute, field in model.model_fields.items():
+            name = field.alias or attribute
             annotation: Any = field.annotation
             if typing.get_origin(annotation) is tuple and isinstance(typing.get_args(annotation)[0], type):
                 inner = typing.get_args(annotation)[0]
@@ -545,7 +669,7 @@ def _described(parts: Sequence[str]) -> str:
                 continue
         if not (isinstance(model, type) and not isinstance(model, types.GenericAlias) and issubclass(model, BaseModel)):
             break
-        field = model.model_fields.get(part)
+        field = _field(model, part)
         if field is None:
             break
         text, model = field.description or "", field.annotation

@@ -12,7 +12,9 @@ from sae_core.records import Exemplar, LatentStatistics, Origin, Side, Source, S
 
 if TYPE_CHECKING:
     from sae_core.intervention.evidence import AblationEvidence, SteeringEvidence
+    from sae_core.lens_evidence import LensEvidence, TokenChangeEvidence
     from sae_core.token_text import TokenText
+    from sae_core.tried_texts import TriedText
 
 
 class EvidenceRequest(BaseModel):
@@ -65,6 +67,28 @@ class SteeringRequest(EvidenceRequest):
     """Random directions for each target."""
 
 
+class LensRequest(EvidenceRequest):
+    """What every latent's direction writes, and which latents' directions lie near it; no text is read for it."""
+
+    kind: Literal["lens"] = "lens"
+    """Which stage is asked."""
+    neighbours: int = Field(default=10, ge=1)
+    """Nearest decoder rows by cosine."""
+    tokens: int = Field(default=10, ge=1)
+    """Tokens raised and lowered most through the final norm and the unembedding."""
+
+
+class TokenChangeRequest(EvidenceRequest):
+    """Mean change of the next token's logits when the latent is steered on random prompts (METHODS 2, ``output``)."""
+
+    kind: Literal["token_change"] = "token_change"
+    """Which stage is asked."""
+    prompts: int = Field(default=32, ge=1)
+    """Random prompts."""
+    tokens: int = Field(default=10, ge=1)
+    """Tokens raised and lowered most."""
+
+
 class EvidenceStore(Protocol):
     """The part of :class:`sae_core.exemplar_store.ExemplarStore` that components read."""
 
@@ -106,6 +130,16 @@ class LatentEvidence:
     """Ablation rows, of this latent or of many; None where the stage did not run."""
     steering: SteeringEvidence | None = None
     """Steering rows, of this latent or of many; None where the stage did not run."""
+    lens: LensEvidence | None = None
+    """What the directions of all the source's latents write, and their neighbours; None where the stage did not run."""
+    token_change: TokenChangeEvidence | None = None
+    """What steering on random prompts changes, of this latent or of many; None where the stage did not run."""
+    scored_side: Side = Side.SCORE
+    """The side that scorers read: SCORE for what is published, CHOOSE where a label is chosen."""
+    excluded: frozenset[tuple[int, int]] = frozenset()
+    """Windows (context, position) that must not be scored: a person has seen them."""
+    tried: Sequence[TriedText] = ()
+    """Texts that were tried on the subject, for explainers that revise in rounds."""
 
     @property
     def is_dead(self) -> bool:

@@ -32,6 +32,10 @@ class FailureKind(StrEnum):
     """A stage that should have written evidence about the latent left none."""
     NO_EXPLANATION = "no_explanation"
     """There is no explanation to score; the explanation's own failure says why."""
+    BAD_LABEL = "bad_label"
+    """The LLM's label breaks a rule: it repeats the prompt's delimiters or an exemplar's text, or is no line of text."""
+    REJECTED = "rejected"
+    """A person has looked at the label and rejected it; the message says who and when."""
     NO_EFFECT_ROWS = "no_effect_rows"
     """The latent fires in no window that an intervention could be made in."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -28,6 +29,8 @@ class Score(BaseModel):
     """Values by their column names in the labelled dictionary."""
     failure: Failure | None = None
     """Why there is no score."""
+    verdicts: dict[str, Any] | None = None
+    """What a judge said of each window, as ``judging.Verdicts.to_json`` writes it; None where no window was judged."""
 
     @field_validator("values")
     @classmethod

@@ -12,6 +12,8 @@
     │   └── ConfigError             a run's configuration
     ├── StoreError                  the label store or an output folder refuses
     ├── DiskFullError (OSError)     no room left for what is to be written
+    ├── EndpointError               an LLM server that takes no request until a person mends it
+    ├── BudgetError                 the budget of tokens or dollars is spent
     └── NonFiniteError              the subject or the coder gave NaN or infinite values
 
 A message says what was given, what is allowed and what to do.
@@ -61,6 +63,14 @@ class StoreError(AutointerpError):
 
 class DiskFullError(AutointerpError, OSError):
     """No room left for what is to be written."""
+
+
+class EndpointError(AutointerpError):
+    """An LLM server that takes no request until a person mends it: a wrong key, an unknown model, nobody there."""
+
+
+class BudgetError(AutointerpError):
+    """The budget of tokens or dollars is spent; the run goes on when there is more."""
 
 
 class NonFiniteError(AutointerpError):

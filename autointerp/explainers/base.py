@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from autointerp.evidence import EvidenceRequest, LatentEvidence
 from autointerp.explanation import Explanation
-from autointerp.llm.protocol import Capability, LLMClient
+from autointerp.llm.asking import NO_LLMS, LLMNeed, LLMs
 
 
 class Explainer(BaseModel, ABC):
@@ -19,14 +20,31 @@ class Explainer(BaseModel, ABC):
     kind: str
     """Name in the config file; a concrete class narrows it to a ``Literal``."""
 
+    @property
+    def side(self) -> Literal["input", "output"]:
+        """Whether it says what makes the latent fire, or what the latent does."""
+        return "input"
+
+    @property
+    def rounds_of_tests(self) -> int:
+        """Rounds in which texts are tried on the subject and :meth:`revise` is asked; 0 for an explainer that is done at once."""
+        return 0
+
     def needs(self) -> list[EvidenceRequest]:
         """Evidence that GPU stages must have written before."""
         return []
 
-    def capabilities(self) -> frozenset[Capability] | None:
-        """Capabilities that the LLM must have; None where no LLM is used at all."""
-        return None
+    def llm_needs(self) -> list[LLMNeed]:
+        """Endpoints that it asks, and what these must be able to do; checked before anything is spent."""
+        return []
 
     @abstractmethod
-    def explain(self, evidence: LatentEvidence, llm: LLMClient | None = None) -> Explanation:
-        """One explanation; what goes wrong with the latent is its ``failure``, not an exception."""
+    async def explain(self, evidence: LatentEvidence, llms: LLMs = NO_LLMS) -> Explanation:
+        """One explanation; what goes wrong with the latent is its ``failure``, not an exception (AskFailed may pass)."""
+
+    async def revise(self, explanation: Explanation, evidence: LatentEvidence, llms: LLMs = NO_LLMS) -> Explanation:
+        """The explanation corrected by ``evidence.tried``; asked as often as ``rounds_of_tests`` says.
+
+        ``explanation.payload["tests"]``, a list of ``{"text": ...}``, is what the next round tries.
+        """
+        raise NotImplementedError(f"{self.kind} has no rounds")

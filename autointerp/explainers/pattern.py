@@ -10,7 +10,7 @@ from autointerp.evidence import EvidenceRequest, LatentEvidence, SuffixRequest
 from autointerp.explainers.base import Explainer
 from autointerp.explanation import Explanation
 from autointerp.failure import Failure, FailureKind
-from autointerp.llm.protocol import LLMClient
+from autointerp.llm.asking import NO_LLMS, LLMs
 from autointerp.patterns.fitting import FitSettings, fit_patterns
 from autointerp.patterns.index import pool_index
 from autointerp.patterns.reading import describe
@@ -47,7 +47,7 @@ class PatternExplainer(Explainer):
             return []
         return [SuffixRequest(exemplars=self.exemplars, keep=self.keep, longest=self.longest_suffix)]
 
-    def explain(self, evidence: LatentEvidence, llm: LLMClient | None = None) -> Explanation:
+    async def explain(self, evidence: LatentEvidence, llms: LLMs = NO_LLMS) -> Explanation:
         """Patterns of one latent; ``dead``, ``too_few_windows`` and ``no_pattern`` are its failures.
 
         Reads the explain and the choose side of the pool, never the score side.

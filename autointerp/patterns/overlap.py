@@ -33,18 +33,29 @@ def _runs(tokens: NDArray[np.int32], length: int) -> tuple[NDArray[np.uint64], N
     return hash64(*columns), whole
 
 
-def _mask(shown: WindowPool, scored: WindowPool, length: int) -> OverlapMask:
+def runs_of(shown: WindowPool, length: int = RUN_LENGTH) -> NDArray[np.uint64]:
+    """Hashes of all runs of a pool's text, its context and, where it is a sample, its side's exemplars included; sorted."""
     known = np.empty(0, dtype=np.uint64)
     for tokens in (shown.tokens, shown.exemplar_tokens):
         if tokens is not None:
             hashes, whole = _runs(tokens, length)
             known = np.union1d(known, hashes[whole])
-    hashes, whole = _runs(scored.tokens, length)
-    starts = np.arange(hashes.shape[1])
-    inside = whole & (starts >= scored.first_token[:, None])
+    return known
+
+
+def repeats(
+    tokens: NDArray[np.int32], first_token: NDArray[np.int32], known: NDArray[np.uint64], length: int = RUN_LENGTH
+) -> NDArray[np.bool_]:
+    """[W] which rows of ``tokens`` [W, C] (-1 for none) hold a run of ``known`` that starts at ``first_token`` [W] or later."""
+    hashes, whole = _runs(tokens, length)
+    inside = whole & (np.arange(hashes.shape[1]) >= first_token[:, None])
     repeated = np.zeros(hashes.shape, dtype=np.bool_)
     repeated[inside] = np.isin(hashes[inside], known)
-    skipped = np.asarray(repeated.any(axis=1), dtype=np.bool_)
+    return np.asarray(repeated.any(axis=1), dtype=np.bool_)
+
+
+def _mask(shown: WindowPool, scored: WindowPool, length: int) -> OverlapMask:
+    skipped = repeats(scored.tokens, scored.first_token, runs_of(shown, length), length)
     return OverlapMask(~skipped, float(skipped.mean()) if len(skipped) else 0.0)
 
 

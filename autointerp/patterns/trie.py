@@ -174,6 +174,11 @@ class PatternTrie:
                 columns["hits"].append(pattern.hits)
         return payload | columns
 
+    @staticmethod
+    def reads(payload: Mapping[str, Any]) -> bool:
+        """Whether a payload claims to be that of a trie, in whatever format."""
+        return "depth" in payload and "symbol" in payload
+
     @classmethod
     def from_payload(cls, payload: Mapping[str, Any]) -> PatternTrie:
         """The trie that :meth:`to_payload` wrote.

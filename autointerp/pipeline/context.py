@@ -17,10 +17,14 @@ from sae_core.records import Source
 
 if TYPE_CHECKING:
     from autointerp.explainers.base import Explainer
+    from autointerp.llm.endpoints.base import Endpoint
+    from autointerp.llm.protocol import Capability
+    from autointerp.llm.runtime import LLMRuntime
     from autointerp.scorers.base import Scorer
     from sae_core.attachment import AttachedCoder
     from sae_core.exemplar_store import ExemplarStore
     from sae_core.extraction import Extractor
+    from sae_core.lens_evidence import LensEvidence
     from sae_core.partial import ExtractionSettings
     from sae_core.subject import SubjectModel
     from sae_core.tokens import TokenCorpus
@@ -69,8 +73,12 @@ class RunContext:
     folder: RunFolder
     store: LabelStore
     run_id: str
+    capabilities: dict[str, frozenset[Capability]] = field(default_factory=dict, repr=False)
+    """What endpoints were found to do when this process checked them; empty for a run that is taken up again."""
     _exemplars: dict[str, ExemplarStore] = field(default_factory=dict, repr=False)
     _attached: dict[str, AttachedCoder] = field(default_factory=dict, repr=False)
+    _lenses: dict[str, LensEvidence] = field(default_factory=dict, repr=False)
+    _llms: LLMRuntime | None = field(default=None, repr=False)
     _extraction: tuple[range, Extractor] | None = field(default=None, repr=False)
     _loading: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
 
@@ -191,6 +199,46 @@ class RunContext:
     def drop_extractor(self) -> None:
         """Free what extraction holds; after an error it must not be used again."""
         self._extraction = None
+
+    def lens(self, source: str) -> LensEvidence | None:
+        """What a source's directions write and their neighbours, None where the stage did not run."""
+        from sae_core.lens_evidence import LensEvidence
+
+        if source not in self._lenses:
+            path = self.folder.evidence(source, "lens", 0)
+            if not path.is_file():
+                return None
+            self._lenses[source] = LensEvidence.load(path)
+        return self._lenses[source]
+
+    @cached_property
+    def endpoints(self) -> list[Endpoint]:
+        """The configured language models."""
+        return self.config.build_endpoints()
+
+    @property
+    def llms(self) -> LLMRuntime:
+        """The connections to the endpoints, opened on use."""
+        if self._llms is None:
+            from autointerp.llm.runtime import LLMRuntime
+            from autointerp.pipeline.owner import Owner
+
+            self._llms = LLMRuntime(
+                self.endpoints,
+                self.store,
+                self.run_id,
+                scope=self.run_id,
+                budget=self.config.budget,
+                owner=str(Owner.of_this_process()),
+                folder=self.folder.root,
+            )
+        return self._llms
+
+    def close(self) -> None:
+        """Close connections to language models."""
+        if self._llms is not None:
+            self._llms.close()
+            self._llms = None
 
     @property
     def extraction_settings(self) -> ExtractionSettings:

@@ -12,9 +12,12 @@ from autointerp.failure import LatentStatus
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.control_sources import real_name
 from autointerp.score import Score, ScoreValue
+from autointerp.store.ledger import spend_by_latent
 from autointerp.store.models import LabelRow
 from sae_core.errors import StoreError
+from sae_core.lens_evidence import LensEvidence
 from sae_core.records import LatentStatistics, Source
+from sae_core.token_text import TokenText
 
 _OF_A_TEXT = (
     "precision",
@@ -89,6 +92,8 @@ def _batch(
         (e.latent, e.explainer): e for e in store.explanations(run_id, source.name, latents) if e.side == "input"
     }
     exemplars = context.exemplars(source.name)
+    lens = context.lens(source.name)
+    spend = spend_by_latent(store, run_id, source.name, latents)
     common = {
         "source": source.name,
         "subject": source.subject,
@@ -106,8 +111,36 @@ def _batch(
         row = {name: value for name, value in values.items() if name in columns}
         explanation = explanations.get((label.latent, label.explainer or ""))
         row |= common | _statistics(exemplars.statistics, label.latent) | _label(label, explanation)
+        row |= _judges(values, row.get("num_judged"))
+        if lens is not None:
+            row |= _lens(lens, exemplars.pieces, label.latent, row)
+        if label.latent in spend:
+            spent = spend[label.latent]
+            row |= {name: getattr(spent, name) for name in ("input_tokens", "output_tokens", "cost_usd")}
         rows.append(row)
     return rows
+
+
+def _judges(values: Mapping[str, ScoreValue], counted: Any) -> dict[str, Any]:
+    """Windows that language models judged, where none were counted."""
+    judged = [value for name, value in values.items() if name.endswith("_judged") and isinstance(value, int)]
+    failed = [value for name, value in values.items() if name.endswith("_failed") and isinstance(value, int)]
+    if not judged:
+        return {}
+    return {
+        "judge_model": values.get("judge_model"),
+        "num_judged": sum(judged) if counted is None else counted,
+        "num_failed": sum(failed),
+    }
+
+
+def _lens(lens: LensEvidence, pieces: TokenText, latent: int, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Neighbours, and the tokens of the direction where no intervention has measured them."""
+    found: dict[str, Any] = {"neighbours": [int(n) for n in lens.neighbours[latent] if n >= 0]}
+    for name, tokens in (("top_promoted_tokens", lens.promoted), ("top_suppressed_tokens", lens.suppressed)):
+        if row.get(name) is None:
+            found[name] = [pieces.visible(int(token)) for token in tokens[latent] if token >= 0]
+    return found
 
 
 def _statistics(statistics: LatentStatistics, latent: int) -> dict[str, Any]:

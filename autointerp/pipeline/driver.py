@@ -1,6 +1,6 @@
 """The local driver: one process that does a run's chunks one after the other until nothing is left.
 
-A chunk of a stage that runs beside the others has a thread of its own.
+Chunks of stages that mostly wait, for a disk or for language models, have threads of their own beside that.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from autointerp.pipeline.stage import ChunkSpec, Stage
 from autointerp.store import MAX_ATTEMPTS, ChunkState, Lease
 from autointerp.store.models import Chunk
 from autointerp.store.store import StageCount
-from sae_core.errors import InputError, StoreError
+from sae_core.errors import BudgetError, EndpointError, InputError, StoreError
 
 _WAIT_S = 1.0
 """Pause while other processes hold all that is left."""
@@ -79,8 +79,12 @@ class LocalDriver:
         with self._signals():
             try:
                 self._until_finished(Reconciler(self._context, self._stages))
+            except (EndpointError, BudgetError):
+                store.set_run_state(run_id, "paused")
+                raise
             finally:
                 self._end_beside()
+                self._context.close()
         return self._worked
 
     def _until_finished(self, reconciler: Reconciler) -> None:
@@ -110,15 +114,18 @@ class LocalDriver:
         for chunk in sorted(ready, key=lambda chunk: place[chunk.stage]):
             stage = self._stages[place[chunk.stage]]
             spec = ChunkSpec(chunk.ordinal, chunk.source, chunk.spec, chunk.planned_units)
-            if stage.name in early or (stage.beside and self._beside.busy):
+            at_once = stage.at_once(self._context)
+            if stage.name in early or self._beside.holds(chunk.id):
+                continue
+            if at_once and self._beside.count(stage.name) >= at_once:
                 continue
             if not stage.can_begin(self._context, spec):
                 early.add(stage.name)  # later ones wait with it: what is done in order costs least
                 continue
             self._check_stop()
             begun = True
-            if stage.beside:
-                self._beside.start(partial(self._do, chunk.id))
+            if at_once:
+                self._beside.start(stage.name, chunk.id, partial(self._do, chunk.id))
             else:
                 self._do(chunk.id)
                 self._tell()
@@ -139,7 +146,7 @@ class LocalDriver:
     def _cause_to_stop(self) -> Stopped | None:
         if self._signal is not None:
             return Interrupted(self._signal)
-        return Stopped() if self._ending or self._beside.error is not None else None
+        return Stopped() if self._ending or self._beside.errors else None
 
     def _check_stop(self) -> None:
         cause = self._cause_to_stop()
@@ -149,16 +156,19 @@ class LocalDriver:
     def _end_beside(self) -> None:
         """Stop what runs beside, and raise what it raised of itself.
 
-        Where that is something for the user to change, what was done ahead is of what will be another thing, and goes.
+        Where a stage that others read along with asks the user to change something, what was done ahead is of what will be
+        another thing, and goes.
         """
         self._ending = True
         if not self._at_once:
             self._beside.wait()
-        error, self._beside.error = self._beside.error, None
-        if isinstance(error, InputError):
+        raised, self._beside.errors = self._beside.errors, []
+        own = [(stage, error) for stage, error in raised if not isinstance(error, Stopped)]
+        beside = {stage.name for stage in self._stages if stage.beside}
+        if any(isinstance(error, InputError) and stage in beside for stage, error in own):
             self._context.store.revive(self._context.run_id, [ChunkState.DONE])
-        if error is not None and not isinstance(error, Stopped):
-            raise error
+        if own:
+            raise own[0][1]
 
     def _tell(self) -> None:
         """Show how far the run is, and what a stage that has just ended has to say."""

@@ -18,7 +18,7 @@ from autointerp.pipeline.owner import Owner
 from autointerp.pipeline.stage import ChunkSpec, NotThere, Stage
 from autointerp.store import ChunkState, Fenced, LabelStore, Lease
 from autointerp.store.chunks import Successor
-from sae_core.errors import AutointerpError
+from sae_core.errors import AutointerpError, BudgetError, EndpointError
 
 LEASE_S = 60.0
 """How long a chunk stays with a process that no longer renews its lease."""
@@ -63,7 +63,7 @@ def execute(
 
     ``on_progress`` hears the chunk's units done so far. ``stop`` gives what to raise in order to stop, else None. A chunk
     that another process holds or has finished does no work. Errors: an AutointerpError leaves the chunk failed, until the
-    user has mended the cause and starts again; Stopped gives it back uncounted; any other exception gives it back with
+    user has mended the cause and starts again; Stopped, EndpointError and BudgetError give it back uncounted; any other exception gives it back with
     its attempt counted, and is stored with it.
     """
     store = context.store
@@ -101,6 +101,10 @@ def execute(
             return Outcome.EARLY
         except (Stopped, KeyboardInterrupt):
             store.put_back(lease, counts=False, seconds=seconds())
+            raise
+        except (EndpointError, BudgetError) as error:
+            # nothing is wrong with the chunk: it waits until a person has mended the cause, its replies are kept
+            store.put_back(lease, error=str(error), counts=False, seconds=seconds())
             raise
         except AutointerpError as error:
             store.put_back(lease, ChunkState.FAILED, str(error), counts=True, seconds=seconds())

@@ -103,6 +103,14 @@ class RunFolder:
         """One chunk's evidence file."""
         return self.source(name) / "evidence" / f"{kind}-{ordinal:06d}.safetensors"
 
+    def drafts(self, name: str, number: int, ordinal: int) -> Path:
+        """One chunk's drafts after a round of an explainer that revises; round 0 is the first draft."""
+        return self.source(name) / "evidence" / f"drafts-{number}-{ordinal:06d}.json"
+
+    def tried(self, name: str, number: int, ordinal: int) -> Path:
+        """What one chunk's latents did on the texts of a round."""
+        return self.source(name) / "evidence" / f"tried-{number}-{ordinal:06d}.json"
+
     def read_note(self) -> RunNote | None:
         """The note, None where there is none. Errors: StoreError for a note that cannot be read."""
         path = self.root / NOTE

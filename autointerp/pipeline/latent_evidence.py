@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from autointerp.evidence import LatentEvidence
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.stage import ChunkSpec, decode_latents
+from sae_core.lens_evidence import TokenChangeEvidence
 from sae_core.suffix_evidence import load_suffix_probes
 
 
@@ -23,10 +24,13 @@ def chunk_evidence(context: RunContext, spec: ChunkSpec, *, causal: bool) -> Ite
         ablation = AblationEvidence.load(path) if path.is_file() else None
         path = context.folder.evidence(spec.source, "steering", spec.ordinal)
         steering = SteeringEvidence.load(path) if path.is_file() else None
+    path = context.folder.evidence(spec.source, "token_change", spec.ordinal)
+    token_change = TokenChangeEvidence.load(path) if path.is_file() else None
+    lens = context.lens(spec.source)
     for latent in decode_latents(spec):
-        yield LatentEvidence(latent, store, probes.get(latent, ()), ablation, steering)
+        yield LatentEvidence(latent, store, probes.get(latent, ()), ablation, steering, lens, token_change)
 
 
 def evidence_of(context: RunContext, source: str, latent: int) -> LatentEvidence:
-    """What counting scorers need of a latent that may lie in any chunk: its windows, not its probes."""
-    return LatentEvidence(latent, context.exemplars(source))
+    """What scorers need of a latent that may lie in any chunk: its windows, not its probes."""
+    return LatentEvidence(latent, context.exemplars(source), lens=context.lens(source))

@@ -65,6 +65,10 @@ class Stage(ABC):
     beside: ClassVar[bool] = False
     """Whether a driver works its chunk in a thread of its own, and others, that read what it writes, at the same time."""
 
+    def at_once(self, context: RunContext) -> int:
+        """Chunks of it that a driver works at once, each in a thread of its own; 0 for the driver's own thread."""
+        return int(self.beside)
+
     @property
     def barrier(self) -> bool:
         """Whether only the reconciler releases it."""

@@ -13,11 +13,12 @@ from typing import Any
 
 from sqlalchemy import delete, select
 
-from autointerp.config import RunConfig
-from autointerp.evidence import AblationRequest, SteeringRequest, SuffixRequest
+from autointerp.config import RunConfig, parse_config
+from autointerp.evidence import AblationRequest, LensRequest, SteeringRequest, SuffixRequest, TokenChangeRequest
 from autointerp.explainers.base import Explainer
 from autointerp.pipeline.code_version import code_version
 from autointerp.pipeline.context import RunContext, evidence_request, extraction_settings
+from autointerp.pipeline.endpoint_check import check_endpoints
 from autointerp.pipeline.folder import RunFolder, RunNote, usable_folder
 from autointerp.pipeline.memory_check import check_memory
 from autointerp.scorers.base import Scorer
@@ -83,6 +84,7 @@ def start_run(config: RunConfig, name: str, out: Path, began: float | None = Non
         if store.has_run(note.run_id) and store.sources(note.run_id):
             _check_own(store, note, folder)
             context = RunContext(config, folder, store, note.run_id)
+            store.set_run_config(note.run_id, config.stored())  # a server may have moved, a budget may have grown
             return StartedRun(context, finished=store.run(note.run_id).state == "done")
         store.close()
     sources, loaded, memory = preflight(config, folder)
@@ -112,6 +114,8 @@ def start_run(config: RunConfig, name: str, out: Path, began: float | None = Non
     context = RunContext(config, folder, store, note.run_id)
     context.__dict__.update(loaded)
     if new:
+        for name, found in context.capabilities.items():
+            store.add_artefact(note.run_id, f"capabilities/{name}", {"capabilities": sorted(found)})
         store.add_timing(note.run_id, "load", time.monotonic() - began)
     return StartedRun(context, finished=False, memory=memory, _made_folders=made if new else (), _new=new)
 
@@ -125,7 +129,7 @@ def _create_run(store: LabelStore, config: RunConfig, note: RunNote, name: str, 
         name=name,
         digest=config.digest,
         ordinal=int(note.run_id.rpartition("-")[2]),
-        config=config.identity(),
+        config=config.stored(),
         state="running",
         folder=str(folder.root),
         code_version=code_version(),
@@ -169,7 +173,13 @@ def _what_changed(config: RunConfig, folder: RunFolder, note: RunNote) -> str:
         store.close()
     except StoreError:
         return ""
-    return first_difference(before, config.identity()) if before else ""
+    if not before:
+        return ""
+    try:
+        before = parse_config(before, "the folder's run").identity()
+    except ConfigError:  # written by another version
+        return ""
+    return first_difference(before, config.identity())
 
 
 def first_difference(before: Any, now: Any, key: str = "") -> str:
@@ -222,6 +232,7 @@ def preflight(config: RunConfig, folder: RunFolder) -> tuple[list[Source], dict[
     from autointerp.pipeline.stages.tokenize import corpus_rules, corpus_spec
 
     _check_settings(config)
+    capabilities = check_endpoints(config)
     corpus_spec(config).check_readable()
     _check_room(folder.root, config, [])
 
@@ -244,22 +255,24 @@ def preflight(config: RunConfig, folder: RunFolder) -> tuple[list[Source], dict[
     }
     sources = sources_of(config, subject, attached)
     components: list[Explainer | Scorer] = [*config.build_explainers(), *config.build_scorers()]
-    if any(evidence_request(components, kind) for kind in (AblationRequest, SteeringRequest)):
+    if any(evidence_request(components, kind) for kind in (AblationRequest, SteeringRequest, TokenChangeRequest)):
         for coder in attached.values():
             check_interventions(subject, coder)
     _check_room(folder.root, config, sources)
     memory = check_memory(config, extraction_settings(config), subject, attached)
-    return sources, {"subject": subject, "_attached": attached}, memory
+    return sources, {"subject": subject, "_attached": attached, "capabilities": capabilities}, memory
 
 
 def _check_settings(config: RunConfig) -> None:
     """What the sections ask of one another. Errors: ConfigError."""
     kept = config.extraction.sampled_exemplars
     components: list[Explainer | Scorer] = [*config.build_explainers(), *config.build_scorers()]
-    for kind in (SuffixRequest, AblationRequest, SteeringRequest):
+    for kind in (SuffixRequest, AblationRequest, SteeringRequest, LensRequest, TokenChangeRequest):
         evidence_request(components, kind)
     for component in components:
         for need in component.needs():
+            if isinstance(need, TokenChangeRequest):
+                continue  # its prompts are random tokens, not windows
             wanted = max(getattr(need, "windows", 0), getattr(need, "prompts", 0))
             if wanted > kept:
                 raise ConfigError(
@@ -305,8 +318,6 @@ def _check_room(root: Path, config: RunConfig, sources: Sequence[Source]) -> Non
 
 def open_run(store: LabelStore, run_id: str, folder: Path | None = None) -> RunContext:
     """A context to read a run with; ``folder`` is where it lies now, if that is known (it may have been moved)."""
-    from autointerp.config import parse_config
-
     run = store.run(run_id)
     config = parse_config(run.config, f"the stored configuration of run {run.id}")
     return RunContext(config, RunFolder(folder or Path(run.folder)), store, run.id)

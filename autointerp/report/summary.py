@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from autointerp.report.figures import numbers, plain
+from autointerp.report.judges import judged_block
 from autointerp.statistics.bootstrap import paired_difference
 
 SUMMARY_VERSION = "1.0"
@@ -93,6 +94,7 @@ def _figures(table: pd.DataFrame, controls: pd.DataFrame, rng: np.random.Generat
         },
         "floors": {kind: _floor_block(_of_kind(controls, kind)) for kind in _FLOORS},
         "comparisons": _comparisons(alive, _of_kind(controls, "shuffled"), rng, resamples),
+        "judged": judged_block(alive, controls),
         "labels": _label_block(labelled),
         "causal": _causal_block(alive, _of_kind(controls, "random_direction")),
         "steering": _steering_block(alive),

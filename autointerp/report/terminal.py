@@ -26,6 +26,7 @@ from autointerp.report.figures import (
     size_text,
 )
 from autointerp.report.highlight import ExemplarReader, exemplar_line, held_out_exemplars, needs_marks, plain_line
+from autointerp.report.judges import judges_table, spend_line
 
 _GOOD, _BAD, _QUIET = "bold green", "bold red", "dim"
 
@@ -34,6 +35,8 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     """The panel of figures."""
     title = Text.assemble("autointerp", (" · run ", _QUIET), plain_line(str(summary["run"].get("run_id", UNDEFINED))))
     parts: list[RenderableType] = [_what(summary), _status_line(summary["latents"]), Text(), _score_table(summary)]
+    if summary.get("judged"):
+        parts += [Text(), judges_table(summary["judged"])]
     parts += [Text(), *_findings(summary)]
     if summary["files"]:
         names = ", ".join(plain_line(str(path)) for path in summary["files"].values())
@@ -200,6 +203,8 @@ def _findings(summary: Mapping[str, Any]) -> list[Text]:
             line.truncate(300, overflow="ellipsis")
         line.append(".")
         found.append(line)
+    if summary.get("llm"):
+        found.append(spend_line(summary["llm"], summary["latents"]["total"]))
     if summary["floors"]["shuffled"].get("balanced_accuracy_alert"):
         mean = share_text(summary["floors"]["shuffled"]["balanced_accuracy_mean"])
         found.append(Text(f"Warning: shuffled labels have a balanced accuracy of {mean}, not about .50.", style=_BAD))

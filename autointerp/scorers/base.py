@@ -8,12 +8,12 @@ from pydantic import BaseModel, ConfigDict
 
 from autointerp.evidence import EvidenceRequest, LatentEvidence
 from autointerp.explanation import Explanation
-from autointerp.llm.protocol import Capability, LLMClient
+from autointerp.llm.asking import NO_LLMS, LLMNeed, LLMs
 from autointerp.score import Score
 
 
 class Scorer(BaseModel, ABC):
-    """Says how far an explanation, or a latent itself, can be trusted, on evidence of the score side."""
+    """Says how far an explanation, or a latent itself, can be trusted, on evidence of a side that made no label."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -25,14 +25,23 @@ class Scorer(BaseModel, ABC):
         """Whether an explanation is scored; False for scores of the latent itself, which are made once a latent."""
         return True
 
+    @property
+    def headline(self) -> str:
+        """Name of the value by which explanations are compared, more is better."""
+        return f"{self.kind}_score"
+
+    def can_judge(self, explanation: Explanation) -> bool:
+        """Whether it has something to say of this explanation, its failure included (a pattern scorer counts patterns only)."""
+        return explanation.side == "input"
+
     def needs(self) -> list[EvidenceRequest]:
         """Evidence that GPU stages must have written before."""
         return []
 
-    def capabilities(self) -> frozenset[Capability] | None:
-        """Capabilities that the LLM must have; None where no LLM is used at all."""
-        return None
+    def llm_needs(self) -> list[LLMNeed]:
+        """Endpoints that it asks, and what these must be able to do; checked before anything is spent."""
+        return []
 
     @abstractmethod
-    def score(self, explanation: Explanation | None, evidence: LatentEvidence, llm: LLMClient | None = None) -> Score:
-        """One score; what goes wrong with the latent is its ``failure``, not an exception."""
+    async def score(self, explanation: Explanation | None, evidence: LatentEvidence, llms: LLMs = NO_LLMS) -> Score:
+        """One score on ``evidence.scored_side``; what goes wrong with the latent is its ``failure``, not an exception."""

@@ -12,7 +12,7 @@ from pydantic import Field
 from autointerp.evidence import AblationRequest, EvidenceRequest, LatentEvidence, SteeringRequest
 from autointerp.explanation import Explanation
 from autointerp.failure import Failure, FailureKind
-from autointerp.llm.protocol import LLMClient
+from autointerp.llm.asking import NO_LLMS, LLMs
 from autointerp.score import Score, ScoreValue, defined
 from autointerp.scorers.base import Scorer
 from autointerp.statistics.effect import causal_effect
@@ -68,7 +68,7 @@ class InterventionScorer(Scorer):
         )
         return [ablation, steering]
 
-    def score(self, explanation: Explanation | None, evidence: LatentEvidence, llm: LLMClient | None = None) -> Score:
+    async def score(self, explanation: Explanation | None, evidence: LatentEvidence, llms: LLMs = NO_LLMS) -> Score:
         """Effects of one latent; ``dead``, ``no_evidence``, ``no_effect_rows`` and ``too_few_windows`` are its failures.
 
         A KL target that steering cannot reach is no failure of the score: ``steering_failure`` says ``unreachable``.

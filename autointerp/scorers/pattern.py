@@ -10,7 +10,7 @@ from pydantic import Field
 from autointerp.evidence import LatentEvidence
 from autointerp.explanation import Explanation
 from autointerp.failure import Failure, FailureKind
-from autointerp.llm.protocol import LLMClient
+from autointerp.llm.asking import NO_LLMS, LLMs
 from autointerp.patterns.counting import ScoredWindows, WindowCounts, count_windows, scored_windows
 from autointerp.patterns.token_rule import token_rule_trie
 from autointerp.patterns.trie import PatternTrie
@@ -37,13 +37,26 @@ class PatternScorer(Scorer):
     min_windows: int = Field(default=1, ge=1)
     """Firing windows that the score side must have."""
 
-    def score(self, explanation: Explanation | None, evidence: LatentEvidence, llm: LLMClient | None = None) -> Score:
+    @property
+    def headline(self) -> str:
+        """F1."""
+        return "f1"
+
+    def can_judge(self, explanation: Explanation) -> bool:
+        """Patterns, and what is left of explanations that failed: the windows counted and the token rule."""
+        return explanation.side == "input" and (
+            explanation.failure is not None or PatternTrie.reads(explanation.payload)
+        )
+
+    async def score(self, explanation: Explanation | None, evidence: LatentEvidence, llms: LLMs = NO_LLMS) -> Score:
         """Counts of one label on the score side, with the token rule and the always-yes baseline beside it.
 
         ``no_explanation`` and ``too_few_windows`` are its failures; the numbers of windows stand beside both.
         """
         latent, store = evidence.latent, evidence.store
-        windows = scored_windows(store.pool(Side.SCORE), store.pool(Side.EXPLAIN) if self.skip_repeated else None)
+        windows = scored_windows(
+            store.pool(evidence.scored_side), store.pool(Side.EXPLAIN) if self.skip_repeated else None
+        )
         rule = token_rule_trie(evidence)
         if explanation is None or explanation.failure is not None:
             counts = count_windows(PatternTrie(()), latent, windows)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
@@ -97,7 +99,26 @@ def database_time(connection: Connection) -> float:
     return time.time()
 
 
-def lock_for_migration(connection: Connection) -> None:
-    """Let one process migrate at a time, until its transaction ends (SQLite's BEGIN IMMEDIATE does it already)."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(7234171)"))
+@contextmanager
+def migrating(engine: Engine) -> Iterator[Connection]:
+    """A transaction that changes tables, one process at a time; all of it happens or nothing.
+
+    SQLite changes a constraint by making the table anew, and dropping the old one would delete the rows that refer to
+    it, so its foreign keys are off meanwhile, and are checked at the end (sqlite.org/lang_altertable.html, section 7).
+    """
+    if engine.dialect.name == "postgresql":
+        with engine.begin() as connection:
+            connection.execute(text("SELECT pg_advisory_xact_lock(7234171)"))
+            yield connection
+        return
+    with engine.connect() as connection:
+        driver = connection.connection.dbapi_connection
+        assert isinstance(driver, sqlite3.Connection)
+        driver.execute("PRAGMA foreign_keys=OFF")  # does nothing inside a transaction, hence before it
+        try:
+            with connection.begin():  # IMMEDIATE: takes the write lock
+                yield connection
+                broken = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+                assert not broken, f"the migration left rows that refer to nothing: {broken[:5]}"
+        finally:
+            driver.execute("PRAGMA foreign_keys=ON")

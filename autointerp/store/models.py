@@ -2,6 +2,8 @@
 
 Terminal rows are unique by their keys: one explanation for each (run, source, latent, explainer, side), one
 score for each (run, source, latent, scorer, explainer), one label for each (run, source, latent).
+
+Money is counted in whole nano-dollars (1e-9 US dollars), so that sums are exact in any order of adding.
 """
 
 from __future__ import annotations
@@ -9,7 +11,17 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, MetaData, String, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    UniqueConstraint,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from autointerp.store.column_types import FiniteFloat, JsonText, SafeText, UtcTime, utc_now
@@ -48,7 +60,7 @@ class Run(Base):
     __tablename__ = "run"
     __table_args__ = (
         UniqueConstraint("digest", "ordinal"),
-        CheckConstraint("state IN ('running', 'done', 'failed')", name="state_known"),
+        CheckConstraint("state IN ('running', 'paused', 'done', 'failed')", name="state_known"),
     )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
@@ -224,3 +236,113 @@ class Timing(Base):
     name: Mapped[str] = mapped_column(String(80))
     seconds: Mapped[float]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class ChoiceRow(Base):
+    """One autointerp.score.Score that was counted on the choose side, by which a label is chosen and nothing published."""
+
+    __tablename__ = "choice"
+    __table_args__ = (UniqueConstraint("run_id", "source", "latent", "scorer", "explainer"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[str] = mapped_column(String(32), ForeignKey("run.id", ondelete="CASCADE"))
+    source: Mapped[str] = mapped_column(String(80))
+    latent: Mapped[int]
+    scorer: Mapped[str] = mapped_column(String(80))
+    explainer: Mapped[str] = mapped_column(String(80), default="")
+    values: Mapped[dict[str, Any]]
+    failure_kind: Mapped[str | None] = mapped_column(String(40))
+    failure_message: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class VerdictRow(Base):
+    """What a judge said of every single window that one scorer showed it; ``items`` is the scorer's own JSON."""
+
+    __tablename__ = "verdict"
+    __table_args__ = (UniqueConstraint("run_id", "source", "latent", "scorer", "explainer"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[str] = mapped_column(String(32), ForeignKey("run.id", ondelete="CASCADE"))
+    source: Mapped[str] = mapped_column(String(80))
+    latent: Mapped[int]
+    scorer: Mapped[str] = mapped_column(String(80))
+    explainer: Mapped[str] = mapped_column(String(80), default="")
+    items: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class ReviewRow(Base):
+    """A person's word on a label; rows are only ever added, and the last one of a latent holds."""
+
+    __tablename__ = "review"
+    __table_args__ = (
+        Index(None, "run_id", "source", "latent"),
+        CheckConstraint("action IN ('accept', 'reject', 'edit')", name="action_known"),
+        CheckConstraint("(action = 'edit') = (text IS NOT NULL)", name="text_iff_edited"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[str] = mapped_column(String(32), ForeignKey("run.id", ondelete="CASCADE"))
+    source: Mapped[str] = mapped_column(String(80))
+    latent: Mapped[int]
+    action: Mapped[str] = mapped_column(String(8))
+    text: Mapped[str | None]
+    by: Mapped[str]
+    note: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class LLMCall(Base):
+    """One call that was paid, or may have been: the ledger, and the raw replies under their keys.
+
+    ``key`` is that of the request where the reply can be used again; it is NULL for a lost call (which was or may have
+    been paid and left no reply), for a probe of a server, and where the reply was dropped.
+    """
+
+    __tablename__ = "llm_call"
+    __table_args__ = (
+        UniqueConstraint("key"),
+        Index(None, "run_id", "source", "latent"),
+        CheckConstraint("outcome IN ('reply', 'lost')", name="outcome_known"),
+        CheckConstraint("key IS NULL OR (outcome = 'reply' AND reply IS NOT NULL)", name="key_has_reply"),
+        finite("seconds"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str | None] = mapped_column(String(64))
+    run_id: Mapped[str] = mapped_column(String(32), ForeignKey("run.id", ondelete="CASCADE"))
+    endpoint: Mapped[str] = mapped_column(String(40))
+    model: Mapped[str]
+    purpose: Mapped[str] = mapped_column(String(80))
+    source: Mapped[str] = mapped_column(String(80))
+    latent: Mapped[int | None]
+    outcome: Mapped[str] = mapped_column(String(8))
+    input_tokens: Mapped[int] = mapped_column(BigInteger)
+    cached_tokens: Mapped[int] = mapped_column(BigInteger)
+    output_tokens: Mapped[int] = mapped_column(BigInteger)
+    cost_nano_usd: Mapped[int | None] = mapped_column(BigInteger)
+    reply: Mapped[bytes | None] = mapped_column(LargeBinary)
+    seconds: Mapped[float]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class LLMBudget(Base):
+    """What a run has spent: the sum over its llm_call rows, kept so that it need not be added up for every call."""
+
+    __tablename__ = "llm_budget"
+
+    run_id: Mapped[str] = mapped_column(String(32), ForeignKey("run.id", ondelete="CASCADE"), primary_key=True)
+    spent_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
+    spent_nano_usd: Mapped[int] = mapped_column(BigInteger, default=0)
+
+
+class LLMReservation(Base):
+    """What one process has reserved for its calls under way; it counts as spent until it is settled."""
+
+    __tablename__ = "llm_reservation"
+
+    run_id: Mapped[str] = mapped_column(String(32), ForeignKey("run.id", ondelete="CASCADE"), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(200), primary_key=True)
+    tokens: Mapped[int] = mapped_column(BigInteger, default=0)
+    nano_usd: Mapped[int] = mapped_column(BigInteger, default=0)

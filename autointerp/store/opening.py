@@ -8,11 +8,11 @@ from sqlalchemy import Connection, Engine, inspect, select, table
 from sqlalchemy import column as sql_column
 from sqlalchemy.exc import DatabaseError, OperationalError
 
-from autointerp.store.dialects import READ_ONLY, lock_for_migration, make_engine, parse_url
+from autointerp.store.dialects import READ_ONLY, make_engine, migrating, parse_url
 from autointerp.store.store import LabelStore
 from sae_core.errors import StoreError
 
-HEAD = "0001"
+HEAD = "0002"
 """Newest revision in ``migrations/versions``; a store that is there already opens without loading Alembic."""
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -63,8 +63,7 @@ def _upgrade(engine: Engine, shown: str) -> None:
     settings = Config()
     settings.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     known = {script.revision for script in ScriptDirectory.from_config(settings).walk_revisions()}
-    with engine.begin() as connection:
-        lock_for_migration(connection)
+    with migrating(engine) as connection:
         revision = current_revision(connection)
         if revision == HEAD:
             return

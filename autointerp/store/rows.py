@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, cast
 
 from autointerp.explanation import Explanation
 from autointerp.failure import Failure, FailureKind
 from autointerp.score import Score
-from autointerp.store.models import ControlRow, ExplanationRow, ScoreRow, SourceRow
+from autointerp.store.models import ChoiceRow, ControlRow, ExplanationRow, ScoreRow, SourceRow, VerdictRow
 from sae_core.records import Source
 
 
@@ -66,7 +67,38 @@ def score_row(run_id: str, source: str, score: Score) -> ScoreRow:
     )
 
 
-def read_score(row: ScoreRow) -> Score:
+def choice_row(run_id: str, source: str, score: Score) -> ChoiceRow:
+    """The row of a score on the choose side."""
+    kind, message = _failure_columns(score.failure)
+    return ChoiceRow(
+        run_id=run_id,
+        source=source,
+        latent=score.latent,
+        scorer=score.scorer,
+        explainer=score.explainer or "",
+        values=dict(score.values),
+        failure_kind=kind,
+        failure_message=message,
+    )
+
+
+def verdict_rows(run_id: str, source: str, scores: Sequence[Score]) -> list[VerdictRow]:
+    """The rows of what was judged window by window, of those scores that have it."""
+    return [
+        VerdictRow(
+            run_id=run_id,
+            source=source,
+            latent=score.latent,
+            scorer=score.scorer,
+            explainer=score.explainer or "",
+            items=score.verdicts,
+        )
+        for score in scores
+        if score.verdicts
+    ]
+
+
+def read_score(row: ScoreRow | ChoiceRow) -> Score:
     """The score of a row."""
     return Score(
         latent=row.latent,

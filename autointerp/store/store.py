@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, func, insert, select, update
@@ -19,6 +19,7 @@ from autointerp.store.dialects import BUSY_TIMEOUT_S, READ_ONLY
 from autointerp.store.models import (
     Artefact,
     Base,
+    ChoiceRow,
     Chunk,
     ControlRow,
     ExplanationRow,
@@ -27,6 +28,7 @@ from autointerp.store.models import (
     ScoreRow,
     SourceRow,
     Timing,
+    VerdictRow,
 )
 from autointerp.store.rows import read_explanation, read_score, read_source, source_row
 from sae_core.errors import DiskFullError, StoreError
@@ -111,10 +113,15 @@ class LabelStore:
         return self._all(select(Run).order_by(Run.created_at, Run.id))
 
     def set_run_state(self, run_id: str, state: str) -> None:
-        """Set a run's state: running, done or failed."""
-        finished = None if state == "running" else utc_now()
+        """Set a run's state: running, paused, done or failed."""
+        finished = None if state in ("running", "paused") else utc_now()
         with self.writing() as connection:
             connection.execute(update(Run).where(Run.id == run_id).values(state=state, finished_at=finished))
+
+    def set_run_config(self, run_id: str, config: dict[str, Any]) -> None:
+        """Keep the configuration as it was given last; what decides the results is the same."""
+        with self.writing() as connection:
+            connection.execute(update(Run).where(Run.id == run_id, Run.config != config).values(config=config))
 
     # sources
 
@@ -280,6 +287,18 @@ class LabelStore:
         query = query.order_by(ScoreRow.latent, ScoreRow.scorer, ScoreRow.explainer)
         return [read_score(row) for row in self._of_latents(query, ScoreRow, latents)]
 
+    def choices(self, run_id: str, source: str, latents: Sequence[int] | None = None) -> list[Score]:
+        """Scores on the choose side of a source (of some latents), by latent, scorer and explainer."""
+        query = select(ChoiceRow).where(ChoiceRow.run_id == run_id, ChoiceRow.source == source)
+        query = query.order_by(ChoiceRow.latent, ChoiceRow.scorer, ChoiceRow.explainer)
+        return [read_score(row) for row in self._of_latents(query, ChoiceRow, latents)]
+
+    def verdicts(self, run_id: str, source: str, latents: Sequence[int] | None = None) -> list[VerdictRow]:
+        """What was judged window by window, by latent, scorer and explainer."""
+        query = select(VerdictRow).where(VerdictRow.run_id == run_id, VerdictRow.source == source)
+        query = query.order_by(VerdictRow.latent, VerdictRow.scorer, VerdictRow.explainer)
+        return self._of_latents(query, VerdictRow, latents)
+
     def labels(self, run_id: str, source: str, latents: Sequence[int] | None = None) -> list[LabelRow]:
         """Labels of a source (of some latents), by latent."""
         query = select(LabelRow).where(LabelRow.run_id == run_id, LabelRow.source == source).order_by(LabelRow.latent)
@@ -302,6 +321,11 @@ class LabelStore:
                 Artefact.run_id == run_id, Artefact.kind == kind, Artefact.version == version
             )
             return connection.execute(query).scalar_one_or_none()
+
+    def add_artefact(self, run_id: str, kind: str, value: dict[str, Any]) -> None:
+        """Keep a value that was computed once; what is there already stays."""
+        with suppress(IntegrityError):
+            self._add([Artefact(run_id=run_id, kind=kind, version=1, value=value)])
 
     def add_timing(self, run_id: str, name: str, seconds: float) -> None:
         """Note wall time that belongs to no chunk."""

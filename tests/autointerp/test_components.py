@@ -14,7 +14,7 @@ from autointerp.evidence import LatentEvidence
 from autointerp.explainers.base import Explainer
 from autointerp.explainers.pattern import PatternExplainer
 from autointerp.explanation import Explanation
-from autointerp.llm.protocol import LLMClient
+from autointerp.llm.asking import NO_LLMS, LLMs
 from autointerp.scorers.pattern import PatternScorer
 from sae_core.errors import ConfigError
 
@@ -52,7 +52,7 @@ def test_wrong_tables(table: dict[str, object], said: str) -> None:
 class _Echo(Explainer):
     kind: Literal["echo"] = "echo"
 
-    def explain(self, evidence: LatentEvidence, llm: LLMClient | None = None) -> Explanation:
+    async def explain(self, evidence: LatentEvidence, llms: LLMs = NO_LLMS) -> Explanation:
         return Explanation(latent=evidence.latent, explainer=self.kind, text="echo")
 
 

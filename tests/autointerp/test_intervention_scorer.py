@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from asyncio import run
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ def steering(**changes: Any) -> SteeringEvidence:
 
 def test_a_latent_above_its_control_and_one_that_nobody_reads(store: HandStore) -> None:
     rows = ablation({0: [0.5, 0.6, 0.4, 0.5], 1: [0.0, 0.0, 0.0]})
-    strong = InterventionScorer().score(None, LatentEvidence(0, store, ablation=rows))
+    strong = run(InterventionScorer().score(None, LatentEvidence(0, store, ablation=rows)))
     assert strong.failure is None
     assert strong.explainer is None
     values = strong.values
@@ -110,14 +111,14 @@ def test_a_latent_above_its_control_and_one_that_nobody_reads(store: HandStore) 
     assert values["top_promoted_tokens"] == ("a", "b")
     assert values["top_suppressed_tokens"] == ("b", "a")
 
-    silent = InterventionScorer().score(None, LatentEvidence(1, store, ablation=rows)).values
+    silent = run(InterventionScorer().score(None, LatentEvidence(1, store, ablation=rows))).values
     assert silent["causal_effect"] < -3  # type: ignore[operator]
     assert silent["ablation_share"] == 0.0
 
 
 def test_the_noise_floor_takes_part(store: HandStore) -> None:
     loud = ablation({0: [0.5, 0.6]}, noise=0.1)
-    values = InterventionScorer().score(None, LatentEvidence(0, store, ablation=loud)).values
+    values = run(InterventionScorer().score(None, LatentEvidence(0, store, ablation=loud))).values
     assert values["causal_floor"] == pytest.approx(1.0)
     assert values["ablation_share"] == 0.0
 
@@ -133,7 +134,7 @@ def test_the_noise_floor_takes_part(store: HandStore) -> None:
     ],
 )
 def test_states(store: HandStore, latent: int, rows: AblationEvidence | None, kind: FailureKind) -> None:
-    score = InterventionScorer().score(None, LatentEvidence(latent, store, ablation=rows))
+    score = run(InterventionScorer().score(None, LatentEvidence(latent, store, ablation=rows)))
     assert score.failure is not None
     assert score.failure.kind is kind
     assert score.values.get("causal_effect") is None
@@ -144,7 +145,7 @@ def test_states(store: HandStore, latent: int, rows: AblationEvidence | None, ki
 
 
 def test_steering_values(store: HandStore) -> None:
-    values = InterventionScorer().score(None, LatentEvidence(0, store, steering=steering())).values
+    values = run(InterventionScorer().score(None, LatentEvidence(0, store, steering=steering()))).values
     assert values["steering_alpha"] == 0.5
     assert values["steering_norm"] == 1.0
     assert values["steering_kl"] == 0.12
@@ -158,14 +159,14 @@ def test_steering_values(store: HandStore) -> None:
 
 def test_unreachable_and_unfitted_are_states(store: HandStore) -> None:
     lost = steering(unreachable=np.array([1], np.uint8), alpha=np.array([np.nan]), kl_fit=np.array([0.02]))
-    values = InterventionScorer().score(None, LatentEvidence(0, store, steering=lost)).values
+    values = run(InterventionScorer().score(None, LatentEvidence(0, store, steering=lost))).values
     assert values["steering_failure"] == "unreachable"
     assert values["steering_kl_fit"] == 0.02
     assert values.get("steering_alpha") is None
     empty = steering(num_prompts_fit=np.array([0], np.int32))
-    values = InterventionScorer().score(None, LatentEvidence(0, store, steering=empty)).values
+    values = run(InterventionScorer().score(None, LatentEvidence(0, store, steering=empty))).values
     assert values["steering_failure"] == "too_few_windows"
-    other = InterventionScorer().score(None, LatentEvidence(1, store, steering=steering())).values
+    other = run(InterventionScorer().score(None, LatentEvidence(1, store, steering=steering()))).values
     assert not any(name.startswith("steering") for name in other)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from asyncio import run
 
 import numpy as np
 import pytest
@@ -81,8 +82,8 @@ def blind(store: HandStore) -> HandStore:
 
 @pytest.mark.parametrize("latent", range(5))
 def test_planted_latents_are_recovered_and_beat_the_token_rule(store: HandStore, latent: int) -> None:
-    explanation = PatternExplainer().explain(LatentEvidence(latent, blind(store)))
-    values = PatternScorer().score(explanation, LatentEvidence(latent, store)).values
+    explanation = run(PatternExplainer().explain(LatentEvidence(latent, blind(store))))
+    values = run(PatternScorer().score(explanation, LatentEvidence(latent, store))).values
     assert (values["precision"], values["recall"], values["f1"]) == (1.0, 1.0, 1.0)
     assert isinstance(values["correlation"], float)
     assert values["correlation"] > 0.95
@@ -93,7 +94,7 @@ def test_planted_latents_are_recovered_and_beat_the_token_rule(store: HandStore,
 
 def test_labels_read_well(store: HandStore) -> None:
     explainer = PatternExplainer()
-    texts = [explainer.explain(LatentEvidence(latent, blind(store))).text for latent in range(5)]
+    texts = [run(explainer.explain(LatentEvidence(latent, blind(store)))).text for latent in range(5)]
     assert texts[0] == '"self" after "("'
     assert texts[1] == '"self" but not after ","'
     assert all(f'"{d}"' in texts[2] for d in range(10))
@@ -103,14 +104,14 @@ def test_labels_read_well(store: HandStore) -> None:
 
 
 def test_long_labels_say_how_much_is_left_out(store: HandStore) -> None:
-    text = PatternExplainer(longest_label=40).explain(LatentEvidence(2, blind(store))).text
+    text = run(PatternExplainer(longest_label=40).explain(LatentEvidence(2, blind(store)))).text
     assert len(text) <= 40
     shown = text.count('"') // 2
     assert text.endswith(f"and {10 - shown} more patterns")
 
 
 def test_payload_is_json_and_restores_the_trie(store: HandStore) -> None:
-    explanation = PatternExplainer().explain(LatentEvidence(1, blind(store)))
+    explanation = run(PatternExplainer().explain(LatentEvidence(1, blind(store))))
     payload = json.loads(json.dumps(explanation.payload))
     trie = PatternTrie.from_payload(payload)
     assert trie.to_payload() == explanation.payload
@@ -120,12 +121,12 @@ def test_payload_is_json_and_restores_the_trie(store: HandStore) -> None:
 
 
 def test_dead_latent_and_silent_explain_side_are_typed(store: HandStore) -> None:
-    dead = PatternExplainer().explain(LatentEvidence(5, blind(store)))
+    dead = run(PatternExplainer().explain(LatentEvidence(5, blind(store))))
     assert dead.failure is not None
     assert (dead.failure.kind, dead.failure.status) == (FailureKind.DEAD, LatentStatus.DEAD)
     quiet = make_pool(Side.EXPLAIN, [[0, 7, 7]], [0], RULES)
     rare_store = HandStore({**store.pools, Side.EXPLAIN: quiet}, store.pieces)
-    rare = PatternExplainer().explain(LatentEvidence(0, rare_store))
+    rare = run(PatternExplainer().explain(LatentEvidence(0, rare_store)))
     assert rare.failure is not None
     assert (rare.failure.kind, rare.failure.status) == (FailureKind.TOO_FEW_WINDOWS, LatentStatus.RARE)
     firing = len(np.unique(store.pools[Side.SCORE].activations(0)[0]))
@@ -134,9 +135,9 @@ def test_dead_latent_and_silent_explain_side_are_typed(store: HandStore) -> None
 
 
 def test_noise_still_gets_an_honest_label(store: HandStore) -> None:
-    explanation = PatternExplainer().explain(LatentEvidence(6, blind(store)))
+    explanation = run(PatternExplainer().explain(LatentEvidence(6, blind(store))))
     assert explanation.failure is None
-    values = PatternScorer().score(explanation, LatentEvidence(6, store)).values
+    values = run(PatternScorer().score(explanation, LatentEvidence(6, store))).values
     assert isinstance(values["f1"], float)
     assert values["f1"] < 0.7
 
@@ -144,8 +145,10 @@ def test_noise_still_gets_an_honest_label(store: HandStore) -> None:
 def test_a_latent_seen_once_gets_its_pattern() -> None:
     explain = make_pool(Side.EXPLAIN, [[0, 7, 8, 4, 7], [0, 8, 8, 7]], [0, 1], [lambda c, i: float(c[i] == CLS)])
     choose = make_pool(Side.CHOOSE, [[0, 7, 8]], [2], [never])
-    explanation = PatternExplainer().explain(
-        LatentEvidence(0, HandStore({Side.EXPLAIN: explain, Side.CHOOSE: choose}, letters(WORDS)))
+    explanation = run(
+        PatternExplainer().explain(
+            LatentEvidence(0, HandStore({Side.EXPLAIN: explain, Side.CHOOSE: choose}, letters(WORDS)))
+        )
     )
     assert '"cls"' in explanation.text
 
@@ -171,7 +174,7 @@ def test_a_probe_alone_explains_what_the_pool_does_not_hold(store: HandStore) ->
         0, np.array([NEWLINE, 8, OPEN, X], np.int32), np.array([1, 0, 1, 1], np.float32), 2.0, 2.0, False, True
     )
     hand = HandStore({Side.EXPLAIN: quiet, Side.CHOOSE: busy}, letters(WORDS))
-    explanation = PatternExplainer().explain(LatentEvidence(0, hand, [probe]))
+    explanation = run(PatternExplainer().explain(LatentEvidence(0, hand, [probe])))
     trie = PatternTrie.from_payload(explanation.payload)
     assert {p.symbols for p in trie.patterns} == {(X, OPEN, WILDCARD, NEWLINE)}
     assert explanation.text == '"x" after "⏎" _ "("'
@@ -190,7 +193,7 @@ def test_token_rule_equals_brute_force(store: HandStore) -> None:
 
 
 def test_explaining_twice_gives_the_same(store: HandStore) -> None:
-    first, second = (PatternExplainer().explain(LatentEvidence(6, blind(store))) for _ in range(2))
+    first, second = (run(PatternExplainer().explain(LatentEvidence(6, blind(store)))) for _ in range(2))
     assert first == second
 
 
@@ -198,7 +201,7 @@ def test_needs_follow_the_config() -> None:
     explainer = parse_component("explainers", {"kind": "pattern", "exemplars": 4})
     assert explainer.needs() == [SuffixRequest(exemplars=4)]
     assert PatternExplainer(exemplars=0).needs() == []
-    assert explainer.capabilities() is None
+    assert explainer.llm_needs() == []
 
 
 def test_index_counts_every_position(store: HandStore) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from asyncio import run
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -35,7 +37,7 @@ def test_counts_equal_brute_force(rows: list[list[int]], firing: set[tuple[int, 
     trie = PatternTrie(tuple(Pattern((t,), True, 2.0 * t, 1, 1) for t in sorted(said)))
     store = HandStore({Side.SCORE: pool, Side.EXPLAIN: shown}, letters(WORDS))
     explanation = Explanation(latent=0, explainer="pattern", text="x", payload=trie.to_payload())
-    values = PatternScorer().score(explanation, LatentEvidence(0, store)).values
+    values = run(PatternScorer().score(explanation, LatentEvidence(0, store))).values
 
     truth, yes, true_tokens, said_tokens = [], [], [], []
     dense = np.zeros(pool.tokens.shape)
@@ -94,11 +96,11 @@ def test_windows_that_repeat_the_explain_side_are_left_out() -> None:
     explanation = Explanation(
         latent=0, explainer="pattern", text="a", payload=PatternTrie((Pattern((1,), True, 1.0, 1, 1),)).to_payload()
     )
-    values = PatternScorer().score(explanation, LatentEvidence(0, store)).values
+    values = run(PatternScorer().score(explanation, LatentEvidence(0, store))).values
     assert values["num_windows_scored"] == 2
     assert values["num_windows_firing_scored"] == 1
     assert values["share_skipped"] == pytest.approx(1 / 3)
-    kept = PatternScorer(skip_repeated=False).score(explanation, LatentEvidence(0, store)).values
+    kept = run(PatternScorer(skip_repeated=False).score(explanation, LatentEvidence(0, store))).values
     assert kept["num_windows_scored"] == 3
 
 
@@ -109,10 +111,10 @@ def test_without_a_label_the_failure_is_kept_and_the_token_rule_still_stands() -
     failed = Explanation(
         latent=0, explainer="pattern", failure=Failure(kind=FailureKind.NO_PATTERN, message="nothing predicts it")
     )
-    score = PatternScorer().score(failed, evidence)
+    score = run(PatternScorer().score(failed, evidence))
     assert score.failure is not None
     assert score.failure.kind is FailureKind.NO_EXPLANATION
     assert "nothing predicts it" in score.failure.message
     assert "precision" not in score.values
     assert score.values["token_rule_f1"] == 1.0
-    assert PatternScorer().score(None, evidence).failure is not None
+    assert run(PatternScorer().score(None, evidence)).failure is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autointerp.pipeline.stage import Stage
+from autointerp.pipeline.stages.choose import Choose
 from autointerp.pipeline.stages.controls import Controls
 from autointerp.pipeline.stages.directions import Directions
 from autointerp.pipeline.stages.explain import Explain
@@ -10,22 +11,30 @@ from autointerp.pipeline.stages.export import Export
 from autointerp.pipeline.stages.extract import Extract
 from autointerp.pipeline.stages.intervene import Intervene
 from autointerp.pipeline.stages.label import Label
+from autointerp.pipeline.stages.lens import Lens
 from autointerp.pipeline.stages.merge import Merge
 from autointerp.pipeline.stages.probe import Probe
+from autointerp.pipeline.stages.revise import MOST_ROUNDS, Revise, TryTexts
 from autointerp.pipeline.stages.score import ScoreStage
 from autointerp.pipeline.stages.summarise import Summarise
+from autointerp.pipeline.stages.token_change import TokenChange
 from autointerp.pipeline.stages.tokenize import Tokenize
 
 __all__ = ["STAGES"]
 
+_ROUNDS = [stage(number) for number in range(1, MOST_ROUNDS + 1) for stage in (TryTexts, Revise)]
 STAGES: tuple[Stage, ...] = (
     Tokenize(),
     Directions(),
     Extract(),
     Merge(),
+    Lens(),
     Probe(),
+    TokenChange(),
     Explain(),
+    *_ROUNDS,
     Intervene(),
+    Choose(),
     ScoreStage(),
     Controls(),
     Label(),

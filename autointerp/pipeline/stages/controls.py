@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from autointerp.evidence import LatentEvidence
+from autointerp.explanation import Explanation
+from autointerp.llm.asking import LLMs
+from autointerp.pipeline.asking import chunks_at_once, over_latents
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.latent_evidence import evidence_of
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage
-from autointerp.pipeline.stages.score import score_one
+from autointerp.pipeline.stages.score import score_latent
 from autointerp.score import Score, ScoreValue
+from autointerp.scorers.base import Scorer
 from autointerp.store.models import Base, ControlRow
 from autointerp.store.rows import control_row
 from sae_core.hashing import seed_for
@@ -43,31 +48,36 @@ class Controls(Stage):
                 chunks.append(ChunkSpec(ordinal, source.name, {"pairs": part}, len(part)))
         return chunks
 
+    def at_once(self, context: RunContext) -> int:
+        return chunks_at_once(context.scorers)
+
     def run(self, context: RunContext, spec: ChunkSpec, progress: Progress) -> ChunkResult:
-        pairs: list[list[int]] = spec.payload["pairs"]
-        donors = sorted(donor for _, donor in pairs)
-        explanations = [
-            explanation
-            for explanation in context.store.explanations(context.run_id, spec.source, donors)
-            if explanation.failure is None and explanation.side == "input"
-        ]
-        judges = [scorer for scorer in context.scorers if scorer.judges_explanation]
+        donor_of: dict[int, int] = {int(latent): int(donor) for latent, donor in spec.payload["pairs"]}
+        given: dict[int, list[Explanation]] = {}
+        for explanation in context.store.explanations(context.run_id, spec.source, sorted(donor_of.values())):
+            if explanation.failure is None and explanation.side == "input":
+                given.setdefault(explanation.latent, []).append(explanation)
+        scores: dict[int, list[Score]] = {latent: [] for latent in donor_of}
+        for asks in (False, True):
+            judges = [s for s in context.scorers if s.judges_explanation and bool(s.llm_needs()) is asks]
+            if not judges:
+                continue
+
+            async def work(evidence: LatentEvidence, llms: LLMs, chosen: list[Scorer] = judges) -> list[Score]:
+                donor = donor_of[evidence.latent]
+                borrowed = [e.model_copy(update={"latent": evidence.latent}) for e in given.get(donor, [])]
+                return await score_latent(chosen, borrowed, evidence, llms)
+
+            evidence = (evidence_of(context, spec.source, latent) for latent in donor_of)
+            for score in over_latents(context, spec.source, evidence, work, progress, asks=asks):
+                scores[score.latent].append(score)
         rows: list[Base] = []
-        for done, (latent, donor) in enumerate(pairs, start=1):
-            evidence = evidence_of(context, spec.source, latent)
-            counted: Score | None = None
-            for explanation in explanations:
-                if explanation.latent != donor:
-                    continue
-                borrowed = explanation.model_copy(update={"latent": latent})
-                scores = [score_one(scorer, borrowed, evidence) for scorer in judges]
-                rows += [control_row(context.run_id, spec.source, SHUFFLED, score) for score in scores]
-                if counted is None:
-                    counted = next((score for score in scores if "always_yes_precision" in score.values), None)
+        for latent, own in scores.items():
+            rows += [control_row(context.run_id, spec.source, SHUFFLED, score) for score in own]
+            counted = next((score for score in own if "always_yes_precision" in score.values), None)
             if counted is not None:
                 answers = null_answers(latent, counted)
                 rows += [control_row(context.run_id, spec.source, kind, score) for kind, score in answers.items()]
-            progress(done)
         return ChunkResult(rows)
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from autointerp.explanation import Explanation
 from autointerp.failure import Failure, FailureKind, LatentStatus
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage, decode_latents, latent_chunks
+from autointerp.pipeline.stages.choose import choosing_scorer, compares
 from autointerp.store import ChunkState
 from autointerp.store.models import Base, LabelRow
 from sae_core.records import Side
+
+NO_CHOICES: Mapping[str, float] = MappingProxyType({})
 
 
 class Label(Stage):
@@ -20,7 +25,7 @@ class Label(Stage):
     queue = "control"
     unit = "latents"
     writes = (LabelRow,)
-    after_all = ("score", "controls")
+    after_all = ("score", "controls", "choose")
 
     def plan(self, context: RunContext) -> list[ChunkSpec]:
         return latent_chunks(context)
@@ -31,6 +36,7 @@ class Label(Stage):
         for explanation in context.store.explanations(context.run_id, spec.source, latents):
             candidates[explanation.latent].append(explanation)
         order = [explainer.kind for explainer in context.explainers]
+        choices = _choices(context, spec.source, latents)
         poisoned = any(
             (chunk.stage, chunk.source, chunk.ordinal) == ("explain", spec.source, spec.ordinal)
             for chunk in context.store.chunks(context.run_id, ChunkState.POISONED)
@@ -38,11 +44,31 @@ class Label(Stage):
         windows = _scored_windows(context, spec.source, latents)
         rows: list[Base] = [
             label_row(
-                context.run_id, spec.source, latent, candidates[latent], order, windows[latent], poisoned=poisoned
+                context.run_id,
+                spec.source,
+                latent,
+                candidates[latent],
+                order,
+                windows[latent],
+                choices=choices.get(latent, {}),
+                poisoned=poisoned,
             )
             for latent in latents
         ]
         return ChunkResult(rows)
+
+
+def _choices(context: RunContext, source: str, latents: Sequence[int]) -> dict[int, dict[str, float]]:
+    """Scores on the choose side by latent and explainer; none where explanations are not compared."""
+    if not compares(context):
+        return {}
+    headline = choosing_scorer(context).headline
+    found: dict[int, dict[str, float]] = {}
+    for score in context.store.choices(context.run_id, source, latents):
+        value = score.values.get(headline)
+        if score.explainer is not None and score.failure is None and isinstance(value, (int, float)):
+            found.setdefault(score.latent, {})[score.explainer] = float(value)
+    return found
 
 
 def _scored_windows(context: RunContext, source: str, latents: Sequence[int]) -> dict[int, tuple[int, int]]:
@@ -68,14 +94,19 @@ def label_row(
     order: Sequence[str],
     windows: tuple[int, int],
     *,
+    choices: Mapping[str, float] = NO_CHOICES,
     poisoned: bool,
 ) -> LabelRow:
-    """The label of one latent: the first explainer of the configuration (``order``) that found a text.
+    """The label of one latent: the text that scored best on the choose side (``choices``, by explainer), else the one of the first
+    explainer of the configuration (``order``) that found a text.
 
     ``windows`` are the firing windows of the score side and all of them: with no firing one nothing can be said of how far a
     text holds, and the latent is rare. ``poisoned`` is whether its chunk was given up before it was explained. The published scores play no part, so that they stay free of the winner's curse (METHODS 2).
     """
-    ranked = sorted(candidates, key=lambda explanation: order.index(explanation.explainer))
+    ranked = sorted(
+        candidates,
+        key=lambda explanation: (-choices.get(explanation.explainer, -math.inf), order.index(explanation.explainer)),
+    )
     inputs = [explanation for explanation in ranked if explanation.side == "input"]
     outputs = [explanation for explanation in ranked if explanation.side == "output" and explanation.failure is None]
     chosen = next((explanation for explanation in inputs if explanation.failure is None), None)
@@ -85,7 +116,7 @@ def label_row(
         latent=latent,
         status=LatentStatus.LABELLED.value,
         text_output=outputs[0].text if outputs else None,
-        decided_by="configuration order",
+        decided_by="score on the choose side" if choices else "configuration order",
     )
     if chosen is not None and windows[0]:
         row.text, row.explainer = chosen.text, chosen.explainer

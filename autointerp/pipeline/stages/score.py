@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from autointerp.evidence import LatentEvidence
 from autointerp.explanation import Explanation
 from autointerp.failure import Failure, FailureKind
+from autointerp.llm.asking import NO_LLMS, AskFailed, LLMs
+from autointerp.pipeline.asking import chunks_at_once, over_latents
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.latent_evidence import chunk_evidence
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage, decode_latents, latent_chunks
 from autointerp.score import Score
 from autointerp.scorers.base import Scorer
-from autointerp.store.models import Base, ScoreRow
-from autointerp.store.rows import score_row
+from autointerp.store.models import Base, ScoreRow, VerdictRow
+from autointerp.store.rows import score_row, verdict_rows
 from sae_core.errors import NonFiniteError
 
 
@@ -23,48 +26,71 @@ class ScoreStage(Stage):
     name = "score"
     queue = "llm"
     unit = "latents"
-    writes = (ScoreRow,)
-    after_all = ("merge",)
-    after_same = ("explain", "intervene")
+    writes = (ScoreRow, VerdictRow)
+    after_all = ("merge", "lens")
+    after_same = ("explain", "intervene", "revise_1", "revise_2", "revise_3", "revise_4")
     essential = False
 
     def plan(self, context: RunContext) -> list[ChunkSpec]:
         return latent_chunks(context)
 
+    def at_once(self, context: RunContext) -> int:
+        return chunks_at_once(context.scorers)
+
     def run(self, context: RunContext, spec: ChunkSpec, progress: Progress) -> ChunkResult:
-        explanations: dict[int, list[Explanation]] = {}
-        for explanation in context.store.explanations(context.run_id, spec.source, decode_latents(spec)):
-            explanations.setdefault(explanation.latent, []).append(explanation)
-        rows: list[Base] = []
-        for done, evidence in enumerate(chunk_evidence(context, spec, causal=True), start=1):
-            for score in score_latent(context.scorers, explanations.get(evidence.latent, []), evidence):
-                rows.append(score_row(context.run_id, spec.source, score))
-            progress(done)
-        return ChunkResult(rows)
+        explanations = explanations_of(context, spec)
+        scores: list[Score] = []
+        for asks in (False, True):
+            scorers = [scorer for scorer in context.scorers if bool(scorer.llm_needs()) is asks]
+            if not scorers:
+                continue
+
+            async def work(evidence: LatentEvidence, llms: LLMs, chosen: list[Scorer] = scorers) -> list[Score]:
+                return await score_latent(chosen, explanations.get(evidence.latent, []), evidence, llms)
+
+            evidence = chunk_evidence(context, spec, causal=True)
+            scores += over_latents(context, spec.source, evidence, work, progress, asks=asks)
+        rows: list[Base] = [score_row(context.run_id, spec.source, score) for score in scores]
+        return ChunkResult([*rows, *verdict_rows(context.run_id, spec.source, scores)])
 
 
-def score_latent(
-    scorers: Sequence[Scorer], explanations: Sequence[Explanation], evidence: LatentEvidence
+def explanations_of(context: RunContext, spec: ChunkSpec) -> dict[int, list[Explanation]]:
+    """The explanations of a chunk's latents."""
+    found: dict[int, list[Explanation]] = {}
+    for explanation in context.store.explanations(context.run_id, spec.source, decode_latents(spec)):
+        found.setdefault(explanation.latent, []).append(explanation)
+    return found
+
+
+async def score_latent(
+    scorers: Sequence[Scorer],
+    explanations: Sequence[Explanation],
+    evidence: LatentEvidence,
+    llms: LLMs = NO_LLMS,
 ) -> list[Score]:
-    """One score for each scorer and, where it judges explanations, each explanation of the input."""
-    scores: list[Score] = []
+    """One score for each scorer and, where it judges explanations, each explanation that it can judge."""
+    pairs: list[tuple[Scorer, Explanation | None]] = []
     for scorer in scorers:
         if scorer.judges_explanation:
-            inputs = [explanation for explanation in explanations if explanation.side == "input"]
-            scores += [score_one(scorer, explanation, evidence) for explanation in inputs]
+            pairs += [(scorer, explanation) for explanation in explanations if scorer.can_judge(explanation)]
         else:
-            scores.append(score_one(scorer, None, evidence))
-    return scores
+            pairs.append((scorer, None))
+    return await asyncio.gather(*(score_one(scorer, explanation, evidence, llms) for scorer, explanation in pairs))
 
 
-def score_one(scorer: Scorer, explanation: Explanation | None, evidence: LatentEvidence) -> Score:
-    """The scorer's verdict; non-finite evidence is a failure of this latent, everything else is the run's."""
+async def score_one(
+    scorer: Scorer, explanation: Explanation | None, evidence: LatentEvidence, llms: LLMs = NO_LLMS
+) -> Score:
+    """The scorer's verdict; what goes wrong with this latent is its failure, everything else is the run's."""
     try:
-        return scorer.score(explanation, evidence, None)
+        return await scorer.score(explanation, evidence, llms)
     except NonFiniteError as error:
-        return Score(
-            latent=evidence.latent,
-            scorer=scorer.kind,
-            explainer=None if explanation is None else explanation.explainer,
-            failure=Failure(kind=FailureKind.NAN_INPUT, message=str(error)),
-        )
+        failure = Failure(kind=FailureKind.NAN_INPUT, message=str(error))
+    except AskFailed as error:
+        failure = error.failure
+    return Score(
+        latent=evidence.latent,
+        scorer=scorer.kind,
+        explainer=None if explanation is None else explanation.explainer,
+        failure=failure,
+    )

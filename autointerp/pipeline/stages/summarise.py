@@ -10,6 +10,7 @@ from autointerp.pipeline.atomic_files import atomic_write
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.dictionary_rows import control_records
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage
+from autointerp.store.ledger import spend_by_purpose
 from sae_core.hashing import seed_for
 
 
@@ -67,6 +68,10 @@ def write_summary(context: RunContext) -> None:
         },
         np.random.default_rng(seed_for(context.config.seed, "summary")),
     )
+    summary["llm"] = [
+        {"purpose": purpose, "endpoint": endpoint, **spend._asdict()}
+        for (purpose, endpoint), spend in spend_by_purpose(store, context.run_id).items()
+    ]
     with atomic_write(folder.overview) as temporary:
         draw_overview(table, summary, temporary, controls)
     with atomic_write(folder.summary) as temporary:

@@ -1,0 +1,113 @@
+"""Labels from elsewhere: another run, a dictionary, a table, or Neuronpedia's files; nothing is written anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from autointerp.evidence import LatentEvidence
+from autointerp.explainers.base import Explainer
+from autointerp.explanation import Explanation
+from autointerp.failure import Failure, FailureKind
+from autointerp.imports import ImportedLabels, LabelFormat, LabelRequest, read_labels
+from autointerp.llm.asking import NO_LLMS, LLMs
+from sae_core.errors import ConfigError
+from sae_core.records import Source
+
+LONGEST_LABEL = 2_000
+"""Characters; what is longer is no label that a judge could apply."""
+
+
+class ImportedExplainer(Explainer):
+    """Takes labels that others wrote, so that this run only scores them."""
+
+    kind: Literal["imported"] = "imported"
+    """Name in the config file."""
+    path: str = Field(min_length=1)
+    """A run's output folder, a dictionary, a parquet or JSON lines file or a folder of these, or Neuronpedia's explanations."""
+    format: LabelFormat = "auto"
+    """What the path holds; auto looks at it."""
+    source: str = ""
+    """Name of the source in it; by default the only one, else the one with the same coder, else with the same name."""
+    about: Literal["input", "output"] = "input"
+    """Whether the labels say what makes the latent fire, or what it does."""
+    latent_column: str = Field(default="latent", min_length=1)
+    """Column or key that holds the latent's number, in parquet and JSON lines."""
+    label_column: str = ""
+    """Column or key that holds the label, in parquet and JSON lines; by default label, or label_output for that side."""
+    author: str = ""
+    """Only Neuronpedia's explanations of this author id."""
+    type_name: str = ""
+    """Only Neuronpedia's explanations of this type, such as "oai_token-act-pair"."""
+    allow_other_coder: bool = False
+    """Take labels of a coder with other weights too, e.g. of a retrained one."""
+
+    @property
+    def side(self) -> Literal["input", "output"]:
+        """What the configuration says that the labels are about."""
+        return self.about
+
+    def read_for(self, source: Source) -> ImportedLabels:
+        """The labels of a source, checked against its coder. Errors: ConfigError."""
+        request = LabelRequest(
+            path=Path(self.path).expanduser(),
+            format=self.format,
+            source=self.source,
+            own_source=source.name,
+            own_fingerprint=source.coder_fingerprint,
+            latent_column=self.latent_column,
+            label_column=self.label_column or ("label" if self.about == "input" else "label_output"),
+            author=self.author,
+            type_name=self.type_name,
+        )
+        found = read_labels(request)
+        if found.largest >= source.num_latents:
+            raise ConfigError(
+                f"{self.path!r} has a label for latent {found.largest}, but the coder of {source.name!r} has "
+                f"{source.num_latents} latents: give labels of this coder."
+            )
+        if found.fingerprint and found.fingerprint != source.coder_fingerprint and not self.allow_other_coder:
+            raise ConfigError(
+                f"the labels in {self.path!r} are those of another coder (its weights' sha256 begins {found.fingerprint[:12]}, "
+                f"that of {source.name!r} {source.coder_fingerprint[:12]}): give labels of this coder, or set "
+                "allow_other_coder = true to score them all the same."
+            )
+        return found
+
+    async def explain(self, evidence: LatentEvidence, llms: LLMs = NO_LLMS) -> Explanation:
+        """The file's label; ``dead``, ``no_explanation`` and ``bad_label`` are failures. Errors: ConfigError of the file."""
+        latent, source = evidence.latent, evidence.store.source
+        if source.control:
+            return self._failed(
+                latent, FailureKind.NO_EXPLANATION, "labels from elsewhere are not about random directions"
+            )
+        found = self.read_for(source)
+        if evidence.is_dead:
+            tokens = int(evidence.store.statistics.num_tokens.sum())
+            return self._failed(latent, FailureKind.DEAD, f"never fires in {tokens:,} tokens")
+        label = found.labels.get(latent)
+        name = Path(self.path).name
+        if label is None:
+            return self._failed(latent, FailureKind.NO_EXPLANATION, f"the file has no label for it ({name})")
+        if label.text is None:
+            why = f": {label.reason.rstrip('.')}" if label.reason else ""
+            return self._failed(latent, FailureKind.NO_EXPLANATION, f"the file has no label for it ({name}){why}")
+        if not label.text:
+            return self._failed(latent, FailureKind.BAD_LABEL, f"the label in {name} has no printable character")
+        if len(label.text) > LONGEST_LABEL:
+            message = f"the label in {name} has {len(label.text):,} characters, {LONGEST_LABEL:,} are allowed"
+            return self._failed(latent, FailureKind.BAD_LABEL, message)
+        return Explanation(
+            latent=latent,
+            explainer=self.kind,
+            side=self.side,
+            text=label.text,
+            model=label.model or None,
+            payload={"imported": found.provenance(label, Path(self.path))},
+        )
+
+    def _failed(self, latent: int, kind: FailureKind, message: str) -> Explanation:
+        failure = Failure(kind=kind, message=message)
+        return Explanation(latent=latent, explainer=self.kind, side=self.side, failure=failure)

@@ -1,0 +1,221 @@
+"""Finds out what a path holds, reads the labels of one source of it, strictly, and keeps them for the process."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from sys import intern
+from typing import NamedTuple
+
+from autointerp.imports import json_lines
+from autointerp.imports.label_line import (
+    ImportedLabel,
+    ImportedLabels,
+    LabelFormat,
+    LabelLine,
+    LabelRequest,
+    clean_label,
+)
+from autointerp.imports.neuronpedia import KEYS, neuronpedia_labels
+from sae_core.errors import ConfigError, did_you_mean
+
+_MANIFEST, _NOTE = "_manifest.json", "run.json"
+_JSON_LINES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
+_SOURCES_KEPT = 4
+"""Files whose labels stay in memory: stages go through the sources one after the other."""
+RECHECK_S = 2.0
+"""How long what was read is taken as it is before the file is looked at again: every latent asks."""
+_LOADING = threading.Lock()
+_RECENT: dict[LabelRequest, tuple[float, ImportedLabels]] = {}
+
+
+class _Place(NamedTuple):
+    """What a path holds."""
+
+    format: LabelFormat
+    files: tuple[Path, ...]
+
+
+def read_labels(request: LabelRequest) -> ImportedLabels:
+    """The labels of one source of a file or folder; the same object until a file's time or size changes.
+
+    Errors: ConfigError for a path that is not there or holds no labels, lines that cannot be read, labels that are empty,
+    latents that come twice, or a source that is not clear.
+    """
+    with _LOADING:  # several chunks ask at once, and a large file must not be in memory twice
+        recent = _RECENT.get(request)
+        if recent is not None and time.monotonic() - recent[0] < RECHECK_S:
+            return recent[1]
+        place = _look(request)
+        found = _kept(request, place, _stamp(place.files))
+        if len(_RECENT) >= _SOURCES_KEPT:
+            _RECENT.clear()
+        _RECENT[request] = (time.monotonic(), found)
+        return found
+
+
+@lru_cache(maxsize=_SOURCES_KEPT)
+def _kept(request: LabelRequest, place: _Place, stamp: tuple[tuple[int, int], ...]) -> ImportedLabels:
+    gathered = _gather(place, request)
+    if _stamp(place.files) != stamp:
+        raise ConfigError(f"{str(request.path)!r} changed while it was read: run the same command again.")
+    return gathered
+
+
+def _stamp(files: Sequence[Path]) -> tuple[tuple[int, int], ...]:
+    """Time of change in nanoseconds and size in bytes of each file."""
+    try:
+        return tuple((path.stat().st_mtime_ns, path.stat().st_size) for path in files)
+    except OSError as error:
+        raise ConfigError(
+            f"{str(error.filename)!r} cannot be read ({error.strerror}): look what became of it."
+        ) from error
+
+
+def _look(request: LabelRequest) -> _Place:
+    path = request.path
+    if path.is_file():
+        return _Place(request.format if request.format != "auto" else _format_of(path), (path,))
+    if not path.is_dir():
+        raise ConfigError(
+            f"there are no labels at {str(path)!r}: give a run's output folder, a dictionary, a parquet or JSON lines file, or "
+            "a folder of Neuronpedia's explanations."
+        )
+    if (path / _NOTE).is_file():
+        if not (path / "dictionary" / _MANIFEST).is_file():
+            raise ConfigError(
+                f"the run in {str(path)!r} has no dictionary yet: let it end, or run `autointerp export` for it first."
+            )
+        path = path / "dictionary"
+    if (path / _MANIFEST).is_file():
+        from autointerp.export.manifest import read_manifest
+
+        return _Place("dictionary", tuple(path / part.name for part in read_manifest(path).files))
+    lines = _below(path, _JSON_LINES)
+    explanations = [file for file in lines if "explanations" in file.parts[:-1]] or lines
+    tables = [] if lines else _below(path, (".parquet",))
+    found = explanations or tables
+    if not found:
+        raise ConfigError(
+            f"the folder {str(path)!r} holds no labels (no {_MANIFEST}, no .parquet and no .jsonl file): give the folder or "
+            "the file that has them."
+        )
+    return _Place(request.format if request.format != "auto" else _format_of(found[0]), tuple(found))
+
+
+def _below(folder: Path, endings: tuple[str, ...]) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.name.endswith(endings) and path.is_file())
+
+
+def _format_of(path: Path) -> LabelFormat:
+    if path.name.endswith(".parquet"):
+        from autointerp.imports.parquet_files import is_dictionary
+
+        return "dictionary" if is_dictionary(path) else "parquet"
+    if path.name.endswith(_JSON_LINES):
+        return "neuronpedia" if json_lines.first_object(path).keys() >= KEYS else "jsonl"
+    raise ConfigError(
+        f"{path.name!r} is no file of labels by its name: give one that ends in .parquet, .jsonl or .jsonl.gz, or set format."
+    )
+
+
+def _lines(place: _Place, request: LabelRequest) -> Iterator[LabelLine]:
+    if place.format == "neuronpedia":
+        return neuronpedia_labels(place.files, request)
+    if place.format == "jsonl":
+        return json_lines.jsonl_labels(place.files, request)
+    from autointerp.imports.parquet_files import parquet_labels
+
+    return parquet_labels(place.files, request)
+
+
+class _Source:
+    """The labels of one source as they are read."""
+
+    def __init__(self, name: str, fingerprint: str, *, several: bool) -> None:
+        self.name, self.fingerprint, self._several = name, fingerprint, several
+        self.labels: dict[int, ImportedLabel] = {}
+
+    def add(self, line: LabelLine) -> None:
+        if self.fingerprint and line.fingerprint and line.fingerprint != self.fingerprint:
+            raise ConfigError(
+                f"{line.place} is about another coder ({line.fingerprint[:12]}) than the lines before it "
+                f"({self.fingerprint[:12]}): set source to one source, or give a file of one coder."
+            )
+        self.fingerprint = self.fingerprint or line.fingerprint
+        if line.text is not None and not line.text.strip():
+            raise ConfigError(f"{line.place} has an empty label for latent {line.latent}: write one, or leave it out.")
+        before = self.labels.get(line.latent)
+        if before is not None and not self._several:
+            raise ConfigError(f"{line.place} has a second label of latent {line.latent}: one a latent is allowed.")
+        if before is not None and (before.text is not None or line.text is None):
+            return
+        text = None if line.text is None else clean_label(line.text)
+        reason = "" if text else line.reason
+        self.labels[line.latent] = ImportedLabel(
+            text, intern(line.model), intern(line.kind), intern(line.author), reason
+        )
+
+
+def _gather(place: _Place, request: LabelRequest) -> ImportedLabels:
+    """The lines of the wanted source; of others no more is kept than that they are there."""
+    kept: dict[str, _Source] = {}
+    names: set[str] = set()
+    for line in _lines(place, request):
+        if line.source not in kept:
+            first = not names
+            names.add(line.source)
+            same_coder = bool(line.fingerprint) and line.fingerprint == request.own_fingerprint
+            maybe = line.source == request.own_source or same_coder or first
+            if line.source != request.source if request.source else not maybe:
+                continue
+            kept[line.source] = _Source(line.source, line.fingerprint, several=place.format == "neuronpedia")
+        kept[line.source].add(line)
+    if not names:
+        raise ConfigError(f"{str(request.path)!r} holds no label{_filter(request)}: give a file that has some.")
+    chosen = kept[_chosen(kept, names, request)]
+    return ImportedLabels(
+        chosen.labels, place.format, chosen.name, chosen.fingerprint, _sha256(place.files), max(chosen.labels)
+    )
+
+
+def _filter(request: LabelRequest) -> str:
+    given = [("author", request.author), ("type_name", request.type_name)]
+    wanted = [f"{name} {value!r}" for name, value in given if value]
+    return f" with {' and '.join(wanted)}" if wanted else ""
+
+
+def _chosen(kept: Mapping[str, _Source], names: Collection[str], request: LabelRequest) -> str:
+    """The source that is named, else the only one, else that of the same coder, else that of the same name."""
+    if request.source:
+        if request.source not in kept:
+            raise ConfigError(
+                f"{str(request.path)!r} has no source {request.source!r}: {did_you_mean(request.source, names)}"
+            )
+        return request.source
+    if len(names) == 1:
+        return next(iter(names))
+    same = [one.name for one in kept.values() if one.fingerprint and one.fingerprint == request.own_fingerprint]
+    chosen = same[0] if len(same) == 1 else request.own_source
+    if chosen not in kept:
+        known = ", ".join(repr(name) for name in sorted(names)[:5])
+        raise ConfigError(
+            f"{str(request.path)!r} has labels of {len(names)} sources ({known}) and none of them is {request.own_source!r}: "
+            "set source to the one that is meant."
+        )
+    return chosen
+
+
+def _sha256(files: Sequence[Path]) -> str:
+    """Of the one file, or of the sha256s of several, in their order."""
+    found = []
+    for path in files:
+        with path.open("rb") as file:
+            found.append(hashlib.file_digest(file, "sha256"))
+    if len(found) == 1:
+        return found[0].hexdigest()
+    return hashlib.sha256(b"".join(one.digest() for one in found)).hexdigest()

@@ -1,0 +1,39 @@
+"""What the scorers share that ask a judge about windows, several in a call."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from autointerp.llm.asking import LLM, LLMNeed
+from autointerp.llm.protocol import Capability
+from autointerp.scorers.base import Scorer
+
+
+class WindowJudge(Scorer):
+    """A scorer that asks a judge yes-or-no questions about windows."""
+
+    endpoint: str = ""
+    """Name of the judge's endpoint; "" for the first one."""
+    per_call: int = Field(default=20, ge=2)
+    """Windows in one call."""
+    context_tokens: int = Field(default=0, ge=0)
+    """Tokens before each window that are shown with it, of those that the store keeps."""
+    logprobs: Literal["auto", "never", "always"] = "auto"
+    """Whether answers get probabilities: where the server gives log-probabilities, never, or always (a server without
+    them is refused)."""
+    min_windows: int = Field(default=5, ge=1)
+    """Windows that must be there on either side of the question."""
+    seed: int = 0
+    """Seed of the sample of windows and of their order."""
+
+    def llm_needs(self) -> list[LLMNeed]:
+        """One endpoint, with log-probabilities where they are a must."""
+        if self.logprobs != "always":
+            return [LLMNeed(self.endpoint)]
+        return [LLMNeed(self.endpoint, frozenset({Capability.LOGPROBS}), 'set logprobs = "auto" or "never"')]
+
+    def wants_logprobs(self, llm: LLM) -> bool:
+        """Whether this judge is asked for log-probabilities."""
+        return self.logprobs == "always" or (self.logprobs == "auto" and Capability.LOGPROBS in llm.capabilities)

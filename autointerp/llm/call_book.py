@@ -1,0 +1,243 @@
+"""The run's book of calls as one process keeps it: replies that are there already, reservations, settlements.
+
+Everything goes through one group writer, and what a call needs before it is sent (is there a reply? is there money?) is one
+operation, as is what it needs afterwards (keep the reply, enter the cost, settle the reservation).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+from sqlalchemy.exc import IntegrityError
+
+from autointerp.llm.group_writer import GroupWriter
+from autointerp.llm.pricing import NANO
+from autointerp.store.calls import (
+    NOTHING,
+    Account,
+    Amount,
+    CallRecord,
+    Cap,
+    StoredReply,
+    account,
+    enter,
+    find_replies,
+    open_account,
+    reserve,
+    settle_abandoned,
+)
+from autointerp.store.store import LabelStore
+from sae_core.errors import BudgetError
+
+_MOST_RACES = 3
+"""Times that a group is done again because another process has entered the same reply at the same moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """Look a key up, or reserve."""
+
+    key: str | None
+    most: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class _Close:
+    """Settle a reservation, and enter what was paid."""
+
+    record: CallRecord | None
+    reserved: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """There is no room for the call."""
+
+    account: Account
+    closed: int
+    """Calls closed so far in this process: where there are more by now, it is worth asking again."""
+
+
+_Operation = _Open | _Close
+_Result = StoredReply | _Refused | None
+
+
+class CallBook:
+    """Calls of one process in one run. Of one event loop; one a run and process.
+
+    ``owner`` is the process, unmistakably: what it reserved and never settled is found by this name.
+    """
+
+    def __init__(self, store: LabelStore, run_id: str, cap: Cap, owner: str) -> None:
+        self._store, self._run_id, self._cap, self._owner = store, run_id, cap, owner
+        settle_abandoned(
+            store, run_id, lambda name: name == owner
+        )  # an earlier book of this process that was not closed
+        with store.writing() as connection:
+            open_account(connection, run_id, owner)
+        self._writer: GroupWriter[_Operation, _Result] = GroupWriter(self._work)
+        self._open_calls = 0
+        self._closed_calls = 0
+        self._queue: deque[asyncio.Future[None]] = deque()
+        self._refusal: str | None = None
+
+    @property
+    def refusal(self) -> str | None:
+        """Why no call is paid any more, None while there is budget."""
+        return self._refusal
+
+    async def open(self, key: str | None, most: Amount) -> StoredReply | None:
+        """The reply that is stored under ``key``; else None, and ``most`` is reserved, to be settled by ``close``.
+
+        A call for which there is no room waits for the process's own calls under way, which seldom take all that is
+        reserved for them. Errors: BudgetError, for it and all that come after it, where even then there is none.
+        """
+        while True:
+            if self._refusal is not None:
+                raise BudgetError(self._refusal)
+            result = await self._submit_open(_Open(key, most))
+            if not isinstance(result, _Refused):
+                self._wake_next()
+                return result
+            if result.closed != self._closed_calls:
+                continue
+            if self._open_calls == 0:
+                self._refuse(result.account, most)
+                continue
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._queue.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._wake_next()  # the turn was given in the same moment
+                raise
+
+    async def close(self, record: CallRecord | None, reserved: Amount) -> StoredReply | None:
+        """Settle a reservation, and enter the call unless nothing was paid (None).
+
+        Gives the stored reply where another process has been faster to enter one under the same key. Cancelling the
+        caller does not undo it.
+        """
+        done = self.close_soon(record, reserved)
+        return await asyncio.shield(done)
+
+    def close_soon(self, record: CallRecord | None, reserved: Amount) -> asyncio.Future[StoredReply | None]:
+        """As ``close``, without waiting for it; for a caller that is being cancelled."""
+        done = self._writer.submit(_Close(record, reserved))
+        done.add_done_callback(self._after_close)
+        return cast("asyncio.Future[StoredReply | None]", done)
+
+    async def shut(self) -> None:
+        """Write what is waiting."""
+        await self._writer.close()
+
+    async def _submit_open(self, operation: _Open) -> _Result:
+        done = self._writer.submit(operation)
+        try:
+            return await asyncio.shield(done)
+        except asyncio.CancelledError:
+            done.add_done_callback(lambda granted: self._give_back(granted, operation.most))
+            raise
+
+    def _give_back(self, granted: asyncio.Future[_Result], most: Amount) -> None:
+        if not granted.cancelled() and granted.exception() is None and granted.result() is None:
+            self.close_soon(None, most)
+
+    def _after_close(self, done: asyncio.Future[_Result]) -> None:
+        if not done.cancelled():
+            done.exception()  # its caller may be gone; then nobody else would look at it
+        self._wake_next()
+
+    def _wake_next(self) -> None:
+        while self._queue:
+            turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+
+    def _refuse(self, standing: Account, most: Amount) -> None:
+        used, reserved = standing.spent, standing.reserved
+        elsewhere = f", {reserved.tokens:,} are reserved for calls of other processes" if reserved.tokens else ""
+        if self._cap.tokens is not None and used.tokens + reserved.tokens + most.tokens > self._cap.tokens:
+            self._refusal = (
+                f"the budget of {self._cap.tokens:,} tokens is used up: {used.tokens:,} are spent{elsewhere} and the next call may take "
+                f"{most.tokens:,}; raise budget.tokens and run the same command again, it goes on from here."
+            )
+        else:
+            assert self._cap.nano_usd is not None
+            elsewhere = (
+                f", ${reserved.nano_usd / NANO:.4f} are reserved for calls of other processes" if elsewhere else ""
+            )
+            self._refusal = (
+                f"the budget of ${self._cap.nano_usd / NANO:.4f} is used up: ${used.nano_usd / NANO:.4f} are spent{elsewhere} and the next "
+                f"call may cost ${most.nano_usd / NANO:.4f}; raise budget.usd and run the same command again, it goes on from here."
+            )
+        while self._queue:
+            self._wake_next()
+
+    # in the writer's thread
+
+    def _work(self, operations: Sequence[_Operation]) -> Sequence[_Result]:
+        for race in range(_MOST_RACES):
+            try:
+                return self._transact(operations)
+            except IntegrityError:
+                if race == _MOST_RACES - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _transact(self, operations: Sequence[_Operation]) -> Sequence[_Result]:
+        results: list[_Result] = [None] * len(operations)
+        records: list[CallRecord] = []
+        released = taken = NOTHING
+        opened = closed = 0
+        keys = [key for operation in operations if (key := _key(operation)) is not None]
+        with self._store.writing() as connection:
+            standing = account(connection, self._run_id, lock=True)
+            found = find_replies(connection, keys)
+            spent = standing.spent
+            for number, operation in enumerate(operations):  # first what makes room
+                if isinstance(operation, _Open):
+                    continue
+                closed += 1
+                released = released.plus(operation.reserved)
+                record = operation.record
+                if record is None:
+                    continue
+                spent = spent.plus(record.amount)
+                key = record.key
+                if key is not None and key in found:
+                    results[number] = found[key]
+                    record = replace(record, key=None)  # paid twice, kept once
+                elif key is not None and record.body is not None:
+                    found[key] = StoredReply(record.body, record.cost_nano_usd)
+                records.append(record)
+            for number, operation in enumerate(operations):
+                if not isinstance(operation, _Open):
+                    continue
+                if operation.key is not None and operation.key in found:
+                    results[number] = found[operation.key]
+                    continue
+                reserved = standing.reserved.minus(released).plus(taken)
+                if self._cap.holds(spent.plus(reserved).plus(operation.most)):
+                    opened += 1
+                    taken = taken.plus(operation.most)
+                else:
+                    results[number] = _Refused(Account(spent, reserved), self._closed_calls + closed)
+            enter(connection, self._run_id, records)
+            reserve(connection, self._run_id, self._owner, taken.minus(released))
+        # only now: the counters are of what is committed
+        self._open_calls += opened - closed
+        self._closed_calls += closed
+        return results
+
+
+def _key(operation: _Operation) -> str | None:
+    if isinstance(operation, _Open):
+        return operation.key
+    return None if operation.record is None else operation.record.key

@@ -1,0 +1,248 @@
+"""The way of a request: what is stored is not asked again, what is asked is paid for first, kept, and tried again.
+
+In this order: look the key up and reserve the most that the call can cost (one commit); wait for a place among the calls
+under way; send; give the place back; keep the raw reply, enter the cost and settle the reservation (one commit). So a
+kill costs the calls under way and nothing else, and no commit holds up a call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from autointerp.llm.asking import LLM
+from autointerp.llm.call_book import CallBook
+from autointerp.llm.call_errors import CallError, InvalidReply, RateLimited, Transient
+from autointerp.llm.concurrency import AdaptiveLimit
+from autointerp.llm.endpoints.base import Endpoint
+from autointerp.llm.keys import key_base, reply_key
+from autointerp.llm.pricing import (
+    NANO,
+    BudgetCap,
+    billed_usage,
+    cap_of,
+    check_price,
+    most_amount,
+    most_usage,
+    nano_cost,
+)
+from autointerp.llm.protocol import Capability, Completion, CompletionRequest, LLMClient, Usage
+from autointerp.llm.retrying import Tries
+from autointerp.llm.server_line import ServerLine
+from autointerp.llm.validation import read_reply
+from autointerp.pipeline.faults import fault_point
+from autointerp.store.calls import CallRecord
+from autointerp.store.store import LabelStore
+from sae_core.errors import EndpointError
+from sae_core.hashing import seed_for
+
+
+class CallPlace(NamedTuple):
+    """What a call is for: where it stands in the ledger."""
+
+    source: str
+    latent: int | None
+    purpose: str
+
+
+@dataclass(slots=True)
+class SessionCounts:
+    """What a session has done so far."""
+
+    calls: int = 0
+    """Sent to the server, every try counted."""
+    replayed: int = 0
+    """Requests whose reply was stored."""
+    joined: int = 0
+    """Requests that were asked for while an equal one was under way."""
+    limited: int = 0
+    """Calls answered 429."""
+    retried: int = 0
+    """Calls made again for another reason."""
+    lost: int = 0
+    """Calls that were, or may have been, paid and left no reply."""
+    failed: dict[str, int] = field(default_factory=dict)
+    """Requests that failed for good, by kind of failure."""
+
+
+class LLMSession:
+    """One endpoint in one run. Belongs to one event loop; any number of tasks may use it at once."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        client: LLMClient,
+        capabilities: frozenset[Capability],
+        store: LabelStore,
+        run_id: str,
+        scope: str,
+        budget: BudgetCap,
+        owner: str,
+        *,
+        book: CallBook | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """``book`` is what the sessions of a run share. Errors: ConfigError, a budget in dollars without a price."""
+        check_price(endpoint, budget)
+        self.endpoint = endpoint
+        self.capabilities = capabilities
+        self.counts = SessionCounts()
+        self._own_book = book is None
+        self._book = book or CallBook(store, run_id, cap_of(budget), owner)
+        self._rng = np.random.default_rng(seed_for(0, "retry waits", endpoint.name, owner))
+        self._line = ServerLine(endpoint, client, self._rng, clock, sleep)
+        self._key_base = key_base(endpoint, scope)
+        self._clock = clock
+        self._flights: dict[str, asyncio.Future[Completion | Exception | None]] = {}
+
+    @property
+    def limit(self) -> AdaptiveLimit:
+        """How many calls may be under way, and how that came about."""
+        return self._line.limit
+
+    def bound(self, source: str, latent: int | None, purpose: str) -> LLM:
+        """The endpoint for calls that stand in the ledger under these."""
+        from autointerp.llm.bound_llm import BoundLLM
+
+        return BoundLLM(self, CallPlace(source, latent, purpose))
+
+    async def complete(self, request: CompletionRequest, place: CallPlace) -> Completion:
+        """The reply to a request, stored or new; equal requests at the same time are one.
+
+        Errors: CallError (this request has failed for good), EndpointError and BudgetError (no request will do).
+        """
+        key = reply_key(request, self._key_base)
+        while (under_way := self._flights.get(key)) is not None:
+            self.counts.joined += 1
+            outcome = await asyncio.shield(under_way)
+            if isinstance(outcome, Exception):
+                raise outcome
+            if outcome is not None:
+                return outcome
+            # whoever asked was cancelled; now it is our turn
+        flight = self._flights[key] = asyncio.get_running_loop().create_future()
+        outcome = None
+        try:
+            outcome = await self._until_settled(key, request, place)
+        except Exception as error:
+            outcome = error
+            raise
+        finally:
+            del self._flights[key]
+            flight.set_result(outcome)
+        return outcome
+
+    async def close(self) -> None:
+        """Write what is to be written, and close the connections."""
+        if self._own_book:
+            await self._book.shut()
+        await self._line.close()
+
+    async def _until_settled(self, key: str, request: CompletionRequest, place: CallPlace) -> Completion:
+        """Try until there is a reply or the request has failed for good."""
+        tries = Tries(
+            self.endpoint.give_up_s, self._rng, logprobs=bool(request.top_logprobs or request.prompt_logprobs)
+        )
+        while True:
+            self._line.check()
+            try:
+                return await self._stored_or_paid(key, request, place, tries)
+            except CallError as error:
+                wait_s = tries.next_wait(error)
+                if tries.failures > 1 or wait_s is None:
+                    self._line.failed(key, error, final=wait_s is None)
+                if wait_s is None:
+                    self.counts.failed[error.kind] = self.counts.failed.get(error.kind, 0) + 1
+                    raise
+                if isinstance(error, RateLimited):
+                    self.counts.limited += 1
+                    self._line.hold_back(wait_s)
+                else:
+                    self.counts.retried += 1
+                    await self._line.pause(wait_s)
+
+    async def _stored_or_paid(self, key: str, request: CompletionRequest, place: CallPlace, tries: Tries) -> Completion:
+        """The stored reply, else that of one call."""
+        most = most_usage(request)
+        amount = most_amount(most, self.endpoint)
+        stored = await self._book.open(key, amount)
+        if stored is not None:
+            self.counts.replayed += 1
+            try:
+                return _with_cost(read_reply(stored.body, request), stored.cost_nano_usd)
+            except InvalidReply:
+                tries.hopeless = True  # as it was when it was paid
+                raise
+        begun_s: float | None = None
+        try:
+            slot = await self._line.admit()
+            begun_s = self._clock()
+            self.counts.calls += 1
+            bound = request.json_schema is not None and Capability.JSON_SCHEMA in self.capabilities
+            body = await self._line.send(slot, request, bound=bound)
+        except (CallError, EndpointError) as error:
+            seconds = 0.0 if begun_s is None else self._clock() - begun_s
+            tries.elapsed_s += seconds
+            paid = isinstance(error, InvalidReply) or (isinstance(error, Transient) and error.maybe_paid)
+            await self._book.close(self._lost(place, most, seconds) if paid else None, amount)
+            raise
+        except BaseException:  # cut off, in the middle of a call that may be paid or before it
+            self._book.close_soon(None if begun_s is None else self._lost(place, most, self._clock() - begun_s), amount)
+            raise
+        seconds = self._clock() - begun_s
+        fault_point("llm", "after_reply")
+        completion: Completion | None = None
+        invalid: InvalidReply | None = None
+        try:
+            # looked at before it is kept, because only the reply says what it cost; it is kept whatever is in it
+            completion = read_reply(body, request)
+            usage = completion.usage
+        except InvalidReply as error:
+            invalid, usage = error, billed_usage(body) or most
+            tries.elapsed_s += seconds
+        except Exception:  # a mistake of ours; the reply can be read when it is mended
+            self._book.close_soon(self._record(key, place, most, body, seconds), amount)
+            raise
+        # what is invalid for the last time is kept under its key: a run that goes on fails there in the same way
+        kept = invalid is None or tries.is_last(invalid)
+        record = self._record(key if kept else None, place, usage, body, seconds)
+        earlier = await self._book.close(record, amount)
+        fault_point("llm", "after_save")
+        if earlier is not None:  # another process was faster: both go on with the same reply
+            return _with_cost(read_reply(earlier.body, request), earlier.cost_nano_usd)
+        if completion is None:
+            assert invalid is not None
+            raise invalid
+        return _with_cost(completion, record.cost_nano_usd)
+
+    def _record(self, key: str | None, place: CallPlace, usage: Usage, body: str | None, seconds: float) -> CallRecord:
+        return CallRecord(
+            key=key,
+            endpoint=self.endpoint.name,
+            model=self.endpoint.model,
+            purpose=place.purpose,
+            source=place.source,
+            latent=place.latent,
+            input_tokens=usage.input_tokens,
+            cached_tokens=usage.cached_tokens,
+            output_tokens=usage.output_tokens,
+            cost_nano_usd=nano_cost(usage, self.endpoint),
+            body=body,
+            seconds=seconds,
+        )
+
+    def _lost(self, place: CallPlace, most: Usage, seconds: float) -> CallRecord:
+        self.counts.lost += 1
+        return self._record(None, place, most, None, seconds)
+
+
+def _with_cost(completion: Completion, cost_nano_usd: int | None) -> Completion:
+    """The completion with its price: the one that the ledger has, so that a run that goes on sees the same."""
+    cost_usd = None if cost_nano_usd is None else cost_nano_usd / NANO
+    return completion.model_copy(update={"usage": completion.usage.model_copy(update={"cost_usd": cost_usd})})

@@ -1,0 +1,3 @@
+"""What a run will ask of language models, worked out before it asks."""
+
+from __future__ import annotations

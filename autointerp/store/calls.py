@@ -1,0 +1,244 @@
+"""Calls of language models in the store: replies by key, the ledger, and a budget that is reserved before each call.
+
+The row of ``llm_budget`` is the run's lock: whoever reserves or settles takes it first (SQLite's BEGIN IMMEDIATE holds
+everything anyway), so a reservation is granted against sums that nobody else can change meanwhile.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+
+from autointerp.store.column_types import utc_now
+from autointerp.store.models import LLMBudget, LLMCall, LLMReservation
+from autointerp.store.store import LabelStore
+
+
+class Amount(NamedTuple):
+    """What calls take, or may take at most."""
+
+    tokens: int
+    """Prompt and answer tokens."""
+    nano_usd: int
+    """1e-9 US dollars; 0 where the price is not known."""
+
+    def plus(self, other: Amount) -> Amount:
+        """The sum."""
+        return Amount(self.tokens + other.tokens, self.nano_usd + other.nano_usd)
+
+    def minus(self, other: Amount) -> Amount:
+        """The difference."""
+        return Amount(self.tokens - other.tokens, self.nano_usd - other.nano_usd)
+
+
+NOTHING = Amount(0, 0)
+
+
+class Cap(NamedTuple):
+    """Most that a run may spend; None for no cap."""
+
+    tokens: int | None
+    nano_usd: int | None
+
+    def holds(self, amount: Amount) -> bool:
+        """Whether ``amount`` is within it."""
+        return (self.tokens is None or amount.tokens <= self.tokens) and (
+            self.nano_usd is None or amount.nano_usd <= self.nano_usd
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """A row of the ledger to be written."""
+
+    key: str | None
+    """Key of the request, None where the reply is not to be used again."""
+    endpoint: str
+    model: str
+    purpose: str
+    source: str
+    latent: int | None
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    cost_nano_usd: int | None
+    """None where the price is not known."""
+    body: str | None
+    """Raw reply; None for a call that was lost."""
+    seconds: float
+
+    @property
+    def amount(self) -> Amount:
+        """What the budget is charged."""
+        return Amount(self.input_tokens + self.output_tokens, self.cost_nano_usd or 0)
+
+
+class StoredReply(NamedTuple):
+    """A reply that was paid before."""
+
+    body: str
+    cost_nano_usd: int | None
+
+
+class Account(NamedTuple):
+    """Where a run's budget stands."""
+
+    spent: Amount
+    """By calls that have ended."""
+    reserved: Amount
+    """For calls under way, and of processes that died in the middle of theirs."""
+
+
+_CALL, _BUDGET, _RESERVATION = LLMCall.__table__, LLMBudget.__table__, LLMReservation.__table__
+_FIND = select(_CALL.c.key, _CALL.c.reply, _CALL.c.cost_nano_usd).where(
+    _CALL.c.key.in_(bindparam("keys", expanding=True))
+)
+_SPENT = select(_BUDGET.c.spent_tokens, _BUDGET.c.spent_nano_usd).where(_BUDGET.c.run_id == bindparam("run"))
+_SPENT_LOCKED = _SPENT.with_for_update()
+_RESERVED = select(
+    func.coalesce(func.sum(_RESERVATION.c.tokens), 0), func.coalesce(func.sum(_RESERVATION.c.nano_usd), 0)
+).where(_RESERVATION.c.run_id == bindparam("run"))
+_SPEND = (
+    update(LLMBudget)
+    .where(_BUDGET.c.run_id == bindparam("run"))
+    .values(
+        spent_tokens=_BUDGET.c.spent_tokens + bindparam("tokens"),
+        spent_nano_usd=_BUDGET.c.spent_nano_usd + bindparam("nano"),
+    )
+    .execution_options(synchronize_session=False)
+)
+_RESERVE = (
+    update(LLMReservation)
+    .where(_RESERVATION.c.run_id == bindparam("run"), _RESERVATION.c.owner == bindparam("process"))
+    .values(
+        tokens=_RESERVATION.c.tokens + bindparam("more_tokens"),
+        nano_usd=_RESERVATION.c.nano_usd + bindparam("more_nano"),
+    )
+    .execution_options(synchronize_session=False)
+)
+_MOST_PARAMETERS = 500
+
+
+def find_replies(connection: Connection, keys: Sequence[str]) -> dict[str, StoredReply]:
+    """The stored replies of those of ``keys`` that have one."""
+    found: dict[str, StoredReply] = {}
+    for start in range(0, len(keys), _MOST_PARAMETERS):  # databases limit the number of parameters
+        for key, reply, cost in connection.execute(_FIND, {"keys": keys[start : start + _MOST_PARAMETERS]}):
+            found[key] = StoredReply(zlib.decompress(reply).decode("utf-8"), cost)
+    return found
+
+
+def open_account(connection: Connection, run_id: str, owner: str) -> None:
+    """Make the rows that spending changes, where they are not there yet."""
+    if connection.execute(select(_BUDGET.c.run_id).where(_BUDGET.c.run_id == run_id)).first() is None:
+        connection.execute(insert(LLMBudget), [{"run_id": run_id, "spent_tokens": 0, "spent_nano_usd": 0}])
+    mine = select(_RESERVATION.c.owner).where(_RESERVATION.c.run_id == run_id, _RESERVATION.c.owner == owner)
+    if connection.execute(mine).first() is None:
+        connection.execute(insert(LLMReservation), [{"run_id": run_id, "owner": owner, "tokens": 0, "nano_usd": 0}])
+
+
+def account(connection: Connection, run_id: str, *, lock: bool) -> Account:
+    """What the run has spent and reserved; with ``lock`` nobody else changes it until this transaction ends."""
+    spent = connection.execute(_SPENT_LOCKED if lock else _SPENT, {"run": run_id}).first()
+    reserved = connection.execute(_RESERVED, {"run": run_id}).one()
+    return Account(
+        NOTHING if spent is None else Amount(int(spent[0]), int(spent[1])), Amount(int(reserved[0]), int(reserved[1]))
+    )
+
+
+def reserve(connection: Connection, run_id: str, owner: str, more: Amount) -> None:
+    """Add to what the process has reserved (or take off, where negative). The caller has held it against the cap."""
+    if more != NOTHING:
+        changes = {"run": run_id, "process": owner, "more_tokens": more.tokens, "more_nano": more.nano_usd}
+        connection.execute(_RESERVE, changes)
+
+
+def enter(connection: Connection, run_id: str, calls: Iterable[CallRecord]) -> None:
+    """Add rows to the ledger, and what they cost to what is spent."""
+    now = utc_now()
+    rows: list[dict[str, Any]] = []
+    spent = NOTHING
+    for call in sorted(calls, key=lambda call: call.key or ""):  # one order for all processes: no deadlock
+        spent = spent.plus(call.amount)
+        rows.append(
+            {
+                "key": call.key,
+                "run_id": run_id,
+                "endpoint": call.endpoint,
+                "model": call.model,
+                "purpose": call.purpose,
+                "source": call.source,
+                "latent": call.latent,
+                "outcome": "lost" if call.body is None else "reply",
+                "input_tokens": call.input_tokens,
+                "cached_tokens": call.cached_tokens,
+                "output_tokens": call.output_tokens,
+                "cost_nano_usd": call.cost_nano_usd,
+                "reply": None if call.body is None else zlib.compress(call.body.encode("utf-8", "replace"), 1),
+                "seconds": call.seconds,
+                "created_at": now,
+            }
+        )
+    if rows:
+        connection.execute(insert(LLMCall), rows)
+        connection.execute(_SPEND, {"run": run_id, "tokens": spent.tokens, "nano": spent.nano_usd})
+
+
+def settle_abandoned(store: LabelStore, run_id: str, is_gone: Callable[[str], bool]) -> Amount:
+    """Enter what processes that are gone had reserved as lost calls, since it may have been paid; returns how much."""
+    total = NOTHING
+    with store.writing() as connection:
+        account(connection, run_id, lock=True)
+        rows = connection.execute(
+            select(_RESERVATION.c.owner, _RESERVATION.c.tokens, _RESERVATION.c.nano_usd).where(
+                _RESERVATION.c.run_id == run_id
+            )
+        ).all()
+        for owner, tokens, nano_usd in rows:
+            if not is_gone(owner):
+                continue
+            amount = Amount(int(tokens), int(nano_usd))
+            connection.execute(
+                delete(LLMReservation).where(_RESERVATION.c.run_id == run_id, _RESERVATION.c.owner == owner)
+            )
+            if amount != NOTHING:
+                enter(connection, run_id, [_lost_with_its_process(amount)])
+                total = total.plus(amount)
+    return total
+
+
+def drop_replies(store: LabelStore, run_id: str, older_than: datetime) -> int:
+    """Forget the raw replies of a run from before a time; the ledger stays. Returns how many.
+
+    A request whose reply is gone is asked again if it is made again.
+    """
+    with store.writing() as connection:
+        result = connection.execute(
+            update(LLMCall)
+            .where(_CALL.c.run_id == run_id, _CALL.c.reply.is_not(None), _CALL.c.created_at < older_than)
+            .values(reply=None, key=None)
+            .execution_options(synchronize_session=False)
+        )
+        return int(result.rowcount)
+
+
+def _lost_with_its_process(amount: Amount) -> CallRecord:
+    return CallRecord(
+        key=None,
+        endpoint="",
+        model="",
+        purpose="abandoned",
+        source="",
+        latent=None,
+        input_tokens=amount.tokens,
+        cached_tokens=0,
+        output_tokens=0,
+        cost_nano_usd=amount.nano_usd,
+        body=None,
+        seconds=0.0,
+    )

@@ -1,0 +1,302 @@
+"""Labels from elsewhere, from real files of each kind."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from asyncio import run
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autointerp.components import parse_component
+from autointerp.evidence import LatentEvidence
+from autointerp.explainers.imported import ImportedExplainer
+from autointerp.explanation import Explanation
+from autointerp.export import export_dictionary
+from autointerp.failure import Failure, FailureKind
+from autointerp.imports import clean_label, json_lines, reading
+from sae_core.errors import ConfigError
+from sae_core.records import Side, Source
+from tests.autointerp.pools import HandStore, letters, make_pool
+
+WORDS = ["<bos>", *"abcdef"]
+FINGERPRINT = "f" * 64
+
+
+class NamedStore(HandStore):
+    """A store of six latents, the last one dead, whose source can be named."""
+
+    named: Source | None = None
+
+    @property
+    def source(self) -> Source:
+        return self.named or Source("layers.2", "subject", "0", "layers.2", "coder", FINGERPRINT, 6)
+
+
+def store_of(**changes: Any) -> NamedStore:
+    rules = [lambda context, at, n=n: float(context[at] == n) for n in (1, 2, 3, 4, 5, 99)]
+    pools = {side: make_pool(side, [[0, 1, 2, 3, 4, 5, 6]], [int(side)], rules) for side in Side}
+    store = NamedStore(pools, letters(WORDS))
+    store.named = replace(store.source, **changes)
+    return store
+
+
+def explain(path: Path, latent: int, store: NamedStore | None = None, **fields: Any) -> Explanation:
+    explainer = ImportedExplainer(path=str(path), **fields)
+    return run(explainer.explain(LatentEvidence(latent, store or store_of())))
+
+
+def failure_of(explanation: Explanation) -> Failure:
+    assert explanation.failure is not None
+    return explanation.failure
+
+
+def write_lines(path: Path, rows: Iterable[object]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(text.encode()))
+    else:
+        path.write_text(text)
+    return path
+
+
+def dictionary(folder: Path, rows: Iterable[dict[str, Any]]) -> Path:
+    common = {
+        "source": "layers.2",
+        "subject": "subject",
+        "hookpoint": "layers.2",
+        "coder_fingerprint": FINGERPRINT,
+        "corpus_fingerprint": "c" * 64,
+        "status": "labelled",
+        "run_id": "run-1",
+        "code_version": "1",
+        "explainer": "max_activating",
+        "explainer_model": "some/model",
+    }
+    export_dictionary(iter([[common | row for row in rows]]), folder, {"code_version": "1"})
+    return folder
+
+
+def test_our_own_dictionary_gives_labels_reasons_and_where_they_are_from(tmp_path: Path) -> None:
+    rows = [
+        {"latent": 0, "label": "the letter a", "label_output": "makes it write b"},
+        {"latent": 1, "status": "rare", "failure_message": "fires in 3 windows."},
+    ]
+    folder = dictionary(tmp_path / "dictionary", rows)
+    found = explain(folder, 0)
+    assert (found.text, found.model, found.explainer, found.failure) == ("the letter a", "some/model", "imported", None)
+    part = next(folder.glob("*.parquet"))
+    assert found.payload["imported"] == {
+        "from": "dictionary",
+        "format": "dictionary",
+        "sha256": hashlib.sha256(part.read_bytes()).hexdigest(),
+        "source": "layers.2",
+        "coder_fingerprint": FINGERPRINT,
+        "kind": "max_activating",
+        "author": "run-1",
+    }
+    rare = failure_of(explain(folder, 1))
+    assert rare.kind is FailureKind.NO_EXPLANATION
+    assert rare.message == "the file has no label for it (dictionary): fires in 3 windows"
+    missing = failure_of(explain(folder, 3))
+    assert missing.message == "the file has no label for it (dictionary)"
+    dead = failure_of(explain(folder, 5))
+    assert dead.kind is FailureKind.DEAD
+    output = explain(folder, 0, about="output")
+    assert (output.text, output.side) == ("makes it write b", "output")
+
+
+def test_a_runs_output_folder_is_its_dictionary(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(ConfigError, match="has no dictionary yet"):
+        explain(tmp_path, 0)
+    dictionary(tmp_path / "dictionary", [{"latent": 2, "label": "c"}])
+    reading._RECENT.clear()
+    assert explain(tmp_path, 2).text == "c"
+
+
+def test_another_coders_labels_are_refused_unless_allowed(tmp_path: Path) -> None:
+    folder = dictionary(tmp_path / "d", [{"latent": 0, "label": "x"}])
+    other = store_of(coder_fingerprint="a" * 64)
+    with pytest.raises(ConfigError, match=r"another coder .*ffffffffffff.*aaaaaaaaaaaa.*allow_other_coder"):
+        explain(folder, 0, other)
+    assert explain(folder, 0, other, allow_other_coder=True).text == "x"
+
+
+def test_the_source_is_that_which_is_named_or_of_the_same_coder_or_name(tmp_path: Path) -> None:
+    rows = [
+        {"latent": 0, "label": "of one", "source": "one", "coder_fingerprint": "1" * 64},
+        {"latent": 0, "label": "of two", "source": "two", "coder_fingerprint": "2" * 64},
+        {"latent": 0, "label": "of three", "source": "three", "coder_fingerprint": "3" * 64},
+    ]
+    folder = dictionary(tmp_path / "d", rows)
+    assert explain(folder, 0, store_of(coder_fingerprint="2" * 64)).text == "of two"
+    assert explain(folder, 0, store_of(name="three", coder_fingerprint="3" * 64)).text == "of three"
+    assert explain(folder, 0, source="one", allow_other_coder=True).text == "of one"
+    with pytest.raises(
+        ConfigError, match=r"labels of 3 sources .'one', 'three', 'two'. and none of them is 'layers.2'"
+    ):
+        explain(folder, 0)
+    with pytest.raises(ConfigError, match="no source 'tow': did you mean 'two'"):
+        explain(folder, 0, source="tow")
+
+
+def test_any_parquet_with_a_latent_and_a_label(tmp_path: Path) -> None:
+    table = pa.table({"feature": pa.array([3, 1], pa.int32()), "text": pa.array(["d", None]), "more": [1.0, 2.0]})
+    path = tmp_path / "labels.parquet"
+    pq.write_table(table, path)
+    named: dict[str, Any] = {"latent_column": "feature", "label_column": "text"}
+    assert explain(path, 3, **named).text == "d"
+    assert explain(path, 3, **named).payload["imported"]["format"] == "parquet"
+    nothing = failure_of(explain(path, 1, **named))
+    assert nothing.kind is FailureKind.NO_EXPLANATION
+    with pytest.raises(ConfigError, match=r"has no column 'latent'.*set latent_column"):
+        explain(path, 3)
+    with pytest.raises(ConfigError, match="holds double, not whole numbers"):
+        explain(path, 3, latent_column="more", label_column="text")
+    with pytest.raises(ConfigError, match="holds double, not texts"):
+        explain(path, 3, latent_column="feature", label_column="more")
+
+
+def test_json_lines_with_numbers_as_numbers_or_text(tmp_path: Path) -> None:
+    path = write_lines(
+        tmp_path / "labels.jsonl", [{"latent": 1, "label": "b", "model": "m"}, {"latent": "2", "label": "c"}]
+    )
+    assert [explain(path, latent).text for latent in (1, 2)] == ["b", "c"]
+    assert explain(path, 1).model == "m"
+
+
+def neuronpedia_line(index: object, description: object, **more: object) -> dict[str, object]:
+    line = {"modelId": "gpt2-small", "layer": "2-res-jb", "index": index, "description": description}
+    return line | {"authorId": "a1", "typeName": "oai_token-act-pair", "explanationModelName": "gpt-4o-mini"} | more
+
+
+def test_neuronpedias_batches_of_explanations(tmp_path: Path) -> None:
+    folder = tmp_path / "gpt2-small" / "2-res-jb"
+    for number in (2, 10):  # read in the order of their numbers, so the one in batch-2 is first
+        rows = [neuronpedia_line("4", f"from batch {number}", embedding=[0.5] * 256)]
+        write_lines(folder / "explanations" / f"batch-{number}.jsonl.gz", rows)
+    rows = [
+        neuronpedia_line(0, ""),
+        neuronpedia_line("0", "the second, not empty"),
+        neuronpedia_line("0", "by another", authorId="a2", typeName="np_max-act", explanationModelName="gemini"),
+        neuronpedia_line(1, " "),
+    ]
+    write_lines(folder / "explanations" / "batch-0.jsonl.gz", rows)
+    write_lines(folder / "features" / "batch-0.jsonl.gz", [{"index": "0", "vector": [1.0]}])  # not explanations
+    assert explain(folder, 4).text == "from batch 2"
+    first = explain(folder, 0)
+    assert (first.text, first.model) == ("the second, not empty", "gpt-4o-mini")
+    assert first.payload["imported"]["source"] == "2-res-jb"
+    assert first.payload["imported"]["kind"] == "oai_token-act-pair"
+    assert explain(folder, 0, author="a2").model == "gemini"
+    assert explain(folder, 0, type_name="np_max-act").text == "by another"
+    empty = failure_of(explain(folder, 1))
+    assert empty.message.endswith("its description is empty")
+    with pytest.raises(ConfigError, match="holds no label with author 'a9'"):
+        explain(folder, 0, author="a9")
+
+
+@pytest.mark.parametrize(
+    ("rows", "match"),
+    [
+        ([{"latent": 1, "label": "a"}, {"latent": 1, "label": "b"}], "line 2 .* second label of latent 1"),
+        ([{"latent": 6, "label": "a"}], "label for latent 6, but the coder of 'layers.2' has 6 latents"),
+        ([{"latent": -1, "label": "a"}], "-1 as the latent"),
+        ([{"latent": True, "label": "a"}], "True as the latent"),
+        ([{"latent": 1.5, "label": "a"}], "1.5 as the latent"),
+        ([{"latent": 1, "label": "  "}], "empty label for latent 1"),
+        ([{"latent": 1, "label": 7}], "label = 7: it must be a text"),
+        ([{"latent": 1, "text": "a"}], "no key 'label', it has 'latent', 'text'"),
+        ([[1, "a"]], "no JSON object"),
+        ([], "holds no label"),
+    ],
+)
+def test_a_file_that_is_not_right_is_refused_in_one_sentence(tmp_path: Path, rows: list[object], match: str) -> None:
+    path = write_lines(tmp_path / "labels.jsonl", rows)
+    with pytest.raises(ConfigError, match=match):
+        explain(path, 1)
+
+
+def test_broken_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"latent": 1, "label": "x"}\n{"latent": 2,\n')
+    with pytest.raises(ConfigError, match=r"line 2 of 'a.jsonl' is no JSON"):
+        explain(tmp_path / "a.jsonl", 1)
+    whole = gzip.compress(b'{"latent": 1, "label": "x"}\n' * 1000)
+    (tmp_path / "b.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ConfigError, match=r"b\.jsonl\.gz"):
+        explain(tmp_path / "b.jsonl.gz", 1)
+    (tmp_path / "c.jsonl").write_text('{"latent": 1, "label": "' + "x" * (5 * 2**20) + '"}\n')
+    with pytest.raises(ConfigError, match="longer than 4 MiB"):
+        explain(tmp_path / "c.jsonl", 1)
+    (tmp_path / "d.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(ConfigError, match="cannot be read as parquet"):
+        explain(tmp_path / "d.parquet", 1)
+    (tmp_path / "e.csv").write_text("latent,label\n")
+    with pytest.raises(ConfigError, match="no file of labels by its name"):
+        explain(tmp_path / "e.csv", 1)
+    with pytest.raises(ConfigError, match="there are no labels at"):
+        explain(tmp_path / "nowhere", 1)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="holds no labels"):
+        explain(tmp_path / "empty", 1)
+
+
+def test_what_no_database_takes_is_cleaned_and_what_is_no_label_is_refused_for_its_latent(tmp_path: Path) -> None:
+    path = tmp_path / "labels.jsonl"
+    texts = ["a\\u0000b\\ud800c\\n\\u001b[31md", "x" * 2000, "y" * 2001, "\\u0007"]
+    path.write_text("".join(f'{{"latent": {n}, "label": "{text}"}}\n' for n, text in enumerate(texts)))
+    assert explain(path, 0).text == "a b�c [31md"
+    assert len(explain(path, 1).text) == 2000
+    for latent, message in ((2, "has 2,001 characters"), (3, "no printable character")):
+        failure = failure_of(explain(path, latent))
+        assert failure.kind is FailureKind.BAD_LABEL
+        assert message in failure.message
+
+
+@given(st.text(st.characters(), max_size=50))
+def test_a_cleaned_label_is_one_line_that_can_be_stored(text: str) -> None:
+    cleaned = clean_label(text)
+    assert cleaned.encode("utf-8").decode() == cleaned
+    assert not any(sign in cleaned for sign in "\x00\n\r\x1b\x85")
+    assert clean_label(cleaned) == cleaned
+
+
+def test_a_file_is_read_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_lines(tmp_path / "labels.jsonl", [{"latent": 1, "label": "old"}])
+    reads: list[Path] = []
+    original = json_lines.jsonl_labels
+
+    def counting(files: Any, request: Any) -> Any:
+        reads.append(path)
+        return original(files, request)
+
+    monkeypatch.setattr(json_lines, "jsonl_labels", counting)
+    monkeypatch.setattr(reading, "RECHECK_S", 0.0)
+    assert [explain(path, 1).text for _ in range(5)] == ["old"] * 5
+    assert len(reads) == 1
+    write_lines(path, [{"latent": 1, "label": "newer"}])
+    assert explain(path, 1).text == "newer"
+    assert len(reads) == 2
+
+
+def test_random_directions_take_no_labels_from_elsewhere(tmp_path: Path) -> None:
+    failure = failure_of(explain(tmp_path / "nowhere", 0, store_of(control=True)))
+    assert failure.kind is FailureKind.NO_EXPLANATION
+
+
+def test_it_is_a_component_like_the_others(tmp_path: Path) -> None:
+    found = parse_component("explainers", {"kind": "imported", "path": str(tmp_path)})
+    assert found == ImportedExplainer(path=str(tmp_path))
+    with pytest.raises(ConfigError):
+        parse_component("explainers", {"kind": "imported"})

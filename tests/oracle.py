@@ -1,0 +1,205 @@
+"""An answerer for the test server that understands the planted world: it labels, and it judges labels, by reading the prompt.
+
+It knows what it is asked by the answer's schema, and finds the data between the prompt's delimiters. It tells the truth, or errs
+at a stated rate, always in the same way for the same prompt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from autointerp.llm.server import PlainAnswerer, Reply, TokenOdds
+from autointerp.llm.server.answers import schema_of
+from tests.planted_text import SENTENCES, Fires, Passage, PlantedText, meaning_of, of_latent
+from tests.planted_world import MEANING
+
+# shots have shorter delimiters
+BLOCK = re.compile(r"<(DATA-[0-9a-f]{8})>\n(.*?)\n</\1>", re.DOTALL)
+KEY = re.compile(r'\{"(\w+)":')
+LINE = re.compile(r'^\S+:? ("(?:[^"\\]|\\.)*")', re.MULTILINE)
+LISTED = re.compile(r"^([^\n:]+): (\[.*\])$", re.MULTILINE)
+LABEL = re.compile(r'^\s*(?:Label|label)\b[^"\n]*("(?:[^"\\]|\\.)*")', re.MULTILINE)
+ALLOWED: dict[str, tuple[int, ...]] = {"matches": (0, 1), "intruders": (1, 2, 3, 4, 5), "sets": (1, 2, 3, 4)}
+"""Answers that may be given to the questions of a judge, by the key of the list that they stand in."""
+EXAMPLES = {0: "7", 1: "( self", 2: "( w5", 4: "zzz", 5: "def", 6: "return", 7: "cls", 8: "w16"}
+EXAMPLES |= {latent: f"w{latent}" for latent in SENTENCES if latent > 8}
+"""Words on which each latent fires."""
+_CERTAIN = 0.999
+
+
+class Oracle(PlainAnswerer):
+    """Reads prompts of the explainers and scorers of this project."""
+
+    def __init__(
+        self,
+        text: PlantedText | None = None,
+        *,
+        error_rate: float = 0.0,
+        label_error_rate: float = 0.0,
+        confidence: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        """``text``: how windows are cut into words; with a corpus, it knows what stands before them as well.
+
+        ``error_rate``: share of judgements that are wrong; ``label_error_rate``: share of labels that are another latent's.
+        ``confidence``: probability that it gives what it says, by default the share of its judgements that are right.
+        """
+        super().__init__("I know the planted world only.")
+        self.planted = text if text is not None else PlantedText()
+        self.error_rate, self.label_error_rate, self.seed = error_rate, label_error_rate, seed
+        self.confidence = confidence if confidence is not None else min(1 - error_rate, _CERTAIN)
+
+    def answer(self, request: dict[str, Any]) -> Reply:
+        """The answer to a question of the known kinds; to anything else, that of ``PlainAnswerer``."""
+        messages = request.get("messages") or []
+        # repairs come in later turns, and further rounds have more data
+        asked = [m["content"] for m in messages if m["role"] == "user" and BLOCK.search(m["content"])]
+        schema = schema_of(request)
+        if not asked:
+            return super().answer(request)
+        properties = (schema or {}).get("properties", {})
+        # a server that is not bound by a schema reads of it in the instructions
+        keys = list(properties) or KEY.findall("\n".join(m["content"] for m in messages if m["role"] == "system"))
+        if "label" in keys:
+            return self._label(asked, properties)
+        for key, allowed in ALLOWED.items():
+            if key in keys:
+                allowed = tuple(properties.get(key, {}).get("items", {}).get("enum", allowed))
+                judge: dict[str, Callable[[str, int], list[int]]] = {
+                    "matches": self._matches,
+                    "intruders": self._intruders,
+                    "sets": self._sets,
+                }
+                return self._chosen(key, judge[key](asked[-1], len(allowed)), allowed, asked[-1])
+        return super().answer(request)
+
+    def draw(self, *purpose: object) -> float:
+        """A number from [0, 1) that depends on the seed and the purpose alone."""
+        digest = hashlib.sha256(repr((self.seed, *purpose)).encode("utf-8", "surrogatepass")).digest()
+        return int.from_bytes(digest[:7], "big") / 2**56
+
+    # --- explaining
+
+    def _label(self, asked: list[str], properties: dict[str, Any]) -> Reply:
+        """The known meaning that fits the marks best, over all shown windows; those without marks are silent."""
+        prompt = "\n".join(asked)
+        passages = self._passages(prompt)
+        if not any(passage.marks for passage in passages):
+            return Reply(json.dumps({"label": _of_lists(prompt)}))
+        best = max(SENTENCES, key=lambda latent: (_agreement(passages, of_latent(latent)), -latent))
+        if _agreement(passages, of_latent(best)) < 0.5 and _only_first(passages):
+            best = 8
+        if self.draw("label", prompt) < self.label_error_rate:
+            others = [latent for latent in SENTENCES if latent != best]
+            best = others[int(self.draw("other", prompt) * len(others))]
+        answer: dict[str, Any] = {"label": SENTENCES[best]}
+        if "tests" in properties:
+            tests = [
+                {"text": f"w18 {EXAMPLES[best]} w17", "should_fire": best != 8},
+                {"text": "w18 w17 )", "should_fire": best == 8},
+            ]
+            answer["tests"] = tests[: properties["tests"].get("maxItems", 2)]
+        return Reply(json.dumps(answer))
+
+    # --- judging
+
+    def _matches(self, prompt: str, num_choices: int) -> list[int]:
+        """1 for each window that the label fits, or whose marks it fits."""
+        meaning = self._meaning(prompt)
+        return [int(_fits(passage, meaning)) for passage in self._passages(prompt)]
+
+    def _intruders(self, prompt: str, num_choices: int) -> list[int]:
+        """For each set the window that lacks what the others share: the rarest thing that four of the five have."""
+        found = []
+        for _, block in BLOCK.findall(prompt):
+            passages = self._passages_in(block)
+            best, rarest = 1, math.inf
+            for latent in SENTENCES:
+                silent = [n for n, passage in enumerate(passages, 1) if not passage.fires(of_latent(latent))]
+                if len(silent) == 1 and _RATE[latent] < rarest:
+                    best, rarest = silent[0], _RATE[latent]
+            found.append(best)
+        return found
+
+    def _sets(self, prompt: str, num_choices: int) -> list[int]:
+        """For each question the set of most windows that the label fits."""
+        meaning = self._meaning(prompt)
+        blocks = [self._passages_in(block) for _, block in BLOCK.findall(prompt)]
+        counts = [sum(_fits(passage, meaning) for passage in block) for block in blocks]
+        return [
+            max(range(num_choices), key=lambda n, at=at: (counts[at + n], -n)) + 1
+            for at in range(0, len(counts), num_choices)
+        ]
+
+    def _chosen(self, key: str, truth: list[int], allowed: tuple[int, ...], prompt: str) -> Reply:
+        """The answers, some of them wrong at the stated rate, with log-probabilities of their digits."""
+        said = []
+        for number, right in enumerate(truth):
+            wrong = [value for value in allowed if value != right]
+            errs = self.draw(prompt, number) < self.error_rate
+            said.append(wrong[int(self.draw("which", prompt, number) * len(wrong))] if errs else right)
+        text, odds = f'{{"{key}": [', {}
+        for number, value in enumerate(said):
+            text += ", " if number else ""
+            other = (1 - self.confidence) / (len(allowed) - 1)
+            share = {v: self.confidence if v == value else other for v in allowed}
+            top = {str(v): math.log(p) for v, p in share.items() if p > 0}
+            odds[len(text)] = TokenOdds(math.log(self.confidence), top)
+            text += str(value)
+        return Reply(text + "]}", odds=odds)
+
+    # --- reading
+
+    def _meaning(self, prompt: str) -> Fires:
+        found = LABEL.search(prompt)
+        assert found is not None, f"no label stands in the prompt: {prompt[:300]}"
+        return meaning_of(json.loads(found.group(1)))
+
+    def _passages(self, prompt: str) -> list[Passage]:
+        return [passage for _, block in BLOCK.findall(prompt) for passage in self._passages_in(block)]
+
+    def _passages_in(self, block: str) -> list[Passage]:
+        return [self.planted.read(json.loads(line)) for line in LINE.findall(block)]
+
+
+def _fits(passage: Passage, meaning: Fires) -> bool:
+    """Whether a label fits a window: most of its marks, or anything in it where nothing is marked."""
+    places = passage.fires(meaning)
+    if passage.marks:
+        return 2 * len(places & passage.marks) >= len(passage.marks)
+    return bool(places)
+
+
+def _agreement(passages: Iterable[Passage], meaning: Fires) -> float:
+    """F1 of a meaning as a rule for which words are marked."""
+    both = either = 0
+    for passage in passages:
+        places = passage.fires(meaning)
+        both += len(places & passage.marks)
+        either += len(places) + len(passage.marks)
+    return 2 * both / either if either else 0.0
+
+
+def _only_first(passages: Iterable[Passage]) -> bool:
+    """Whether all marks stand on the first word of a window."""
+    return all(passage.marks <= {passage.first} for passage in passages)
+
+
+def _of_lists(prompt: str) -> str:
+    """A label of what a latent writes, from the first list of tokens."""
+    for name, listed in LISTED.findall(prompt):
+        tokens = json.loads(listed)
+        if tokens:
+            return f"tokens such as {tokens[0].strip()}, {name.strip()}"
+    return "nothing that can be seen here"
+
+
+# share of tokens on which a latent fires, by the weights of the planted corpus: ( and self weigh 4, zzz nothing
+_TOTAL = 42.0
+_RATE = {0: 10 / _TOTAL, 1: 16 / _TOTAL**2, 2: 4 / _TOTAL, 4: 0.0005, 8: 1 / 63}
+_RATE |= {latent: (1 if latent < 9 else 2) / _TOTAL for latent in MEANING if latent not in _RATE}
