@@ -375,7 +375,15 @@ def load_config(path: Path | str, sets: Sequence[str] = (), environment: Mapping
     if name is not None:
         from autointerp.presets import preset
 
-        data = _laid_under(data, preset(str(name)))
+        below = preset(str(name))
+        both = [key for key, value in below.items() if isinstance(value, list) and key in data]
+        if both:
+            tables = " and ".join(f"[[{key}]]" for key in both)
+            raise ConfigError(
+                f"the preset {name!r} brings its own {tables}, and {str(path)!r} has {tables} too: leave them out of the file, or "
+                "write the preset's tables there (autointerp/presets has them) and change them."
+            )
+        data = _laid_under(data, below)
     for key, value, origin in from_environment:
         if key != "preset":
             _lay_over(data, key, value, origin)
@@ -434,6 +442,10 @@ def parse_config(
         "endpoints": tuple(endpoint.model_dump(mode="json") for endpoint in endpoints),
     }
     if base is not None:
+        update["explainers"] = tuple(
+            {**table, "path": str(base / Path(table["path"]).expanduser())} if table["kind"] == "imported" else table
+            for table in explainers
+        )
         model = _resolve("subject.model", config.subject.model, base)
         update["subject"] = config.subject.model_copy(update={"model": model})
         update["coders"] = tuple(

@@ -120,8 +120,8 @@ class BertEmbedder:
             tokens[number, : len(row)] = row
             there[number, : len(row)] = True
         hidden = self._hidden(tokens, there)
-        mean = (hidden * there[..., None]).sum(axis=1) / np.maximum(there.sum(axis=1), 1)[:, None]
-        unit: Floats = mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
+        total = (hidden * there[..., None]).sum(axis=1)  # the mean's length is of no account
+        unit: Floats = total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
         return unit
 
     def _hidden(self, tokens_BT: NDArray[np.int64], there_BT: NDArray[np.bool_]) -> Floats:
@@ -136,7 +136,7 @@ class BertEmbedder:
             attended = self._linear(self._attention(hidden, bias, layer), f"{layer}.attention.output.dense")
             hidden = self._norm(hidden + attended, f"{layer}.attention.output.LayerNorm")
             inner = self._linear(hidden, f"{layer}.intermediate.dense")
-            inner = inner * (0.5 * (1 + erf(inner / np.float32(math.sqrt(2)))))
+            inner = inner * (0.5 * (1 + erf(inner / np.float32(math.sqrt(2))))).astype(np.float32)
             hidden = self._norm(hidden + self._linear(inner, f"{layer}.output.dense"), f"{layer}.output.LayerNorm")
         return hidden
 
@@ -154,7 +154,8 @@ class BertEmbedder:
         )
         scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
         mixed = (scores / scores.sum(axis=-1, keepdims=True)) @ heads("value")
-        return mixed.transpose(0, 2, 1, 3).reshape(size, length, width)
+        joined: Floats = mixed.transpose(0, 2, 1, 3).reshape(size, length, width)
+        return joined
 
     def _linear(self, x: Floats, name: str) -> Floats:
         out: Floats = x @ self._weights[f"{name}.weight"].T + self._weights[f"{name}.bias"]

@@ -10,12 +10,12 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from autointerp.llm.server import PlainAnswerer, Reply, TokenOdds
-from autointerp.llm.server.answers import schema_of
-from tests.planted_text import SENTENCES, Fires, Passage, PlantedText, meaning_of, of_latent
+from autointerp.llm.server.answers import CERTAIN, schema_of
+from tests.planted_text import SENTENCES, Fires, Passage, PlantedText, meaning_of, of_latent, strength_of
 from tests.planted_world import MEANING
 
 # shots have shorter delimiters
@@ -23,7 +23,8 @@ BLOCK = re.compile(r"<(DATA-[0-9a-f]{8})>\n(.*?)\n</\1>", re.DOTALL)
 KEY = re.compile(r'\{"(\w+)":')
 LINE = re.compile(r'^\S+:? ("(?:[^"\\]|\\.)*")', re.MULTILINE)
 LISTED = re.compile(r"^([^\n:]+): (\[.*\])$", re.MULTILINE)
-LABEL = re.compile(r'^\s*(?:Label|label)\b[^"\n]*("(?:[^"\\]|\\.)*")', re.MULTILINE)
+LABEL = re.compile(r'^(?:Label|Description): ("(?:[^"\\]|\\.)*")', re.MULTILINE)
+TOKEN = re.compile(r'^("(?:[^"\\]|\\.)*")\t(\?)', re.MULTILINE)
 ALLOWED: dict[str, tuple[int, ...]] = {"matches": (0, 1), "intruders": (1, 2, 3, 4, 5), "sets": (1, 2, 3, 4)}
 """Answers that may be given to the questions of a judge, by the key of the list that they stand in."""
 EXAMPLES = {0: "7", 1: "( self", 2: "( w5", 4: "zzz", 5: "def", 6: "return", 7: "cls", 8: "w16"}
@@ -76,7 +77,47 @@ class Oracle(PlainAnswerer):
                     "sets": self._sets,
                 }
                 return self._chosen(key, judge[key](asked[-1], len(allowed)), allowed, asked[-1])
+        if (keys and all(re.fullmatch(r"w\d+", key) for key in keys)) or "Numbers:" in asked[-1]:
+            return self._numbers(asked[-1])
         return super().answer(request)
+
+    def prompt_odds(self, text: str, pieces: Sequence[str]) -> list[TokenOdds]:
+        """Digits in the place of each ? of a simulation; else words on which a description fires are likelier behind it."""
+        odds = super().prompt_odds(text, pieces)
+        label = max(LABEL.finditer(text), key=lambda found: found.start(), default=None)
+        if label is None:
+            return odds
+        said = json.loads(label.group(1))
+        at: dict[int, TokenOdds] = {}
+        tokens = list(TOKEN.finditer(text, label.end()))
+        if tokens:
+            passage = self.planted.read_words([json.loads(found.group(1)) for found in tokens])
+            strength = strength_of(said)
+            for place, found in enumerate(tokens, passage.first):
+                at[found.start(2)] = self._digit(strength(passage.words, place), text, place)
+        else:
+            start = text.index("\n", text.index("Text:", label.end())) + 1
+            passage, meaning = self.planted.read(text[start:]), meaning_of(said)
+            for place in range(passage.first, len(passage.words)):
+                end = start + len(passage.words[place])
+                at |= dict.fromkeys(range(start, end) if meaning(passage.words, place) else (), CERTAIN)
+                start = end
+        place = 0
+        for number, piece in enumerate(pieces):
+            odds[number] = next((at[i] for i in range(place, place + len(piece)) if i in at), odds[number])
+            place += len(piece)
+        return odds
+
+    def _digit(self, strength: float, *purpose: object) -> TokenOdds:
+        """Probabilities of the digits 0 to 9 whose mean is 9 times the strength, as far as the oracle is sure of itself."""
+        wanted = 9 * (1 - strength if self.draw("digit", *purpose) < self.error_rate else strength)
+        low = int(wanted)
+        # what it is not sure of goes to all ten digits alike
+        share = dict.fromkeys(range(10), (1 - self.confidence) / 10)
+        share[low] += self.confidence * (1 - (wanted - low))
+        if wanted > low:
+            share[low + 1] += self.confidence * (wanted - low)
+        return TokenOdds(-12.0, {str(digit): math.log(p) for digit, p in share.items() if p > 0})
 
     def draw(self, *purpose: object) -> float:
         """A number from [0, 1) that depends on the seed and the purpose alone."""
@@ -136,6 +177,17 @@ class Oracle(PlainAnswerer):
             for at in range(0, len(counts), num_choices)
         ]
 
+    def _numbers(self, prompt: str) -> Reply:
+        """How strongly each token of each window fires, from 0 to 10."""
+        strength = strength_of(self._said(prompt))
+        found: dict[str, list[int]] = {}
+        for name, listed in LISTED.findall(prompt):
+            passage = self.planted.read_words(json.loads(listed))
+            numbers = [round(10 * strength(passage.words, i)) for i in range(passage.first, len(passage.words))]
+            errs = [self.draw("number", prompt, name, place) < self.error_rate for place in range(len(numbers))]
+            found[name] = [10 - number if wrong else number for number, wrong in zip(numbers, errs, strict=True)]
+        return Reply(json.dumps(found))
+
     def _chosen(self, key: str, truth: list[int], allowed: tuple[int, ...], prompt: str) -> Reply:
         """The answers, some of them wrong at the stated rate, with log-probabilities of their digits."""
         said = []
@@ -155,10 +207,14 @@ class Oracle(PlainAnswerer):
 
     # --- reading
 
-    def _meaning(self, prompt: str) -> Fires:
+    def _said(self, prompt: str) -> str:
+        """The label that is judged."""
         found = LABEL.search(prompt)
         assert found is not None, f"no label stands in the prompt: {prompt[:300]}"
-        return meaning_of(json.loads(found.group(1)))
+        return str(json.loads(found.group(1)))
+
+    def _meaning(self, prompt: str) -> Fires:
+        return meaning_of(self._said(prompt))
 
     def _passages(self, prompt: str) -> list[Passage]:
         return [passage for _, block in BLOCK.findall(prompt) for passage in self._passages_in(block)]

@@ -32,6 +32,8 @@ _WORD = re.compile("|".join(sorted(map(re.escape, VOCABULARY), key=len, reverse=
 
 Fires = Callable[[list[str], int], bool]
 """Whether something fires at a place of a context's words."""
+Strength = Callable[[list[str], int], float]
+"""How strongly, as a share of the most that it ever does."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,16 @@ def meaning_of(label: str) -> Fires:
         return of_latent(latent)
     named = set(re.findall(r"\w+|[()]", label)) & set(VOCABULARY)
     return lambda words, i: words[i] in named
+
+
+def strength_of(label: str) -> Strength:
+    """What a label says, with the activations of the latent that it names; other texts fire at full strength or not."""
+    latent = _LATENT_OF.get(label.strip().strip("."))
+    if latent is None:
+        fires = meaning_of(label)
+        return lambda words, i: float(fires(words, i))
+    largest = 1.9 if latent == 0 else 1.0
+    return lambda words, i: MEANING[latent](words, i) / largest
 
 
 def of_latent(latent: int) -> Fires:
@@ -105,22 +117,35 @@ class PlantedText:
                 marked_spans.append((len(text), len(text) + len(segment)))
             text += segment
         found = self._look_up(text)
-        if found is None:
-            words, borders = [], sorted({0, len(text), *(edge for span in marked_spans for edge in span)})
-            for begin, end in pairwise(borders):
-                words += _WORD.findall(text[begin:end])
-            # two unknown words before it, so that nothing is taken for the first of its context
-            context, first = ["?", "?", *words], 2
-        else:
-            number, place, count = found
-            begin = place // (CONTEXT - 1) * (CONTEXT - 1)
-            context, first = [BOS, *self._documents[number][begin : place + count]], place - begin + 1
+        if found is not None:
+            return self._marked(*self._in_context(*found), marked_spans)
+        words, borders = [], sorted({0, len(text), *(edge for span in marked_spans for edge in span)})
+        for begin, end in pairwise(borders):
+            words += _WORD.findall(text[begin:end])
+        return self._marked(*_alone(words), marked_spans)
+
+    def read_words(self, words: Sequence[str]) -> Passage:
+        """A window whose words are told."""
+        found = self._look_up("".join(words))
+        if found is not None:
+            context, first = self._in_context(*found)
+            if context[first:] == list(words):
+                return Passage(context, first, frozenset())
+        return Passage(*_alone(words), frozenset())
+
+    def _marked(self, context: list[str], first: int, spans: Sequence[tuple[int, int]]) -> Passage:
+        """The words with those marked that begin in one of the spans of characters, counted from the first word."""
         at, marks = 0, set()
         for index in range(first, len(context)):
-            if any(begin <= at < end for begin, end in marked_spans):
+            if any(begin <= at < end for begin, end in spans):
                 marks.add(index)
             at += len(context[index])
         return Passage(context, first, frozenset(marks))
+
+    def _in_context(self, document: int, place: int, count: int) -> tuple[list[str], int]:
+        """Words of the context up to the window's end, and the place of the window's first one."""
+        begin = place // (CONTEXT - 1) * (CONTEXT - 1)
+        return [BOS, *self._documents[document][begin : place + count]], place - begin + 1
 
     def _look_up(self, text: str) -> tuple[int, int, int] | None:
         """(document, place of the first word, number of words) of a text that is found at words' borders."""
@@ -141,3 +166,8 @@ class PlantedText:
         begin, end = first % (CONTEXT - 1) + 1, (last - 1) % (CONTEXT - 1) + 2
         starts = begin == 1 or begin % self._window == 0
         return starts and (end % self._window == 0 or end == CONTEXT or last == len(self._documents[document]))
+
+
+def _alone(words: Sequence[str]) -> tuple[list[str], int]:
+    """A window of which nothing else is known: with two unknown words before it, nothing is taken for a context's first."""
+    return ["?", "?", *words], 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -10,6 +11,8 @@ from pydantic import BaseModel, ConfigDict
 from autointerp.evidence import EvidenceRequest, LatentEvidence
 from autointerp.explanation import Explanation
 from autointerp.llm.asking import NO_LLMS, LLMNeed, LLMs
+from autointerp.planning.planned import PlannedCalls, PlanSizes
+from sae_core.records import Source
 
 
 class Explainer(BaseModel, ABC):
@@ -34,8 +37,15 @@ class Explainer(BaseModel, ABC):
         """Evidence that GPU stages must have written before."""
         return []
 
+    def check_sources(self, sources: Sequence[Source]) -> None:
+        """Look whether it can explain these sources, before a run begins. Errors: InputError's family."""
+
     def llm_needs(self) -> list[LLMNeed]:
         """Endpoints that it asks, and what these must be able to do; checked before anything is spent."""
+        return []
+
+    def planned(self, sizes: PlanSizes) -> list[PlannedCalls]:
+        """Its calls for one latent, worked out from its fields; none where it asks nobody."""
         return []
 
     @abstractmethod

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Iterable
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from autointerp.components import parse_component
 from autointerp.evidence import EvidenceRequest, LatentEvidence
@@ -18,6 +18,7 @@ from autointerp.explainers.llm_explainer import LLMExplainer
 from autointerp.explanation import Explanation
 from autointerp.failure import Failure, FailureKind
 from autointerp.llm.asking import NO_LLMS, LLMNeed, LLMs
+from autointerp.planning.planned import PlannedCalls, PlanSizes
 from autointerp.score import Score
 from autointerp.scorers.base import Scorer
 from sae_core.records import Side
@@ -50,7 +51,7 @@ class BestOfNExplainer(Explainer):
     n: int = Field(default=4, ge=2, le=32)
     """Drafts."""
     temperature: float = Field(default=0.7, gt=0, le=2)
-    """Sampling temperature of the drafts."""
+    """Sampling temperature of the drafts, whatever their table says."""
     scorer: dict[str, Any] = Field(default={"kind": "detection", "firing": 10, "silent": 10}, validate_default=True)
     """Table of the scorer that compares them on the choose side; its ``endpoint`` is the judge."""
 
@@ -63,6 +64,10 @@ class BestOfNExplainer(Explainer):
                 f"{explainer.kind!r} cannot write the drafts: give an explainer that asks a language model once about what the "
                 "latent fires on, such as 'max_activating' or 'contrastive'"
             )
+        if explainer.sample:
+            raise ValueError(
+                f"sample = {explainer.sample} is given, and best_of_n numbers the drafts itself: leave it out"
+            )
         return explainer.model_dump(mode="json")
 
     @field_validator("scorer")
@@ -74,12 +79,6 @@ class BestOfNExplainer(Explainer):
                 f"{scorer.kind!r} does not judge texts: give a scorer that does, such as 'detection' or 'fuzz'"
             )
         return scorer.model_dump(mode="json")
-
-    @model_validator(mode="after")
-    def _no_own_draws(self) -> BestOfNExplainer:
-        if self.of["sample"]:
-            raise ValueError("of.sample is set by best_of_n: leave it out")
-        return self
 
     @property
     def _parts(self) -> tuple[LLMExplainer, Scorer]:
@@ -96,6 +95,12 @@ class BestOfNExplainer(Explainer):
         """What the drafts and their comparison need."""
         explainer, scorer = self._parts
         return [*explainer.llm_needs(), *scorer.llm_needs()]
+
+    def planned(self, sizes: PlanSizes) -> list[PlannedCalls]:
+        """The drafts, and a comparison of as many texts: fewer where drafts agree."""
+        explainer, scorer = self._parts
+        calls = [*explainer.planned(sizes), *scorer.planned(sizes)]
+        return [replace(call, purpose=self.kind, calls=call.calls * self.n) for call in calls]
 
     async def explain(self, evidence: LatentEvidence, llms: LLMs = NO_LLMS) -> Explanation:
         """The best draft; where none is a label, the failure that most of them have.

@@ -13,6 +13,7 @@ from autointerp.explainers.label_rules import LabelRules
 from autointerp.explainers.llm_explainer import ask_for_label
 from autointerp.explanation import Explanation
 from autointerp.llm.asking import NO_LLMS, LLMs
+from autointerp.planning.planned import PlannedCalls, PlanSizes
 from autointerp.prompting.prompt import load_prompt
 from autointerp.prompting.quoting import quote_windows
 from autointerp.sampling.silent import allocate, sample_silent, silent_strata
@@ -39,6 +40,11 @@ class ContrastiveExplainer(ExemplarExplainer):
     def needs(self) -> list[EvidenceRequest]:
         """Which latents are neighbours."""
         return [LensRequest(neighbours=self.neighbours)]
+
+    def planned(self, sizes: PlanSizes) -> list[PlannedCalls]:
+        """One call."""
+        silent = sizes.windows(self.silent, context_tokens=self.context_tokens)
+        return self._planned("contrastive", sizes, self._planned_windows(sizes) + silent)
 
     async def explain(self, evidence: LatentEvidence, llms: LLMs = NO_LLMS) -> Explanation:
         """A label; ``dead``, ``too_few_windows``, ``bad_label`` and those of the call are its failures.

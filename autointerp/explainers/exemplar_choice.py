@@ -9,11 +9,12 @@ import numpy as np
 
 from autointerp.evidence import LatentEvidence
 from autointerp.sampling.firing import fires_in
+from autointerp.sampling.importance import importance_weighted
 from autointerp.sampling.window import ShownWindow, Stratum, of_exemplar, of_pool
 from sae_core.hashing import seed_for
 from sae_core.records import Origin, Side
 
-Selection = Literal["quantiles", "top", "sampled", "mixed"]
+Selection = Literal["quantiles", "top", "sampled", "mixed", "spread", "importance"]
 """See :func:`choose_exemplars`."""
 
 
@@ -22,7 +23,8 @@ def choose_exemplars(evidence: LatentEvidence, count: int, selection: Selection)
 
     ``top``: the strongest ones. ``sampled``: the first ones of the uniform sample. ``mixed``: half of each. ``quantiles``: a
     quarter strongest ones, the rest evenly over the ranks of the uniform sample, so that weak firing is seen as well
-    (METHODS 1). What one part lacks, another gives.
+    (METHODS 1). ``spread``: all of them over the ranks. ``importance``: two thirds strongest ones, the rest of the weaker ones in
+    proportion to their squared activations. What one part lacks, another gives.
     """
     store, special = evidence.store, evidence.store.pieces.special
     stored = {
@@ -33,11 +35,15 @@ def choose_exemplars(evidence: LatentEvidence, count: int, selection: Selection)
     if len(_distinct([*top, *sampled])) < count:
         sampled = _distinct([*sampled, *_of_pool(evidence)])
     strongest = _strongest_first(_distinct([*top, *sampled]))
-    num_top = {"top": count, "sampled": 0, "mixed": count // 2, "quantiles": count // 4}[selection]
+    shares = {"top": count, "sampled": 0, "mixed": count // 2, "quantiles": count // 4, "spread": 0}
+    num_top = shares.get(selection, count - count // 3)
     chosen = strongest[:num_top]
     seen = {_text(window) for window in chosen}
     rest = [window for window in sampled if _text(window) not in seen]
-    if selection == "quantiles":
+    if selection == "importance":
+        rng = np.random.default_rng(seed_for(0, "importance", evidence.latent))
+        rest = importance_weighted(rest, count - len(chosen), rng)
+    if selection in ("quantiles", "spread"):
         rest = _spread(_strongest_first(rest), count - len(chosen))
     chosen = _distinct([*chosen, *rest[: count - len(chosen)], *strongest])[:count]
     return _strongest_first(chosen)
@@ -68,7 +74,10 @@ def _text(window: ShownWindow) -> bytes:
 
 def _distinct(windows: Iterable[ShownWindow]) -> list[ShownWindow]:
     """The first window of each text: a header that stands in a thousand documents is shown once."""
-    return list({_text(window): window for window in reversed(list(windows))}.values())[::-1]
+    found: dict[bytes, ShownWindow] = {}
+    for window in windows:
+        found.setdefault(_text(window), window)
+    return list(found.values())
 
 
 def _strongest_first(windows: Iterable[ShownWindow]) -> list[ShownWindow]:

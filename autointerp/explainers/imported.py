@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -48,6 +49,12 @@ class ImportedExplainer(Explainer):
     def side(self) -> Literal["input", "output"]:
         """What the configuration says that the labels are about."""
         return self.about
+
+    def check_sources(self, sources: Sequence[Source]) -> None:
+        """Refuses a file that is not there, is no labels, or is another coder's."""
+        for source in sources:
+            if not source.control:
+                self.read_for(source)
 
     def read_for(self, source: Source) -> ImportedLabels:
         """The labels of a source, checked against its coder. Errors: ConfigError."""

@@ -17,6 +17,8 @@ from autointerp.failure import Failure, FailureKind
 from autointerp.llm.answers import read_json
 from autointerp.llm.asking import LLM, AskFailed, LLMNeed
 from autointerp.llm.protocol import Capability, Completion, CompletionRequest, Usage
+from autointerp.planning.planned import LABEL_KEY_TOKENS, PlannedCalls, PlanSizes, planned_calls
+from autointerp.prompting.prompt import load_prompt
 from autointerp.sampling.window import ShownWindow
 from sae_core.records import Side
 
@@ -50,6 +52,19 @@ class LLMExplainer(Explainer, ABC):
     def llm_needs(self) -> list[LLMNeed]:
         """Any endpoint will do: answers are checked against the schema, whether or not the server is bound by it."""
         return [LLMNeed(self.endpoint)]
+
+    def _planned(self, prompt: str, sizes: PlanSizes, filled: float) -> list[PlannedCalls]:
+        """One call with a prompt file, whose placeholders take ``filled`` tokens, answered with a label."""
+        call = planned_calls(
+            load_prompt(prompt),
+            self.kind,
+            self.endpoint,
+            calls=1,
+            filled=filled,
+            answer=sizes.label_tokens + LABEL_KEY_TOKENS,
+            most_answer=self.max_tokens,
+        )
+        return [call]
 
     def _parameters(self, llm: LLM) -> dict[str, Any]:
         """How the answer is drawn; draws at a temperature have seeds, where the server has such."""

@@ -10,6 +10,7 @@ from autointerp.explainers.label_rules import LabelRules
 from autointerp.explainers.llm_explainer import ask_for_label
 from autointerp.explanation import Explanation
 from autointerp.llm.asking import NO_LLMS, LLMs
+from autointerp.planning.planned import PlannedCalls, PlanSizes
 from autointerp.prompting.prompt import load_prompt
 
 
@@ -18,6 +19,10 @@ class MaxActivatingExplainer(ExemplarExplainer):
 
     kind: Literal["max_activating"] = "max_activating"
     """Name in the config file."""
+
+    def planned(self, sizes: PlanSizes) -> list[PlannedCalls]:
+        """One call."""
+        return self._planned("max_activating", sizes, self._planned_windows(sizes))
 
     async def explain(self, evidence: LatentEvidence, llms: LLMs = NO_LLMS) -> Explanation:
         """A label; ``dead``, ``too_few_windows``, ``bad_label`` and those of the call are its failures."""

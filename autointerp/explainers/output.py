@@ -14,8 +14,12 @@ from autointerp.explainers.llm_explainer import LLMExplainer, ask_for_label
 from autointerp.explanation import Explanation
 from autointerp.failure import FailureKind
 from autointerp.llm.asking import NO_LLMS, LLMs
+from autointerp.planning.planned import BLOCK_TOKENS, PlannedCalls, PlanSizes
 from autointerp.prompting.prompt import load_prompt
 from autointerp.prompting.quoting import quote_lists
+
+_TOKENS_OF_A_TOKEN = 3
+"""Prompt tokens of one token of a list with its quotation marks and comma, about."""
 
 
 class OutputExplainer(LLMExplainer):
@@ -39,6 +43,11 @@ class OutputExplainer(LLMExplainer):
         if self.prompts:
             needs.append(TokenChangeRequest(prompts=self.prompts, tokens=self.tokens))
         return needs
+
+    def planned(self, sizes: PlanSizes) -> list[PlannedCalls]:
+        """One call with two lists of tokens, or four."""
+        lists = 4 if self.prompts else 2
+        return self._planned("output", sizes, BLOCK_TOKENS + lists * (4 + self.tokens * _TOKENS_OF_A_TOKEN))
 
     async def explain(self, evidence: LatentEvidence, llms: LLMs = NO_LLMS) -> Explanation:
         """A label of what it does; ``dead``, ``no_evidence``, ``bad_label`` and those of the call are its failures."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import Field
@@ -15,8 +16,19 @@ from autointerp.explainers.label_rules import LabelRules
 from autointerp.explainers.llm_explainer import Asked, ask_for_label
 from autointerp.explainers.proposed_tests import results_block, usable_tests
 from autointerp.explanation import Explanation
+from autointerp.failure import FailureKind
 from autointerp.llm.asking import LLM, NO_LLMS, LLMs
 from autointerp.llm.protocol import CompletionRequest, Message
+from autointerp.planning.planned import (
+    BLOCK_TOKENS,
+    LABEL_KEY_TOKENS,
+    MESSAGE_TOKENS,
+    TEST_TOKENS,
+    PlannedCalls,
+    PlanSizes,
+    planned_calls,
+    text_tokens,
+)
 from autointerp.prompting.prompt import Prompt, load_prompt
 from autointerp.prompting.quoting import Quoted, json_text
 from autointerp.sampling.window import ShownWindow
@@ -24,6 +36,9 @@ from sae_core.tried_texts import TriedText
 
 _TOKENS_PER_TEST = 90
 """Room for one proposed text in an answer."""
+
+_TOKENS_OF_A_RESULT = 10
+"""What was expected of a test and what was found, in a prompt."""
 
 
 class ReviseExplainer(ExemplarExplainer):
@@ -47,6 +62,34 @@ class ReviseExplainer(ExemplarExplainer):
     def rounds_of_tests(self) -> int:
         """Corrections after the draft."""
         return self.rounds
+
+    def planned(self, sizes: PlanSizes) -> list[PlannedCalls]:
+        """The draft, and the corrections, each of which carries the draft's conversation on."""
+        label, tests = sizes.label_tokens + LABEL_KEY_TOKENS, self.tests * TEST_TOKENS
+        most = self.max_tokens + self.tests * _TOKENS_PER_TEST
+        draft = planned_calls(
+            load_prompt("revise"),
+            self.kind,
+            self.endpoint,
+            calls=1,
+            filled=self._planned_windows(sizes),
+            answer=label + tests,
+            most_answer=most,
+        )
+        found = []
+        for name, calls in (("revise_correct", self.rounds - 1), ("revise_last", 1)):
+            prompt, last = load_prompt(name), name == "revise_last"
+            asked = text_tokens(prompt.system) + text_tokens(prompt.user) + 2 * MESSAGE_TOKENS
+            results = BLOCK_TOKENS + self.tests * (TEST_TOKENS + _TOKENS_OF_A_RESULT)
+            correction = replace(
+                draft,
+                calls=calls,
+                fresh_tokens=draft.fresh_tokens + label + tests + asked + results,
+                answer_tokens=label if last else label + tests,
+                most_answer_tokens=self.max_tokens if last else most,
+            )
+            found += [correction] if calls else []
+        return [draft, *found]
 
     async def explain(self, evidence: LatentEvidence, llms: LLMs = NO_LLMS) -> Explanation:
         """The draft with its tests; ``dead``, ``too_few_windows``, ``bad_label`` and those of the call are its failures."""
@@ -83,7 +126,9 @@ class ReviseExplainer(ExemplarExplainer):
         known = {test["text"]: test["should_fire"] for draft in drafts for test in draft["tests"]}
         windows = self._choose(evidence)
         if not windows or all(test["activation"] is None for test in drafts[-1]["tests"]):
-            payload["problems"] = [*payload["problems"], {"round": number, "message": "no text was tried"}]
+            message = "none of the proposed texts was run"
+            problem = {"round": number, "kind": FailureKind.NO_EVIDENCE.value, "message": message}
+            payload["problems"] = [*payload["problems"], problem]
             return explanation.model_copy(update={"payload": payload})
 
         llm = llms.of(self.endpoint, self.kind)

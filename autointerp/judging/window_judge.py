@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field
 
 from autointerp.llm.asking import LLM, LLMNeed
 from autointerp.llm.protocol import Capability
+from autointerp.planning.planned import (
+    ITEM_TOKENS,
+    LABEL_KEY_TOKENS,
+    PlannedCalls,
+    PlanSizes,
+    num_calls,
+    planned_calls,
+)
+from autointerp.prompting.prompt import load_prompt
 from autointerp.scorers.base import Scorer
 
 
@@ -25,6 +35,9 @@ class WindowJudge(Scorer):
     them is refused)."""
     min_windows: int = Field(default=5, ge=1)
     """Windows that must be there on either side of the question."""
+    leak_free: bool = True
+    """Whether only windows of the scored side are judged. Without it windows of all sides are, those that the explainer was
+    shown among them, as other tools do it: for comparison with their scores; marked by ``<kind>_leak`` = 1."""
     seed: int = 0
     """Seed of the sample of windows and of their order."""
 
@@ -33,6 +46,23 @@ class WindowJudge(Scorer):
         if self.logprobs != "always":
             return [LLMNeed(self.endpoint)]
         return [LLMNeed(self.endpoint, frozenset({Capability.LOGPROBS}), 'set logprobs = "auto" or "never"')]
+
+    def _planned(
+        self, prompt: str, sizes: PlanSizes, units: int, unit: int = 1, each: float = 0.0
+    ) -> list[PlannedCalls]:
+        """Calls about ``units`` of ``unit`` windows that stay together, with ``each`` further tokens a window."""
+        calls = num_calls(units, unit, self.per_call)
+        windows = units * unit / calls
+        call = planned_calls(
+            load_prompt(prompt),
+            self.kind,
+            self.endpoint,
+            calls=calls,
+            filled=sizes.label_tokens + sizes.windows(windows, context_tokens=self.context_tokens, each=each),
+            answer=ITEM_TOKENS * windows + LABEL_KEY_TOKENS,
+            most_answer=6 * math.ceil(units / calls) * unit + 40,
+        )
+        return [call]
 
     def wants_logprobs(self, llm: LLM) -> bool:
         """Whether this judge is asked for log-probabilities."""

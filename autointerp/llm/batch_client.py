@@ -8,20 +8,19 @@ is in one of those batches waits for it instead of being sent, and paid, again.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import tempfile
 import time
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from autointerp.llm.batch_journal import BatchJournal, BatchRecord
-from autointerp.llm.batch_provider import TERMINAL, BatchProvider, RemoteBatch, failure_of
+from autointerp.llm.batch_provider import TERMINAL, BatchProvider, RemoteBatch
 from autointerp.llm.batch_results import BatchResults
+from autointerp.llm.batch_travel import BatchSettings, SentBatch, Ticket, custom_id_of, rest_of
 from autointerp.llm.call_errors import CallError, Denied, RateLimited, Rejected, Transient
 from autointerp.llm.protocol import CompletionRequest
 from sae_core.errors import StoreError
@@ -30,67 +29,6 @@ _LOOKS = 3
 """Times that the provider's list is read for a batch that may or may not have been made."""
 _CLOCKS_S = 3600.0
 """How far the provider's clock may be behind ours."""
-
-
-class BatchSettings(NamedTuple):
-    """How batches are made and waited for."""
-
-    window_s: float
-    """How long the first request waits for others."""
-    most_requests: int
-    """In a batch."""
-    most_bytes: int
-    """In a batch's file."""
-    poll_s: float
-    """Time between looks at a batch."""
-    completion_window: str
-    """Time that the provider is given, in its own words."""
-
-
-@dataclass(eq=False, slots=True)
-class _Ticket:
-    """One request and those who wait for its answer."""
-
-    custom_id: str
-    route: str
-    line: bytes
-    """Of the batch's file."""
-    reply: asyncio.Future[str]
-    waiting: int = 0
-    batch: _Batch | None = None
-    """The batch in which the provider has it, or may have it."""
-    elsewhere: list[_Batch] = field(default_factory=list)
-    """Batches of earlier processes that hold the request, the latest last."""
-
-    def answer(self, outcome: str | BaseException) -> None:
-        """End the wait."""
-        if self.reply.done():
-            return
-        if isinstance(outcome, str):
-            self.reply.set_result(outcome)
-        else:
-            self.reply.set_exception(outcome)
-            self.reply.exception()  # whoever waited may be gone: nothing to be warned of
-
-
-@dataclass(eq=False, slots=True)
-class _Batch:
-    """One batch that is under way, or has ended."""
-
-    token: str
-    custom_ids: tuple[str, ...]
-    """In the order of the file."""
-    planned_at: float
-    batch_id: str = ""
-    adopted: bool = False
-    """Whether an earlier process sent it."""
-    tickets: dict[str, _Ticket] = field(default_factory=dict)
-    """Requests that wait for it."""
-    watched: bool = False
-    results: BatchResults | None = None
-    """Once it has ended."""
-    rest: dict[int | None, CallError] = field(default_factory=dict)
-    """Once it has ended: what became of requests without an answer, by line, those of no line under None."""
 
 
 class BatchClient:
@@ -111,13 +49,13 @@ class BatchClient:
         self._provider, self._journal, self._settings = provider, journal, settings
         self._body_of = body_of
         self._folder = folder
-        self._tickets: dict[str, _Ticket] = {}
-        self._parked: dict[str, _Ticket] = {}
+        self._tickets: dict[str, Ticket] = {}
+        self._parked: dict[str, Ticket] = {}
         self._parked_bytes = 0
         self._full = asyncio.Event()
         self._collecting = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._earlier: dict[str, list[_Batch]] | None = None
+        self._earlier: dict[str, list[SentBatch]] | None = None
         self._loading = asyncio.Lock()
         self._open_results: set[BatchResults] = set()
 
@@ -125,7 +63,7 @@ class BatchClient:
         """The raw reply, after as long as a batch takes. Errors: CallError."""
         route, body = self._body_of(request, bound)
         custom_id = custom_id_of(route, body, request.sample)
-        ticket: _Ticket | None = None
+        ticket: Ticket | None = None
         try:
             async with asyncio.timeout(deadline_s):
                 earlier = await self._earlier_batches()
@@ -139,7 +77,7 @@ class BatchClient:
                         raise Rejected(
                             f"the request has {len(line)} bytes, a batch may have {self._settings.most_bytes}"
                         )
-                    ticket = _Ticket(custom_id, route, line, asyncio.get_running_loop().create_future())
+                    ticket = Ticket(custom_id, route, line, asyncio.get_running_loop().create_future())
                     ticket.elsewhere = earlier.pop(custom_id, [])
                     self._tickets[custom_id] = ticket
                 ticket.waiting += 1
@@ -168,14 +106,14 @@ class BatchClient:
             results.close()
         await self._provider.close()
 
-    async def _earlier_batches(self) -> dict[str, list[_Batch]]:
+    async def _earlier_batches(self) -> dict[str, list[SentBatch]]:
         """Batches of earlier processes by the requests in them."""
         async with self._loading:
             if self._earlier is None:
-                found: dict[str, list[_Batch]] = {}
+                found: dict[str, list[SentBatch]] = {}
                 for record in await asyncio.to_thread(self._journal.load):
                     if record.state != "lost":
-                        batch = _Batch(
+                        batch = SentBatch(
                             record.token, record.custom_ids, record.planned_at, record.batch_id, adopted=True
                         )
                         for custom_id in record.custom_ids:
@@ -183,7 +121,7 @@ class BatchClient:
                 self._earlier = found
         return self._earlier
 
-    def _place(self, ticket: _Ticket) -> None:
+    def _place(self, ticket: Ticket) -> None:
         """Let a request wait for a batch that holds it, or for the next one that is sent."""
         if ticket.elsewhere:
             batch = ticket.batch = ticket.elsewhere.pop()
@@ -202,7 +140,7 @@ class BatchClient:
             self._collecting = True
             self._start(self._collect())
 
-    def _drop(self, ticket: _Ticket) -> None:
+    def _drop(self, ticket: Ticket) -> None:
         """Nobody waits for the request any more; who asks again finds the batch that it is in."""
         self._tickets.pop(ticket.custom_id, None)
         if self._parked.pop(ticket.custom_id, None) is not None:
@@ -235,11 +173,11 @@ class BatchClient:
         for group in self._groups(parked):
             self._start(self._submit(group))
 
-    def _groups(self, tickets: Sequence[_Ticket]) -> list[list[_Ticket]]:
+    def _groups(self, tickets: Sequence[Ticket]) -> list[list[Ticket]]:
         """Requests of one route each, within the provider's limits."""
-        groups: list[list[_Ticket]] = []
+        groups: list[list[Ticket]] = []
         for route in dict.fromkeys(ticket.route for ticket in tickets):
-            group: list[_Ticket] = []
+            group: list[Ticket] = []
             size = 0
             for ticket in tickets:
                 if ticket.route != route:
@@ -253,9 +191,9 @@ class BatchClient:
             groups.append(group)
         return groups
 
-    async def _submit(self, group: list[_Ticket]) -> None:
+    async def _submit(self, group: list[Ticket]) -> None:
         """Plan a batch, send it, keep its id, and watch it."""
-        batch = _Batch(uuid.uuid4().hex, tuple(t.custom_id for t in group), time.time())
+        batch = SentBatch(uuid.uuid4().hex, tuple(t.custom_id for t in group), time.time())
         batch.tickets = {ticket.custom_id: ticket for ticket in group}
         try:
             with tempfile.TemporaryFile(dir=self._folder) as file:
@@ -283,7 +221,7 @@ class BatchClient:
             return
         await self._watch(batch)
 
-    async def _save(self, batch: _Batch, state: Any) -> None:
+    async def _save(self, batch: SentBatch, state: Any) -> None:
         record = BatchRecord(
             token=batch.token,
             batch_id=batch.batch_id,
@@ -296,7 +234,7 @@ class BatchClient:
         except StoreError as error:
             raise Denied(str(error)) from error
 
-    async def _watch(self, batch: _Batch) -> None:
+    async def _watch(self, batch: SentBatch) -> None:
         """Wait for the end of a batch and give out what it answered."""
         batch.watched = True
         results = BatchResults(batch.custom_ids, self._folder)
@@ -313,13 +251,13 @@ class BatchClient:
                 ticket.answer(error)
             batch.tickets.clear()
             return
-        batch.results, batch.rest = results, _rest_of(remote)
+        batch.results, batch.rest = results, rest_of(remote)
         self._settle(batch)
         if remote is not None and remote.input_file:
             with suppress(CallError):  # its account keeps a file more
                 await self._provider.forget(remote.input_file)
 
-    async def _ended(self, batch: _Batch) -> RemoteBatch | None:
+    async def _ended(self, batch: SentBatch) -> RemoteBatch | None:
         """The batch in its last state, None where there is none. Errors: Denied, Rejected."""
         looks = 0
         while True:
@@ -354,7 +292,7 @@ class BatchClient:
                 except (RateLimited, Transient):
                     await asyncio.sleep(self._settings.poll_s)
 
-    def _settle(self, batch: _Batch) -> None:
+    def _settle(self, batch: SentBatch) -> None:
         """Answer all who wait for a batch that has ended."""
         assert batch.results is not None
         waiting, batch.tickets = batch.tickets, {}
@@ -370,20 +308,3 @@ class BatchClient:
         if not batch.results.left:
             batch.results.close()
             self._open_results.discard(batch.results)
-
-
-def custom_id_of(route: str, body: dict[str, Any], sample: int) -> str:
-    """Name of a request in all batches: a hash of all that is sent and of the draw."""
-    text = json.dumps([route, body, sample], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _rest_of(remote: RemoteBatch | None) -> dict[int | None, CallError]:
-    """What became of requests that an ended batch says nothing about."""
-    if remote is None:
-        return {None: Transient("the batch's server knows nothing of the batch", maybe_paid=True)}
-    if remote.status == "failed":
-        return failure_of(remote.complaints)
-    if remote.status == "completed":
-        return {None: Transient("the batch was completed without a word about this request", maybe_paid=True)}
-    return {None: Transient(f"the batch was {remote.status} before it came to this request")}

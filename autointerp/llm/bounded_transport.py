@@ -49,11 +49,15 @@ class BoundedTransport(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """The reply with a status of success, its body read and without the key. Errors: CallError."""
-        url = str(request.url)
+        failure: CallError | None = None
+        body = b""
         try:
-            body = await self._exchange(request.method, url, request.content)
+            body = await self._exchange(request.method, str(request.url), request.content)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise self._failure(error) from None
+            failure = self._failure(error)
+        if failure is not None:
+            # raised here, so that it does not carry aiohttp's error, which holds the headers
+            raise failure
         return httpx2.Response(200, content=body, request=request)
 
     async def aclose(self) -> None:

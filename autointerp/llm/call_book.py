@@ -77,8 +77,14 @@ class CallBook:
         settle_abandoned(
             store, run_id, lambda name: name == owner
         )  # an earlier book of this process that was not closed
-        with store.writing() as connection:
-            open_account(connection, run_id, owner)
+        for attempt in range(2):
+            try:
+                with store.writing() as connection:
+                    open_account(connection, run_id, owner)
+                break
+            except IntegrityError:  # another process of the run has begun at the same moment
+                if attempt:
+                    raise
         self._writer: GroupWriter[_Operation, _Result] = GroupWriter(self._work)
         self._open_calls = 0
         self._closed_calls = 0

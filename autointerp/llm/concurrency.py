@@ -65,7 +65,7 @@ class AdaptiveLimit:
 
     async def enter(self) -> Place:
         """Wait for a place. It must be given back with :meth:`leave`, whatever happens."""
-        if self._queue or self.in_flight >= self.limit:
+        if self.in_flight >= self.limit:  # else nobody is waiting either
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._queue.append(turn)
             try:

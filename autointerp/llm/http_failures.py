@@ -28,7 +28,7 @@ def http_failure(status: int, headers: Mapping[str, str], body: str, *, key_name
     said, codes = _said(body, key)
     because = f": {said}" if said else ""
     if codes & _NO_MONEY or status == 402:
-        return Denied(f"the account of {key_name} has no credit left (HTTP {status}){because}")
+        return Denied(f"there is no credit left for {key_name} (HTTP {status}){because}")
     if status == 401 or "invalid_api_key" in codes:
         # servers repeat parts of a wrong key, so their words are left out
         return Denied(f"the server does not accept {key_name} (HTTP {status})")

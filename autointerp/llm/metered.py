@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from autointerp.llm.call_book import CallBook
 from autointerp.llm.call_errors import CallError, InvalidReply, Transient
 from autointerp.llm.endpoints.base import Endpoint
 from autointerp.llm.pricing import billed_usage, most_amount, most_usage, nano_cost
+from autointerp.llm.probing import TakesParameters
 from autointerp.llm.protocol import CompletionRequest, LLMClient, Usage
 from autointerp.store.calls import CallRecord
+
+
+def metered(client: LLMClient, endpoint: Endpoint, book: CallBook, purpose: str) -> MeteredClient:
+    """The client with its calls entered under ``purpose``; it can send what the client can."""
+    kind = MeteredParameterClient if isinstance(client, TakesParameters) else MeteredClient
+    return kind(client, endpoint, book, purpose)
 
 
 class MeteredClient:
@@ -20,12 +29,14 @@ class MeteredClient:
 
     async def send(self, request: CompletionRequest, deadline_s: float, *, bound: bool) -> str:
         """See ``LLMClient.send``. Errors: CallError, and BudgetError where there is no room for the call."""
-        most = most_usage(request)
+        return await self._paid(most_usage(request), lambda: self._client.send(request, deadline_s, bound=bound))
+
+    async def _paid(self, most: Usage, send: Callable[[], Awaitable[str]]) -> str:
         amount = most_amount(most, self._endpoint)
         await self._book.open(None, amount)
         begun_s = time.monotonic()
         try:
-            body = await self._client.send(request, deadline_s, bound=bound)
+            body = await send()
         except CallError as error:
             paid = isinstance(error, InvalidReply) or (isinstance(error, Transient) and error.maybe_paid)
             await self._book.close(self._record(most, None, begun_s) if paid else None, amount)
@@ -55,3 +66,18 @@ class MeteredClient:
             body=body,
             seconds=time.monotonic() - begun_s,
         )
+
+
+class MeteredParameterClient(MeteredClient):
+    """Implements ``probing.TakesParameters`` too."""
+
+    async def send_with(
+        self, request: CompletionRequest, deadline_s: float, extra: Mapping[str, Any], *, bound: bool = False
+    ) -> str:
+        """See ``TakesParameters.send_with``."""
+        client = self._client
+        assert isinstance(client, TakesParameters)
+        most = most_usage(request)
+        samples = extra.get("n", 1)
+        most = most.model_copy(update={"output_tokens": most.output_tokens * samples})
+        return await self._paid(most, lambda: client.send_with(request, deadline_s, extra, bound=bound))

@@ -14,23 +14,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from sqlalchemy import insert
-from sqlalchemy.exc import IntegrityError
-
 from autointerp.llm.asking import LLM, LLMs
 from autointerp.llm.call_book import CallBook
 from autointerp.llm.call_errors import CallError
 from autointerp.llm.endpoints.base import Endpoint
 from autointerp.llm.ledger import Ledger, Spend, ledger
-from autointerp.llm.metered import MeteredClient
+from autointerp.llm.metered import metered
 from autointerp.llm.pricing import Budget, BudgetCap, cap_of, check_price
 from autointerp.llm.probing import probe
 from autointerp.llm.protocol import Capability
 from autointerp.llm.session import LLMSession, SessionCounts
 from autointerp.pipeline.owner import is_dead
 from autointerp.store.calls import settle_abandoned
-from autointerp.store.column_types import utc_now
-from autointerp.store.models import Artefact
 from autointerp.store.store import LabelStore
 from sae_core.errors import ConfigError, EndpointError, did_you_mean
 
@@ -38,6 +33,8 @@ __all__ = ["Budget", "BudgetCap", "LLMRuntime", "Ledger", "Spend", "ledger"]
 
 T = TypeVar("T")
 
+_PROBE_S = 60.0
+"""Longest that a call of a probe may take: a server's first one with log-probabilities may compile for half a minute."""
 _POLL_S = 0.2
 """Time between two looks at whether the caller wants to stop."""
 
@@ -167,30 +164,21 @@ class LLMRuntime:
         kind = f"capabilities/{endpoint.name}"
         found = self._store.artefact(self._run_id, kind)
         if found is None:
-            client = MeteredClient(endpoint.open_for_probing(), endpoint, book, "probe")
+            client = metered(endpoint.open_for_probing(), endpoint, book, "probe")
             try:
-                probed = await probe(client, endpoint.timeout_s)
+                probed = await probe(client, min(endpoint.timeout_s, _PROBE_S))
             except CallError as error:
                 raise EndpointError(
-                    f"the endpoint {endpoint.name!r} cannot be used: {error}; see to its address, key and model and run the same command "
+                    f"the endpoint {endpoint.name!r} cannot be used: {str(error).rstrip('.')}; see to its address, key and model and run the same command "
                     "again, it goes on from here."
                 ) from None
             finally:
                 await client.close()
-            self._keep(kind, {"capabilities": sorted(probed)})
+            self._store.add_artefact(self._run_id, kind, {"capabilities": sorted(probed)})
+            # another process may have probed at the same time: what it kept counts for both
             found = self._store.artefact(self._run_id, kind)
         assert found is not None
         return frozenset(Capability(name) for name in found["capabilities"])
-
-    def _keep(self, kind: str, value: dict[str, Any]) -> None:
-        try:
-            with self._store.writing() as connection:
-                connection.execute(
-                    insert(Artefact),
-                    [{"run_id": self._run_id, "kind": kind, "version": 1, "value": value, "created_at": utc_now()}],
-                )
-        except IntegrityError:
-            return  # another process of the run has probed at the same time: what it found counts for both
 
     async def _close(self) -> None:
         current = asyncio.current_task()

@@ -94,7 +94,7 @@ class ServerLine:
             raise
         except Denied as error:
             self._end(
-                f"the endpoint {self._endpoint.name!r} takes no request: {error}; see to its key, model and account and run the "
+                f"the endpoint {self._endpoint.name!r} takes no request: {str(error).rstrip('.')}; see to its key, model and account and run the "
                 "same command again, it goes on from here."
             )
             self.check()

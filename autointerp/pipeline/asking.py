@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import chain
 from typing import TypeVar
 
 from autointerp.evidence import LatentEvidence
@@ -11,6 +12,7 @@ from autointerp.explainers.base import Explainer
 from autointerp.llm.asking import NO_LLMS, LLMs
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.stage import Progress
+from autointerp.sampling.silent import silent_strata
 from autointerp.scorers.base import Scorer
 
 _LATENTS_AT_ONCE = 512
@@ -43,6 +45,7 @@ def over_latents(
     """
     if not asks:
         return asyncio.run(_in_turn(evidence, work, progress))
+    evidence = _with_first_prepared(evidence)
     done = 0
 
     async def together() -> list[R]:
@@ -67,6 +70,16 @@ def over_latents(
         return context.llms.run(together, lambda: progress(done))
     except BaseExceptionGroup as errors:
         raise _first(errors) from None
+
+
+def _with_first_prepared(evidence: Iterable[LatentEvidence]) -> Iterable[LatentEvidence]:
+    """The same latents, with what is computed once a pool done here: seconds for a large one, which would hold all calls up."""
+    items = iter(evidence)
+    first = next(items, None)
+    if first is None:
+        return ()
+    silent_strata(first, first.scored_side)
+    return chain([first], items)
 
 
 async def _in_turn(evidence: Iterable[LatentEvidence], work: Work[R], progress: Progress) -> list[R]:

@@ -15,6 +15,8 @@ from sae_core.loading import load_coder
 from sae_core.records import Source
 
 if TYPE_CHECKING:
+    import torch
+
     from sae_core.subject import SubjectModel
 
 
@@ -23,17 +25,21 @@ def attach_configured(subject: SubjectModel, given: CoderConfig) -> AttachedCode
 
     Errors: MissingFileError, CoderError, UnknownNameError for a hookpoint that the subject does not have.
     """
-    coder = load_coder(
+    return attach(subject, load_configured(given, subject.device))
+
+
+def load_configured(given: CoderConfig, device: str | torch.device = "cpu") -> SparseCoder:
+    """A configured coder. Errors: MissingFileError, CoderError."""
+    return load_coder(
         given.path,
         hookpoint=given.hookpoint,
         revision=given.revision,
-        device=subject.device,
+        device=device,
         allow_pickle=given.allow_pickle,
         input_scale=given.input_scale,
         k=given.k,
         center_writing_weights=given.center_writing_weights,
     )
-    return attach(subject, coder)
 
 
 def check_interventions(subject: SubjectModel, attached: AttachedCoder) -> None:
@@ -46,8 +52,8 @@ def check_interventions(subject: SubjectModel, attached: AttachedCoder) -> None:
     from sae_core.intervention.firing import coder_hookpoints
     from sae_core.intervention.resume import UpperLayers
 
-    _, write = coder_hookpoints(subject, attached.coder)
-    UpperLayers(subject, write)
+    read, write = coder_hookpoints(subject, attached.coder)
+    UpperLayers(subject, write, from_clean=read == write)
     Unembedding(subject)
 
 

@@ -219,20 +219,21 @@ class RunContext:
     @property
     def llms(self) -> LLMRuntime:
         """The connections to the endpoints, opened on use."""
-        if self._llms is None:
-            from autointerp.llm.runtime import LLMRuntime
-            from autointerp.pipeline.owner import Owner
+        with self._loading:  # chunks beside one another must share one loop
+            if self._llms is None:
+                from autointerp.llm.runtime import LLMRuntime
+                from autointerp.pipeline.owner import Owner
 
-            self._llms = LLMRuntime(
-                self.endpoints,
-                self.store,
-                self.run_id,
-                scope=self.run_id,
-                budget=self.config.budget,
-                owner=str(Owner.of_this_process()),
-                folder=self.folder.root,
-            )
-        return self._llms
+                self._llms = LLMRuntime(
+                    self.endpoints,
+                    self.store,
+                    self.run_id,
+                    scope=self.run_id,
+                    budget=self.config.budget,
+                    owner=str(Owner.of_this_process()),
+                    folder=self.folder.root,
+                )
+            return self._llms
 
     def close(self) -> None:
         """Close connections to language models."""

@@ -11,9 +11,9 @@ from autointerp.explanation import Explanation
 from autointerp.failure import LatentStatus
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.control_sources import real_name
+from autointerp.review.effective import EffectiveLabel, effective_labels
 from autointerp.score import Score, ScoreValue
 from autointerp.store.ledger import spend_by_latent
-from autointerp.store.models import LabelRow
 from sae_core.errors import StoreError
 from sae_core.lens_evidence import LensEvidence
 from sae_core.records import LatentStatistics, Source
@@ -106,7 +106,7 @@ def _batch(
     }
     rows: list[dict[str, Any]] = []
     otherwise = _first_explainer(context)
-    for label in store.labels(run_id, source.name, latents):
+    for label in effective_labels(store, run_id, source.name, latents):
         values = score_values(scores[label.latent], label.explainer, otherwise)
         row = {name: value for name, value in values.items() if name in columns}
         explanation = explanations.get((label.latent, label.explainer or ""))
@@ -157,7 +157,7 @@ def _statistics(statistics: LatentStatistics, latent: int) -> dict[str, Any]:
     }
 
 
-def _label(label: LabelRow, explanation: Explanation | None) -> dict[str, Any]:
+def _label(label: EffectiveLabel, explanation: Explanation | None) -> dict[str, Any]:
     row: dict[str, Any] = {
         "latent": label.latent,
         "status": label.status,

@@ -78,14 +78,19 @@ class LocalDriver:
             retry_poisoned_chunks(store, run_id, self._stages)
         with self._signals():
             try:
-                self._until_finished(Reconciler(self._context, self._stages))
+                self._work_and_end()
             except (EndpointError, BudgetError):
                 store.set_run_state(run_id, "paused")
                 raise
             finally:
-                self._end_beside()
                 self._context.close()
         return self._worked
+
+    def _work_and_end(self) -> None:
+        try:
+            self._until_finished(Reconciler(self._context, self._stages))
+        finally:
+            self._end_beside()
 
     def _until_finished(self, reconciler: Reconciler) -> None:
         store, run_id = self._context.store, self._context.run_id

@@ -12,7 +12,8 @@ from autointerp.pipeline.dictionary_rows import dictionary_rows
 def export_run(context: RunContext, folder: Path) -> Manifest:
     """Write the dictionary to ``folder``, whole or not at all. Errors: StoreError, DiskFullError."""
     run = context.store.run(context.run_id)
-    columns = [column.name for column in dictionary_columns()]
+    judges = tuple(scorer.kind for scorer in context.scorers if scorer.headline == f"{scorer.kind}_score")
+    columns = [column.name for column in dictionary_columns(judges)]
     meta = {
         "run_id": run.id,
         "name": run.name,
@@ -20,4 +21,4 @@ def export_run(context: RunContext, folder: Path) -> Manifest:
         "config": run.config,
         "code_version": run.code_version,
     }
-    return export_dictionary(dictionary_rows(context, columns, run.code_version), folder, meta)
+    return export_dictionary(dictionary_rows(context, columns, run.code_version), folder, meta, scorers=judges)

@@ -232,6 +232,8 @@ def preflight(config: RunConfig, folder: RunFolder) -> tuple[list[Source], dict[
     from autointerp.pipeline.stages.tokenize import corpus_rules, corpus_spec
 
     _check_settings(config)
+    for scorer in config.build_scorers():
+        scorer.check()
     capabilities = check_endpoints(config)
     corpus_spec(config).check_readable()
     _check_room(folder.root, config, [])
@@ -254,6 +256,8 @@ def preflight(config: RunConfig, folder: RunFolder) -> tuple[list[Source], dict[
         for name, coder in zip(config.source_names(), config.coders, strict=True)
     }
     sources = sources_of(config, subject, attached)
+    for explainer in config.build_explainers():
+        explainer.check_sources(sources)
     components: list[Explainer | Scorer] = [*config.build_explainers(), *config.build_scorers()]
     if any(evidence_request(components, kind) for kind in (AblationRequest, SteeringRequest, TokenChangeRequest)):
         for coder in attached.values():

@@ -3,63 +3,69 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from autointerp.prompting.prompt import Prompt
 
 CHARACTERS_PER_TOKEN = 4.0
-"""Of English text in the tokenizers of today's chat models, about; a plan is an estimate and says so."""
+"""Of English text in the tokenizers of today's chat models, about."""
+TOKENS_PER_SUBJECT_TOKEN = 1.3
+"""Prompt tokens for each of the subject's in a quoted window: other cuts, escapes, spaces that are kept."""
 MESSAGE_TOKENS = 4
 """What a chat template adds to each message, about."""
-LINE_TOKENS = 4
-"""Number, quotation marks and line break of one quoted window, about."""
-BLOCK_TOKENS = 14
+BLOCK_TOKENS = 12
 """The two delimiters around quoted windows, about."""
+LINE_TOKENS = 3
+"""Number, quotation marks and line break of a quoted window, about."""
+HEADING_TOKENS = 5
+"""A line such as "Question 2, set 3"."""
+MARK_TOKENS = 2
+"""The signs around a window's marked tokens, about."""
+NOTE_TOKENS = 8
+"""A window's strongest tokens with their activations, about."""
+LABEL_KEY_TOKENS = 6
+"""What stands around the label in an answer."""
+TEST_TOKENS = 30
+"""One text of an explainer's own with what is said of it."""
+ITEM_TOKENS = 2
+"""One 0 or 1 of an answer's array with its comma."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlanSizes:
-    """What the length of a prompt depends on beside the component's own fields."""
+    """What the length of a prompt depends on beside a component's own fields."""
 
-    window_tokens: float = 32 * 1.3
-    """Prompt tokens of one window's text: the subject's tokens times 1.3, unless it was measured."""
-    context_tokens: float = 1.3
-    """Prompt tokens for each token of the subject that is shown before a window."""
-    label_tokens: float = 24.0
-    """Prompt tokens of one label."""
-    most_exemplars: int = 30
-    """Windows that the exemplar store keeps of a latent on a side (top and sampled ones)."""
-    top_exemplars: int = 10
-    """Top ones among them."""
-    measured: bool = False
-    """Whether the window's tokens were measured on windows that are there."""
+    window_length: int = 32
+    """Tokens of a window, the subject's."""
+    window_tokens: float = 32 * TOKENS_PER_SUBJECT_TOKEN
+    """Prompt tokens of one window's text."""
+    label_tokens: float = 20.0
+    """Tokens of one label."""
 
-    def windows(self, count: float, shown_before: int = 0, marks: float = 0.0) -> float:
-        """Prompt tokens of ``count`` quoted windows, each with ``marks`` further tokens and so many of the subject's before it."""
-        return BLOCK_TOKENS + count * (self.window_tokens + shown_before * self.context_tokens + LINE_TOKENS + marks)
+    def windows(self, count: float, *, context_tokens: int = 0, each: float = 0.0) -> float:
+        """Prompt tokens of one block of quoted windows, ``each`` further ones with every window."""
+        before = context_tokens * self.window_tokens / self.window_length
+        return BLOCK_TOKENS + count * (self.window_tokens + before + LINE_TOKENS + each)
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedCalls:
-    """Calls of one sort for one latent. Tokens are those of one call, in the mean."""
+    """Calls of one sort for one latent, or for one of its labels. Tokens are those of one call, in the mean."""
 
     purpose: str
-    """What they are for: the ledger's word, usually the component's kind."""
+    """What they are for: the ledger's word."""
     endpoint: str
     """Name of the endpoint, "" for the first one."""
     calls: float
-    """Calls for one latent."""
+    """How many."""
     static_tokens: float
-    """Prompt tokens at the start that are the same for all latents, so that a prefix cache holds them."""
+    """Prompt tokens at the start that are the same in all of them, for all latents: a prefix cache holds them."""
     fresh_tokens: float
     """Prompt tokens after these."""
     answer_tokens: float
     """Tokens of the answer, as it is expected."""
     most_answer_tokens: int
     """Tokens that the answer may have."""
-    extras: Mapping[str, float] = field(default_factory=dict)
-    """Further figures for a person, e.g. how many of the calls a cheaper run leaves out."""
 
     @property
     def prompt_tokens(self) -> float:
@@ -73,11 +79,26 @@ def text_tokens(text: str) -> int:
 
 
 def static_tokens(prompt: Prompt) -> int:
-    """Prompt tokens of the instructions and the shots: the same in every call."""
+    """Prompt tokens of the instructions and the shots."""
     texts = [prompt.system, *(text for shot in prompt.shots for text in (shot.user, shot.answer))]
-    return sum(text_tokens(text) + MESSAGE_TOKENS for text in texts)
+    return sum(text_tokens(text.strip()) + MESSAGE_TOKENS for text in texts)
 
 
-def user_tokens(prompt: Prompt) -> int:
-    """Prompt tokens of the question with its placeholders, without what fills them."""
-    return text_tokens(prompt.user) + MESSAGE_TOKENS
+def planned_calls(
+    prompt: Prompt,
+    purpose: str,
+    endpoint: str,
+    *,
+    calls: float,
+    filled: float,
+    answer: float,
+    most_answer: int,
+) -> PlannedCalls:
+    """Calls with one prompt file, whose placeholders take ``filled`` tokens together."""
+    fresh = text_tokens(prompt.user.strip()) + MESSAGE_TOKENS + filled
+    return PlannedCalls(purpose, endpoint, calls, static_tokens(prompt), fresh, answer, most_answer)
+
+
+def num_calls(units: int, unit: int, per_call: int) -> int:
+    """Calls into which ``units`` of ``unit`` questions each are dealt (``judging.batching.deal``)."""
+    return -(-units // max(1, per_call // unit))

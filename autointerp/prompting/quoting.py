@@ -49,8 +49,8 @@ def window_text(
 ) -> str:
     """The window's text, up to ``context_tokens`` before it first, with runs of marked tokens between << and >>.
 
-    ``marked`` says of the index of a token in the window whether it is marked. A character that is split over tokens is
-    marked if one of them is. Without ``marked`` the text is given as it is.
+    ``marked`` says of the index of a token in the window whether it is marked. A token that is but the rest of a character marks
+    the character, at the token that it begins in. Without ``marked`` the text is given as it is.
     """
     context = _context(window, pieces, context_tokens)
     parts = pieces.pieces([*context, *(int(i) for i in window.token_ids)])

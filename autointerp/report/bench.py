@@ -1,4 +1,4 @@
-"""The benchmark of extraction as a table."""
+"""The benchmarks as tables."""
 
 from __future__ import annotations
 
@@ -44,3 +44,44 @@ def print_extraction_bench(result: dict[str, Any], console: Console) -> None:
     ):
         table.add_row(words, *(form.format(limit[key]) for limit in limits))
     console.print(table)
+
+
+_WAYS = {
+    "autointerp": "autointerp, with store, ledger and budget",
+    "openai": "bare openai client",
+    "openai_aiohttp": "the same over its aiohttp transport",
+    "aiohttp": "bare aiohttp",
+}
+
+
+def print_llm_bench(result: dict[str, Any], console: Console) -> None:
+    """What :func:`autointerp.llm.bench.bench_llm` found."""
+    console.print(
+        f"{result['concurrency']} calls at once to a server that takes {result['latency_ms']:g} ms, prompts of "
+        f"{result['prompt_bytes']:,} bytes, medians of {result['rounds']} turns, on {result['machine']}",
+        markup=False,
+    )
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("")
+    for title in ("calls a second", "of the most", "CPU ms a call", "lowest", "highest", "cores"):
+        table.add_column(title, justify="right")
+    for way in result["ways"]:
+        table.add_row(
+            _WAYS.get(way["way"], way["way"]),
+            f"{way['calls_per_second']:,.0f}",
+            f"{way['share']:.0%}",
+            f"{way['cpu_ms_per_call']:.2f}",
+            f"{way['cpu_ms_lowest']:.2f}",
+            f"{way['cpu_ms_highest']:.2f}",
+            f"{way['cores']:.2f}",
+        )
+    console.print(table)
+    ratios = ", ".join(
+        f"{ratio:.2f} of {_WAYS.get(name, name).strip()}" for name, ratio in result["cpu_ratios"].items()
+    )
+    console.print(
+        f"the most is concurrency / latency, {result['most_calls_per_second']:,.0f} calls a second; its CPU is {ratios}; "
+        f"the server took {result['server_cpu_ms_per_call']:.2f} ms a call of its own",
+        markup=False,
+    )
+    console.print(f"the target is {'met' if result['meets_target'] else 'missed'}", markup=False)

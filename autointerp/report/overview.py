@@ -111,10 +111,18 @@ def _precision_against_recall(
 
 
 def _f1_against_rate(axes: Axes, alive: pd.DataFrame, summary: Mapping[str, Any]) -> None:
-    rate, f1 = numbers(alive, "fire_rate"), np.nan_to_num(numbers(alive, "f1"))
+    judge = next(iter(summary.get("judged", {})), None) if not summary.get("counted", True) else None
+    rate = numbers(alive, "fire_rate")
+    f1 = np.nan_to_num(numbers(alive, "f1" if judge is None else f"{judge}_score"))
     shown = rate > 0
     floors, median = summary["floors"], summary["scores"]["alive"]["f1"]["median"]
-    _title(axes, _f1_finding(summary), "medians, and what labels must beat, on held-out windows")
+    if judge is not None:
+        block = summary["judged"][judge]
+        median = block["median"]
+        floors = {name: {"f1": block[name]["median"]} for name in ("shuffled", "random_direction")}
+        floors["token_rule"] = {"f1": None}
+    finding = _f1_finding(summary) if judge is None else f"Median {judge} score {share_text(median)}"
+    _title(axes, finding, "medians, and what labels must beat, on held-out windows")
     if shown.any():
         axes.scatter(
             rate[shown],
@@ -143,7 +151,7 @@ def _f1_against_rate(axes: Axes, alive: pd.DataFrame, summary: Mapping[str, Any]
         axes.text(1.02, height, text, color=colour, fontsize=9, va="center", transform=axes.get_yaxis_transform())
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel("share of tokens the latent fires on", **_STYLE)
-    axes.set_ylabel("F1", **_STYLE)
+    axes.set_ylabel("F1" if judge is None else f"{judge} score", **_STYLE)
 
 
 def _f1_finding(summary: Mapping[str, Any]) -> str:

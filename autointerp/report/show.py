@@ -37,7 +37,17 @@ def quotable_sentence(row: pd.Series[Any]) -> str:
         return f"{name}{fires} has no label, status {status}: {why.rstrip('.')}."
     sentence = f"{name} is labelled “{_text(row, 'label')}”{fires}: "
     precision, recall = known(row.get("precision")), known(row.get("recall"))
-    if precision is None:
+    judged = judged_scores(row)
+    if not _text(row, "precision_method") and judged:
+        said = ", ".join(f"{kind} {share_text(value)}" for kind, value in judged.items())
+        judge = _text(row, "judge_model") or "a language model"
+        failed = known(row.get("num_failed"))
+        lost = f", {failed:,.0f} more without an answer" if failed else ""
+        sentence += (
+            f"as {judge} judges it on {known(row.get('num_judged')) or 0:,.0f} held-out windows{lost}, half of them firing: {said} "
+            "(.50 is chance; this is no precision at the natural rate)"
+        )
+    elif precision is None:
         holding = "the label holds nowhere in the held-out text, so its precision is not defined"
         sentence += holding + (f" (recall {share_text(recall)})" if recall is not None else "")
     else:
@@ -91,7 +101,10 @@ def _figures(row: pd.Series[Any]) -> Table:
         "f1": f"token rule {share_text(known(row.get('token_rule_f1')))}",
         "causal_effect": "ln; 0 = like a random push" + ("" if q is None else f"; q {share_text(q, 3)}"),
     }
-    for column in ("precision", "recall", "f1", "correlation", "causal_effect"):
+    for kind, score in judged_scores(row).items():
+        table.add_row(kind, share_text(score), "", "judged")
+    columns = ("precision", "recall", "f1", "correlation", "causal_effect")
+    for column in columns if _text(row, "precision_method") or not judged_scores(row) else columns[-1:]:
         signed = column == "causal_effect"
         value = known(row.get(column))
         bounds = interval_text(known(row.get(f"{column}_low")), known(row.get(f"{column}_high")), signed=signed)
@@ -106,6 +119,12 @@ def _figures(row: pd.Series[Any]) -> Table:
     seen = f"{windows:,.0f} of {total:,.0f} windows" if windows is not None and total is not None else ""
     table.add_row("fires on", _rate(rate), "", seen)
     return table
+
+
+def judged_scores(row: pd.Series[Any]) -> dict[str, float]:
+    """Headline figures of language models that judged, by kind."""
+    found = {str(name).removesuffix("_score"): known(row[name]) for name in row.index if str(name).endswith("_score")}
+    return {kind: value for kind, value in found.items() if value is not None}
 
 
 def _measured(row: pd.Series[Any], column: str) -> str:

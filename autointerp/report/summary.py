@@ -87,6 +87,8 @@ def _figures(table: pd.DataFrame, controls: pd.DataFrame, rng: np.random.Generat
             "alive": len(alive),
             "failures": _counts(table[status == "failed"], "failure"),
         },
+        # labels in words alone have no figures of this kind: null is not 0
+        "counted": bool(table["precision_method"].notna().any()) if "precision_method" in table.columns else True,
         "scores": {
             "all": _score_block(table),
             "alive": _score_block(alive),
@@ -136,6 +138,8 @@ def _comparisons(
     """Paired differences in F1 over alive latents, what is not defined counted as 0 on either side."""
     label = np.nan_to_num(numbers(alive, "f1"))
     rule = np.nan_to_num(numbers(alive, "token_rule_f1"))
+    if "precision_method" in alive.columns and not alive["precision_method"].notna().any():
+        alive, label, rule = alive[:0], label[:0], rule[:0]  # nothing was measured on these latents
     hard = rule < HARD_TOKEN_RULE_F1
     keys = ["source", "latent"] if {"source"} <= set(alive.columns) & set(shuffled.columns) else ["latent"]
     own = alive[keys].assign(

@@ -34,7 +34,9 @@ _GOOD, _BAD, _QUIET = "bold green", "bold red", "dim"
 def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     """The panel of figures."""
     title = Text.assemble("autointerp", (" · run ", _QUIET), plain_line(str(summary["run"].get("run_id", UNDEFINED))))
-    parts: list[RenderableType] = [_what(summary), _status_line(summary["latents"]), Text(), _score_table(summary)]
+    parts: list[RenderableType] = [_what(summary), _status_line(summary["latents"])]
+    if summary.get("counted", True):
+        parts += [Text(), _score_table(summary)]
     if summary.get("judged"):
         parts += [Text(), judges_table(summary["judged"])]
     parts += [Text(), *_findings(summary)]
@@ -55,19 +57,23 @@ def print_best_and_worst(
 
     ``readers`` are the exemplar stores by source. Of latents with the same label text the first one is shown.
     """
+    metric = _ranking_column(table)
     labelled = table[table["status"] == "labelled"].assign(
-        _f1=lambda rows: np.nan_to_num(numbers(rows, "f1")),
-        _low=lambda rows: np.nan_to_num(numbers(rows, "f1_low")),
+        _value=lambda rows: np.nan_to_num(numbers(rows, metric)),
+        _low=lambda rows: np.nan_to_num(numbers(rows, f"{metric}_low" if f"{metric}_low" in rows else metric)),
         _seen=lambda rows: np.nan_to_num(numbers(rows, "num_windows_firing")),
     )
     if labelled.empty:
         return
     best = labelled.sort_values(["_low", "_seen", "latent"], ascending=[False, False, True], kind="stable")
-    worst = labelled.sort_values(["_f1", "_seen", "latent"], ascending=[True, False, True], kind="stable")
+    worst = labelled.sort_values(["_value", "_seen", "latent"], ascending=[True, False, True], kind="stable")
     several = labelled["source"].nunique() > 1
     shown_best = best.drop_duplicates("label").head(count)
     rest = worst[~worst.index.isin(shown_best.index)].drop_duplicates("label").head(count)
-    headings = (("Best labels", "highest lower bound of F1", shown_best), ("Worst labels", "lowest F1", rest))
+    name = "F1" if metric == "f1" else f"{metric.removesuffix('_score')} score"
+    headings = (("Best labels", f"highest lower bound of {name}", shown_best), ("Worst labels", f"lowest {name}", rest))
+    if metric != "f1":
+        headings = (("Best labels", f"highest {name}", shown_best), ("Worst labels", f"lowest {name}", rest))
     for heading, rule, rows in headings:
         if rows.empty:
             continue
@@ -78,7 +84,7 @@ def print_best_and_worst(
             )
         )
         for _, row in rows.iterrows():
-            console.print(_entry(row, readers.get(str(row["source"])), console, exemplars, several))
+            console.print(_entry(row, metric, readers.get(str(row["source"])), console, exemplars, several))
 
 
 def exemplar_lines(
@@ -94,10 +100,20 @@ def exemplar_lines(
     ]
 
 
+def _ranking_column(table: pd.DataFrame) -> str:
+    """F1 where it was counted, else the first judge's score."""
+    judges = [str(name) for name in table.columns if str(name).endswith("_score") and table[name].notna().any()]
+    counted = "f1" in table.columns and table["f1"].notna().any()
+    return "f1" if counted or not judges else judges[0]
+
+
 def _entry(
-    row: pd.Series[Any], reader: ExemplarReader | None, console: Console, exemplars: int, several: bool
+    row: pd.Series[Any], metric: str, reader: ExemplarReader | None, console: Console, exemplars: int, several: bool
 ) -> RenderableType:
-    figures = f"F1 {share_text(known(row['_f1']))} {interval_text(known(row.get('f1_low')), known(row.get('f1_high')))}"
+    between = interval_text(known(row.get(f"{metric}_low")), known(row.get(f"{metric}_high")))
+    figures = (
+        f"{'F1' if metric == 'f1' else metric.removesuffix('_score')} {share_text(known(row.get(metric)))} {between}"
+    )
     where = f"{row['source']}/{row['latent']}" if several else str(row["latent"])
     head = Text.assemble(("  " + plain_line(where).rjust(6), "cyan"), "  ", (figures.ljust(19), "bold"), " ")
     head.append(plain_line(str(row.get("label") or "")), style="bold")

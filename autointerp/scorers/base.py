@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from autointerp.evidence import EvidenceRequest, LatentEvidence
 from autointerp.explanation import Explanation
 from autointerp.llm.asking import NO_LLMS, LLMNeed, LLMs
+from autointerp.planning.planned import PlannedCalls, PlanSizes
 from autointerp.score import Score
 
 
@@ -38,8 +39,15 @@ class Scorer(BaseModel, ABC):
         """Evidence that GPU stages must have written before."""
         return []
 
+    def check(self) -> None:
+        """Look whether what it needs of this machine is there, before a run begins. Errors: InputError's family."""
+
     def llm_needs(self) -> list[LLMNeed]:
         """Endpoints that it asks, and what these must be able to do; checked before anything is spent."""
+        return []
+
+    def planned(self, sizes: PlanSizes) -> list[PlannedCalls]:
+        """Its calls for one label, or one latent, worked out from its fields; none where it asks nobody."""
         return []
 
     @abstractmethod

@@ -15,10 +15,13 @@ from autointerp.judging.questions import Question, judge_questions
 from autointerp.judging.verdicts import Verdicts
 from autointerp.judging.window_judge import WindowJudge
 from autointerp.llm.asking import NO_LLMS, LLMs
+from autointerp.planning.planned import PlannedCalls, PlanSizes
 from autointerp.prompting.prompt import load_prompt
+from autointerp.sampling.all_sides import without_sides
 from autointerp.sampling.firing import sample_firing
+from autointerp.sampling.quantiles import sample_quantiles
 from autointerp.sampling.silent import SilentStrata, allocate, sample_silent, silent_strata, uniform_counts
-from autointerp.sampling.window import Stratum
+from autointerp.sampling.window import ShownWindow, Stratum
 from autointerp.score import Score, ScoreValue
 from sae_core.hashing import seed_for
 
@@ -30,6 +33,8 @@ class DetectionScorer(WindowJudge):
     """Name in the config file."""
     firing: int = Field(default=20, ge=1)
     """Activating windows that are judged, drawn uniformly."""
+    firing_quantiles: int = Field(default=0, ge=0)
+    """Bands of activation from which these are drawn in equal numbers; 0 for a uniform sample."""
     silent: int = Field(default=20, ge=1)
     """Non-activating windows that are judged."""
     silent_selection: Literal["strata", "uniform"] = "strata"
@@ -49,6 +54,10 @@ class DetectionScorer(WindowJudge):
         """The latent's neighbours, where windows are drawn by them."""
         return [LensRequest()] if self.silent_selection == "strata" and self.neighbour_share > 0 else []
 
+    def planned(self, sizes: PlanSizes) -> list[PlannedCalls]:
+        """As many calls as the windows take."""
+        return self._planned("detection", sizes, self.firing + self.silent)
+
     async def score(self, explanation: Explanation | None, evidence: LatentEvidence, llms: LLMs = NO_LLMS) -> Score:
         """Judges one label on the scored side.
 
@@ -58,11 +67,15 @@ class DetectionScorer(WindowJudge):
         if explanation is None or missing is not None:
             assert missing is not None
             return missing
+        if not self.leak_free:
+            evidence = without_sides(evidence)
         side, latent = evidence.scored_side, evidence.latent
         strata = silent_strata(evidence, side)
-        firing = sample_firing(evidence, side, self.firing, self.seed)
+        firing = self._firing(evidence)
         silent = sample_silent(strata, evidence, self._counts(strata, latent), self.seed)
         values: dict[str, ScoreValue] = {"detection_share_skipped": strata.share_skipped}
+        if not self.leak_free:
+            values["detection_leak"] = 1
         if min(len(firing), len(silent)) < self.min_windows:
             found = (
                 f"{len(firing)} activating and {len(silent)} non-activating windows may be judged, "
@@ -87,6 +100,12 @@ class DetectionScorer(WindowJudge):
         values["detection_firing"] = verdicts.num_judged_of(truth=True)
         values["detection_silent"] = verdicts.num_judged_of(truth=False)
         return two_sided_score(self.kind, latent, explanation, verdicts, asked, llm.model, values)
+
+    def _firing(self, evidence: LatentEvidence) -> list[ShownWindow]:
+        side = evidence.scored_side
+        if self.firing_quantiles:
+            return sample_quantiles(evidence, side, self.firing, self.firing_quantiles, self.seed)[0]
+        return sample_firing(evidence, side, self.firing, self.seed)
 
     def _counts(self, strata: SilentStrata, latent: int) -> dict[Stratum, int]:
         if self.silent_selection == "uniform":

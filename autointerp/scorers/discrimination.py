@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
@@ -17,6 +18,15 @@ from autointerp.judging.batching import deal
 from autointerp.judging.choices import Choice, judge_choices, spread
 from autointerp.judging.outcome import accuracy_score, missing_label, too_few
 from autointerp.llm.asking import NO_LLMS, LLMNeed, LLMs
+from autointerp.planning.planned import (
+    HEADING_TOKENS,
+    ITEM_TOKENS,
+    LABEL_KEY_TOKENS,
+    PlannedCalls,
+    PlanSizes,
+    num_calls,
+    planned_calls,
+)
 from autointerp.prompting.prompt import load_prompt
 from autointerp.prompting.quoting import json_text, quote_windows
 from autointerp.sampling.firing import fires_in, sample_firing
@@ -57,6 +67,22 @@ class DiscriminationScorer(Scorer):
     def llm_needs(self) -> list[LLMNeed]:
         """One endpoint."""
         return [LLMNeed(self.endpoint)]
+
+    def planned(self, sizes: PlanSizes) -> list[PlannedCalls]:
+        """As many calls as the questions take."""
+        calls = num_calls(self.items, 1, self.per_call)
+        questions = self.items / calls
+        one = sizes.windows(self.windows, context_tokens=self.context_tokens) + HEADING_TOKENS
+        call = planned_calls(
+            load_prompt("discrimination"),
+            self.kind,
+            self.endpoint,
+            calls=calls,
+            filled=sizes.label_tokens + questions * (_NEIGHBOURS + 1) * one,
+            answer=ITEM_TOKENS * questions + LABEL_KEY_TOKENS,
+            most_answer=6 * math.ceil(questions) + 40,
+        )
+        return [call]
 
     async def score(self, explanation: Explanation | None, evidence: LatentEvidence, llms: LLMs = NO_LLMS) -> Score:
         """Judges one label on the scored side.

@@ -18,8 +18,10 @@ from autointerp.judging.questions import judge_questions
 from autointerp.judging.verdicts import Verdicts
 from autointerp.judging.window_judge import WindowJudge
 from autointerp.llm.asking import NO_LLMS, LLMs
+from autointerp.planning.planned import MARK_TOKENS, PlannedCalls, PlanSizes
 from autointerp.prompting.prompt import load_prompt
-from autointerp.sampling.firing import sample_firing
+from autointerp.sampling.all_sides import without_sides
+from autointerp.sampling.quantiles import sample_quantiles
 from autointerp.sampling.silent import SILENT_STRATA, SilentStrata, sample_silent, silent_strata
 from autointerp.sampling.window import ShownWindow, Stratum
 from autointerp.score import Score, ScoreValue
@@ -33,6 +35,8 @@ class FuzzScorer(WindowJudge):
     """Name in the config file."""
     firing: int = Field(default=20, ge=1)
     """Activating windows with right marks, drawn uniformly; each is paired with a window with wrong ones."""
+    firing_quantiles: int = Field(default=0, ge=0)
+    """Bands of activation from which these are drawn in equal numbers; 0 for a uniform sample."""
     on_firing_share: float = Field(default=0.5, ge=0, le=1)
     """Share of the wrong marks that stand on windows in which the latent fires elsewhere; the others stand on
     non-activating ones."""
@@ -43,6 +47,10 @@ class FuzzScorer(WindowJudge):
         """The latent's neighbours: windows in which they fire are marked wrongly before others are."""
         return [LensRequest()]
 
+    def planned(self, sizes: PlanSizes) -> list[PlannedCalls]:
+        """As many calls as the pairs take."""
+        return self._planned("fuzz", sizes, self.firing, 2, MARK_TOKENS)
+
     async def score(self, explanation: Explanation | None, evidence: LatentEvidence, llms: LLMs = NO_LLMS) -> Score:
         """Judges one label on the scored side.
 
@@ -52,12 +60,16 @@ class FuzzScorer(WindowJudge):
         if explanation is None or missing is not None:
             assert missing is not None
             return missing
+        if not self.leak_free:
+            evidence = without_sides(evidence)
         strata = silent_strata(evidence, evidence.scored_side)
         num_positives, pairs = self.pairs(evidence, strata)
         values: dict[str, ScoreValue] = {
             "fuzz_share_skipped": strata.share_skipped,
             "fuzz_unpaired": num_positives - len(pairs),
         }
+        if not self.leak_free:
+            values["fuzz_leak"] = 1
         if len(pairs) < self.min_windows:
             found = (
                 f"{num_positives} activating windows may be judged and {len(pairs)} of them have a window to be paired "
@@ -84,8 +96,9 @@ class FuzzScorer(WindowJudge):
 
     def pairs(self, evidence: LatentEvidence, strata: SilentStrata) -> tuple[int, list[MarkedPair]]:
         """Activating windows that were drawn, and the pairs that could be made of them, in random order."""
-        sampled = sample_firing(evidence, evidence.scored_side, 3 * self.firing, self.seed)
-        positives, others = sampled[: self.firing], sampled[self.firing :]
+        positives, others = sample_quantiles(
+            evidence, evidence.scored_side, self.firing, self.firing_quantiles, self.seed
+        )
         # as many of each as there are positives, so that marks find a window that is long enough
         counts = dict.fromkeys(SILENT_STRATA, len(positives))
         silent = _hardest_first(sample_silent(strata, evidence, counts, self.seed))

@@ -49,6 +49,11 @@ class InterventionScorer(Scorer):
     """Random directions that steering is compared with."""
 
     @property
+    def headline(self) -> str:
+        """The effect of ablation."""
+        return "causal_effect"
+
+    @property
     def judges_explanation(self) -> bool:
         """False: what a latent does is measured whatever its label says."""
         return False

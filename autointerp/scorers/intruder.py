@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -14,6 +15,15 @@ from autointerp.judging.batching import deal
 from autointerp.judging.choices import Choice, judge_choices, spread
 from autointerp.judging.outcome import accuracy_score, too_few
 from autointerp.llm.asking import NO_LLMS, LLMNeed, LLMs
+from autointerp.planning.planned import (
+    HEADING_TOKENS,
+    ITEM_TOKENS,
+    LABEL_KEY_TOKENS,
+    PlannedCalls,
+    PlanSizes,
+    num_calls,
+    planned_calls,
+)
 from autointerp.prompting.prompt import load_prompt
 from autointerp.prompting.quoting import quote_windows
 from autointerp.sampling.firing import sample_firing
@@ -52,6 +62,22 @@ class IntruderScorer(Scorer):
     def llm_needs(self) -> list[LLMNeed]:
         """One endpoint."""
         return [LLMNeed(self.endpoint)]
+
+    def planned(self, sizes: PlanSizes) -> list[PlannedCalls]:
+        """As many calls as the sets take."""
+        calls = num_calls(self.items, 1, self.per_call)
+        sets = self.items / calls
+        each = sizes.windows(_FIRING + 1, context_tokens=self.context_tokens) + HEADING_TOKENS
+        call = planned_calls(
+            load_prompt("intruder"),
+            self.kind,
+            self.endpoint,
+            calls=calls,
+            filled=sets * each,
+            answer=ITEM_TOKENS * sets + LABEL_KEY_TOKENS,
+            most_answer=6 * math.ceil(sets) + 40,
+        )
+        return [call]
 
     async def score(self, explanation: Explanation | None, evidence: LatentEvidence, llms: LLMs = NO_LLMS) -> Score:
         """Judges the latent on the scored side. Failures: ``dead``, ``too_few_windows``, or the judge's own."""

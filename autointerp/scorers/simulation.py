@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +21,23 @@ from pydantic import Field
 from autointerp.evidence import LatentEvidence
 from autointerp.explanation import Explanation
 from autointerp.failure import Failure
-from autointerp.judging.batching import Asked, ask_all
+from autointerp.judging.batching import Asked, ask_all, deal
 from autointerp.judging.natural_judge import NaturalJudge, unjudged
 from autointerp.judging.outcome import missing_label
 from autointerp.llm.answers import read_json
 from autointerp.llm.asking import LLM, NO_LLMS, BadAnswer, LLMNeed, LLMs
 from autointerp.llm.prompt_tokens import ends_with, holders
 from autointerp.llm.protocol import Capability, Completion, CompletionRequest, TokenLogprob
+from autointerp.planning.planned import (
+    BLOCK_TOKENS,
+    ITEM_TOKENS,
+    LABEL_KEY_TOKENS,
+    LINE_TOKENS,
+    PlannedCalls,
+    PlanSizes,
+    num_calls,
+    planned_calls,
+)
 from autointerp.prompting.prompt import load_prompt
 from autointerp.prompting.quoting import json_text, quote_lists
 from autointerp.sampling.natural import NaturalSample
@@ -40,6 +50,8 @@ from sae_core.token_text import TokenText
 Floats = NDArray[np.float64]
 ALTERNATIVES = 20
 """Alternatives asked for each prompt token: the most that servers give by default."""
+_TOKENS_OF_A_LINE = 1.5
+"""Prompt tokens of a line's signs beside its token, about."""
 HIGHEST = 10
 """Top of the scale."""
 
@@ -78,6 +90,29 @@ class SimulationScorer(NaturalJudge):
             )
         ]
 
+    def planned(self, sizes: PlanSizes) -> list[PlannedCalls]:
+        """A call a window, or a call for several as JSON."""
+        windows = self.firing + self.silent
+        if self.variant == "logprobs":
+            lines = sizes.window_tokens + _TOKENS_OF_A_LINE * sizes.window_length
+            prompt, filled = load_prompt("simulation"), sizes.label_tokens + lines
+            return [
+                planned_calls(prompt, self.kind, self.endpoint, calls=windows, filled=filled, answer=0, most_answer=1)
+            ]
+        calls = num_calls(windows, 1, self.per_call)
+        each = windows / calls
+        of_window = sizes.window_tokens + sizes.window_length + 2 * LINE_TOKENS
+        call = planned_calls(
+            load_prompt("simulation_json"),
+            self.kind,
+            self.endpoint,
+            calls=calls,
+            filled=sizes.label_tokens + BLOCK_TOKENS + each * of_window,
+            answer=each * (ITEM_TOKENS * sizes.window_length + LABEL_KEY_TOKENS),
+            most_answer=math.ceil(each) * (5 * sizes.window_length + 20) + 40,
+        )
+        return [call]
+
     async def score(self, explanation: Explanation | None, evidence: LatentEvidence, llms: LLMs = NO_LLMS) -> Score:
         """Simulates one label on the scored side.
 
@@ -93,8 +128,14 @@ class SimulationScorer(NaturalJudge):
         if (short := self.shortage(sample, explanation, evidence, least_silent)) is not None:
             return short
         llm, pieces = llms.of(self.endpoint, self.kind), evidence.store.pieces
-        simulate = _by_logprobs if self.variant == "logprobs" else _as_json
-        found, asked = await simulate(llm, explanation.text, sample.windows, pieces, self.per_call)
+        found: list[Simulated | Failure]
+        asked: Asked[Any]
+        if self.variant == "logprobs":
+            found, asked = await _by_logprobs(llm, explanation.text, sample.windows, pieces)
+        else:
+            rng = np.random.default_rng(seed_for(self.seed, "simulation calls", evidence.latent))
+            calls = deal([[window] for window in sample.windows], self.per_call, rng)
+            found, asked = await _as_json(llm, explanation.text, sample.windows, pieces, calls)
         judged = [(w, one) for w, one in zip(sample.windows, found, strict=True) if isinstance(one, Simulated)]
         windows = [window for window, _ in judged]
         values = self.counted(sample, windows) | self.spent(asked, llm.model)
@@ -127,7 +168,7 @@ class SimulationScorer(NaturalJudge):
         _, of_document = np.unique(document, return_inverse=True)
 
         def summed(values: Floats) -> Floats:
-            return np.bincount(of_document, weights=weight * values)
+            return np.bincount(of_document, weights=weight * values).astype(np.float64)
 
         correlation = document_correlation(
             summed(np.ones_like(true)),
@@ -158,7 +199,7 @@ def _one_minus(weight: Floats, error: Floats, size: Floats) -> float | None:
 
 
 async def _by_logprobs(
-    llm: LLM, label: str, windows: Sequence[ShownWindow], pieces: TokenText, per_call: int
+    llm: LLM, label: str, windows: Sequence[ShownWindow], pieces: TokenText
 ) -> tuple[list[Simulated | Failure], Asked[Simulated]]:
     """One call a window: what stands in a later window must not change what is expected of an earlier one."""
     prompt = load_prompt("simulation")
@@ -203,11 +244,10 @@ def _expected_digit(entry: TokenLogprob, number: int) -> tuple[float, float]:
 
 
 async def _as_json(
-    llm: LLM, label: str, windows: Sequence[ShownWindow], pieces: TokenText, per_call: int
+    llm: LLM, label: str, windows: Sequence[ShownWindow], pieces: TokenText, calls: Sequence[Sequence[ShownWindow]]
 ) -> tuple[list[Simulated | Failure], Asked[list[Simulated]]]:
-    """Several windows a call; a call that fails takes its windows with it."""
+    """Several of ``windows`` a call, as ``calls`` deals them; a call that fails takes its windows with it."""
     prompt = load_prompt("simulation_json")
-    calls = [windows[start :: -(-len(windows) // per_call)] for start in range(-(-len(windows) // per_call))]
     requests = []
     for call in calls:
         lists = {f"w{n}": pieces.pieces(int(i) for i in window.token_ids) for n, window in enumerate(call, start=1)}

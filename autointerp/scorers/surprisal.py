@@ -16,6 +16,7 @@ from autointerp.judging.outcome import missing_label
 from autointerp.llm.asking import NO_LLMS, BadAnswer, LLMNeed, LLMs
 from autointerp.llm.prompt_tokens import holders
 from autointerp.llm.protocol import Capability, Completion, CompletionRequest
+from autointerp.planning.planned import PlannedCalls, PlanSizes, planned_calls, text_tokens
 from autointerp.prompting.prompt import load_prompt
 from autointerp.prompting.quoting import json_text, window_text
 from autointerp.score import Score
@@ -43,6 +44,19 @@ class SurprisalScorer(NaturalJudge):
         """One endpoint with prompt log-probabilities."""
         alternative = 'leave the scorer "surprisal" out, or give it an endpoint of a vLLM server'
         return [LLMNeed(self.endpoint, frozenset({Capability.PROMPT_LOGPROBS}), alternative)]
+
+    def planned(self, sizes: PlanSizes) -> list[PlannedCalls]:
+        """Two calls a window."""
+        call = planned_calls(
+            load_prompt("surprisal"),
+            self.kind,
+            self.endpoint,
+            calls=2 * (self.firing + self.silent),
+            filled=(sizes.label_tokens + text_tokens(self.neutral)) / 2 + sizes.window_tokens,
+            answer=0,
+            most_answer=1,
+        )
+        return [call]
 
     async def score(self, explanation: Explanation | None, evidence: LatentEvidence, llms: LLMs = NO_LLMS) -> Score:
         """Ranks windows of the scored side by what the label gains; two calls a window, of which the neutral one is the same

@@ -73,8 +73,17 @@ def main(folder: Path) -> None:
         eos_token_id=tokens.eos_token_id,
     )
     model = LlamaForCausalLM(config)
-    with torch.no_grad():  # weights of the usual size make all tokens about as likely; so it prefers some, as models do
+    digits = [tokens.convert_tokens_to_ids(digit) for digit in "0123456789"]
+    with torch.no_grad():
+        # weights of the usual size make all tokens about as likely; so it prefers some, as models do
         model.lm_head.weight.mul_(8)
+        # and looks at some tokens more than at others, so that what comes next depends on what stands before
+        for layer in model.model.layers:
+            layer.self_attn.q_proj.weight.mul_(6)
+            layer.self_attn.k_proj.weight.mul_(6)
+        # one direction that every token has and that speaks for digits: who asks for numbers gets some
+        model.model.embed_tokens.weight[:, 0] = 0.1
+        model.lm_head.weight[digits, 0] = 2.0
     model.save_pretrained(folder)
     tokens.save_pretrained(folder)
     print(f"{folder}: {sum(p.numel() for p in model.parameters()):,} parameters, {len(tokens)} tokens")

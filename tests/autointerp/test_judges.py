@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import re
@@ -20,10 +21,12 @@ from autointerp.evidence import LatentEvidence, LensRequest
 from autointerp.explanation import Explanation
 from autointerp.failure import Failure, FailureKind
 from autointerp.judging import Verdict, Verdicts, auroc, deal
+from autointerp.judging.marking import mark_pairs, right_marks
 from autointerp.llm.asking import AskFailed
 from autointerp.llm.protocol import Capability, Completion, CompletionRequest, TokenLogprob, Usage
 from autointerp.llm.scripted import ScriptedLLMs
-from autointerp.sampling import Stratum
+from autointerp.prompting import load_prompt
+from autointerp.sampling import ShownWindow, Stratum, sample_firing, silent_strata
 from autointerp.score import Score
 from autointerp.scorers.detection import DetectionScorer
 from autointerp.scorers.discrimination import DiscriminationScorer
@@ -205,8 +208,6 @@ def test_fuzz_tells_a_reader_of_marks_from_one_that_reads_the_window_only(eviden
 
 
 def test_half_of_the_wrong_marks_stand_on_firing_windows_of_other_documents(evidence: LatentEvidence) -> None:
-    from autointerp.sampling import silent_strata
-
     _, pairs = FuzzScorer().pairs(evidence, silent_strata(evidence, Side.SCORE))
     assert sum(pair.wrong.window.fires for pair in pairs) == 10
     for right, wrong in pairs:
@@ -219,16 +220,51 @@ def test_half_of_the_wrong_marks_stand_on_firing_windows_of_other_documents(evid
     assert not {pair.wrong.window.place for pair in pairs} & {pair.right.window.place for pair in pairs}
 
 
+@pytest.mark.parametrize("kind", ["detection", "fuzz"])
+def test_the_place_in_a_call_tells_nothing(evidence: LatentEvidence, kind: str) -> None:
+    """Rules that answer by the ordinal of the window alone, learnt on half of many calls and tried on the others."""
+    yes = np.zeros((2, 20))
+    for seed in range(60):
+        scorer = DetectionScorer(seed=seed) if kind == "detection" else FuzzScorer(seed=seed)
+        llms = ScriptedLLMs(says(lambda _: True))
+        score_of(scorer, evidence, llms)
+        right = MEANING[0] if kind == "detection" else (lambda text: re.search(r"\( *<< self>>", text) is not None)
+        for request in llms.asked:
+            yes[seed % 2] += [right(text) for text in texts_of(asked_text(request))]
+    learnt = yes[0] > 30
+    accuracy = np.where(learnt, yes[1], 60 - yes[1]).sum() / (20 * 60)
+    assert abs(accuracy - 0.5) < 0.05
+
+
+def window_of(document: int, activations: list[float]) -> ShownWindow:
+    ids = np.arange(1, len(activations) + 1, dtype=np.int32)
+    stratum = Stratum.FIRING if any(activations) else Stratum.BULK
+    return ShownWindow(ids, np.array(activations, np.float32), ids[:0], document, document, 0, stratum)
+
+
+def test_wrong_marks_stand_in_other_documents() -> None:
+    first, second = window_of(1, [1, 0, 0]), replace(window_of(1, [0, 1, 0]), position=16)
+    other = window_of(2, [0, 0, 1])
+    rng = np.random.default_rng(0)
+    assert mark_pairs([first], [second], [], 1.0, 8, rng) == []
+    (pair,) = mark_pairs([first], [second, other], [], 1.0, 8, rng)
+    assert pair.wrong.window is other
+    # a window that is too short for the mark, or fires at it, does not do; one of another length is better than none
+    late, longer = window_of(3, [0, 0, 1]), window_of(5, [1, 0, 0, 0])
+    (pair,) = mark_pairs([late], [window_of(4, [1, 0]), other, longer], [], 1.0, 8, rng)
+    assert pair.wrong.window is longer
+    # where one kind is not there, the other is taken
+    silent = window_of(6, [0, 0, 0])
+    assert [p.wrong.window for p in mark_pairs([first], [], [silent], 1.0, 8, rng)] == [silent]
+    assert [p.wrong.window for p in mark_pairs([first], [other], [], 0.0, 8, rng)] == [other]
+
+
 def test_strongest_marks_only(store: HandStore) -> None:
     dense = LatentEvidence(4, store)
-    strata_evidence = replace(dense, latent=4)
-    score = run(FuzzScorer().score(EXPLANATION, strata_evidence, ScriptedLLMs(says(lambda _: True))))
+    score = run(FuzzScorer().score(EXPLANATION, dense, ScriptedLLMs(says(lambda _: True))))
     assert score.failure is not None
     assert score.failure.kind is FailureKind.TOO_FEW_WINDOWS
     assert "20 activating windows may be judged and 0 of them" in score.failure.message
-    from autointerp.judging.marking import right_marks
-    from autointerp.sampling import sample_firing
-
     window = sample_firing(dense, Side.SCORE, 1, 0)[0]
     window = replace(window, activations=np.array([0, 3, -5, 1, 0.5], np.float32))
     assert right_marks(window, 2) == {1, 2}
@@ -364,8 +400,6 @@ def test_shares_of_silent_windows(evidence: LatentEvidence) -> None:
     assert strata(DetectionScorer(silent=10, neighbour_share=0.0)) == {Stratum.TOKEN: 2, Stratum.BULK: 8}
     uniform = strata(DetectionScorer(silent=200, silent_selection="uniform", per_call=50))
     assert sum(uniform.values()) == 200
-    from autointerp.sampling import silent_strata
-
     weights = silent_strata(evidence, Side.SCORE).weights
     for stratum, count in uniform.items():
         assert abs(count - 200 * weights[stratum]) < 30
@@ -510,8 +544,6 @@ def test_a_label_is_data(evidence: LatentEvidence) -> None:
 
 
 def test_the_calls_of_a_latent_go_out_together(evidence: LatentEvidence) -> None:
-    import asyncio
-
     class Slow(ScriptedLLMs):
         under_way = most = 0
 
@@ -534,10 +566,8 @@ def test_the_calls_of_a_latent_go_out_together(evidence: LatentEvidence) -> None
     assert llms.most == 10
 
 
-def test_tokens_of_a_latent_stay_within_the_plan() -> None:
+def test_static_text_is_short() -> None:
     """Characters of the text that stands in every call, at four a token: at most 200 tokens each."""
-    from autointerp.prompting import load_prompt
-
     for name in ("detection", "fuzz", "intruder", "discrimination"):
         prompt = load_prompt(name)
         static = prompt.system + "".join(shot.user + shot.answer for shot in prompt.shots)

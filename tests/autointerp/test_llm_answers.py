@@ -64,7 +64,7 @@ def test_json_after_the_schema_is_read(text: str) -> None:
         ('{"matches": [0, 1, 2]}', "the answer's matches[2] is 2; give one of [0, 1]"),
         ('{"matches": [0, 1, true]}', "matches[2]"),
         ('{"matches": [0, 1, null]}', "matches[2]"),
-        ('{"matches": "011"}', "the answer's matches is \"011\"; give a value of type array"),
+        ('{"matches": "011"}', 'the answer\'s matches is "011"; give a value of type array'),
         ('{"match": [0, 1, 1]}', '"match'),
         ("[0, 1, 1]", "the answer is [0, 1, 1]; give a value of type object"),
         ('{"matches": [0, 1, 1], "why": ""}', 'the unknown key "why"; known are "matches"'),

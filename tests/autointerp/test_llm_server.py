@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from autointerp.llm.protocol import Capability
 from autointerp.llm.server import (
     FAULTS,
     Call,
@@ -220,6 +221,8 @@ def test_prompt_logprobs_come_in_both_shapes_and_say_the_same() -> None:
         echoed = json.loads(exchange(server, echo, "/v1/completions").body)["choices"][0]
         asked = {"model": "test", "prompt": prompt, "prompt_logprobs": 2, "max_tokens": 1}
         by_id = json.loads(exchange(server, asked, "/v1/completions").body)["choices"][0]
+        # what is listed is counted, one character a token
+        assert [(call.prompt_tokens, call.completion_tokens) for call in server.calls] == [(len(prompt), 1)] * 2
     assert echoed["text"] == prompt + "!"
     lists = echoed["logprobs"]
     assert "".join(lists["tokens"]) == prompt + "!"
@@ -252,6 +255,10 @@ def test_a_server_without_a_capability_ignores_the_parameter_in_silence() -> Non
         scored = {"model": "test", "prompt": "x", "echo": True, "logprobs": 1, "prompt_logprobs": 1}
         choice = json.loads(exchange(unable, scored, "/v1/completions").body)["choices"][0]
         assert (choice["text"], choice["logprobs"], choice.get("prompt_logprobs")) == ("hello", None, None)
+    with RunningServer(capabilities=[Capability.PROMPT_LOGPROBS]) as able:
+        assert json.loads(exchange(able, chat(logprobs=True)).body)["choices"][0]["logprobs"] is None
+        choice = json.loads(exchange(able, scored, "/v1/completions").body)["choices"][0]
+        assert choice["logprobs"]["tokens"][0] == "x"
 
 
 def test_the_prefix_cache_holds_whole_blocks_of_sixteen_tokens() -> None:

@@ -361,8 +361,7 @@ def test_an_answer_to_a_plain_text_has_log_probabilities_too() -> None:
 def read_or_refused(body: str, request: CompletionRequest) -> None:
     try:
         found = read_reply(body, request)
-    except InvalidReply as error:
-        assert str(error)
+    except InvalidReply:
         return
     # what came through can be stored: no half characters, no NUL, no NaN
     text = found.model_dump_json()

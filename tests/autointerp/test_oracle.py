@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -13,14 +13,17 @@ from autointerp.evidence import LatentEvidence
 from autointerp.explainers.max_activating import MaxActivatingExplainer
 from autointerp.explanation import Explanation
 from autointerp.llm.endpoints.request_body import request_body
-from autointerp.llm.protocol import Capability, Completion, CompletionRequest, TokenLogprob
+from autointerp.llm.protocol import Capability, Completion, CompletionRequest
 from autointerp.llm.scripted import ScriptedLLMs
 from autointerp.llm.server.api import API, CHAT
+from autointerp.llm.validation import read_reply
 from autointerp.prompting.prompt import load_prompt
 from autointerp.prompting.quoting import quote_lines, quote_windows, window_text
 from autointerp.sampling.window import Stratum, of_exemplar, of_pool
 from autointerp.scorers.detection import DetectionScorer
 from autointerp.scorers.fuzz import FuzzScorer
+from autointerp.scorers.simulation import SimulationScorer
+from autointerp.scorers.surprisal import SurprisalScorer
 from sae_core.attachment import attach
 from sae_core.exemplar_store import ExemplarStore
 from sae_core.extraction import extract
@@ -69,20 +72,9 @@ def asked_of(oracle: Oracle, capabilities: frozenset[Capability] = frozenset(Cap
     api = API(oracle, capabilities=capabilities)
 
     def answer(request: CompletionRequest) -> Completion:
-        _, body = request_body(request, "test", bound=True)
-        choice = api.reply(CHAT, json.loads(json.dumps(body))).body["choices"][0]
-        tokens = (choice["logprobs"] or {}).get("content", [])
-        logprobs = [
-            TokenLogprob(
-                token=t["token"],
-                logprob=t["logprob"],
-                top={entry["token"]: entry["logprob"] for entry in t["top_logprobs"]},
-            )
-            for t in tokens
-        ]
-        return Completion(
-            text=choice["message"]["content"], finish_reason="stop", model="oracle", logprobs=tuple(logprobs)
-        )
+        route, body = request_body(request, "test", bound=True)
+        reply = api.reply(f"/v1{route}", json.loads(json.dumps(body))).body
+        return read_reply(json.dumps(reply), request)
 
     return ScriptedLLMs(answer, capabilities)
 
@@ -224,6 +216,33 @@ def test_it_finds_the_intruder_and_the_set_that_a_label_fits(store: ExemplarStor
     values = {"label": json.dumps(SENTENCES[4]), "questions": "\n".join(questions), "count": 2}
     _, body = request_body(load_prompt("discrimination").request(values), "test", bound=True)
     assert json.loads(oracle.answer(body).text) == {"sets": [3, 1]}
+
+
+@pytest.mark.parametrize("variant", ["logprobs", "json"])
+def test_it_simulates_the_activations_that_a_label_means(
+    store: ExemplarStore, text: PlantedText, variant: Literal["logprobs", "json"]
+) -> None:
+    llms = asked_of(Oracle(text))
+    for latent in (0, 2, 9):
+        scorer = SimulationScorer(variant=variant)
+        score = asyncio.run(scorer.score(label_of(latent), LatentEvidence(latent, store), llms))
+        assert score.failure is None, score.failure
+        # the JSON variant rounds 1.0, 1.1, ... of 1.9 to tenths
+        assert float(score.values["simulation_score"] or 0) > (0.9999 if variant == "logprobs" else 0.99)
+    wrong = label_of(6).model_copy(update={"latent": 5})
+    score = asyncio.run(SimulationScorer(variant=variant).score(wrong, LatentEvidence(5, store), llms))
+    assert float(score.values["simulation_score"] or 0) < 0.3
+
+
+def test_it_finds_texts_likelier_that_a_description_fits(store: ExemplarStore, text: PlantedText) -> None:
+    llms = asked_of(Oracle(text))
+    for latent in (0, 1, 5, 9):
+        score = asyncio.run(SurprisalScorer().score(label_of(latent), LatentEvidence(latent, store), llms))
+        assert score.failure is None, score.failure
+        assert score.values["surprisal_score"] == 1.0
+    wrong = label_of(6).model_copy(update={"latent": 5})
+    score = asyncio.run(SurprisalScorer().score(wrong, LatentEvidence(5, store), llms))
+    assert float(score.values["surprisal_score"] or 0) < 0.8
 
 
 def test_a_server_without_schemas_gets_the_same_answers(text: PlantedText) -> None:

@@ -231,5 +231,14 @@ def test_the_tables_are_valid_for_postgresql_too() -> None:
 
     for table in Base.metadata.sorted_tables:
         text = str(CreateTable(table).compile(dialect=postgresql.dialect()))
-        assert "CHECK" in text or table.name in ("source", "score", "choice", "verdict", "control_row", "artefact", "llm_budget", "llm_reservation")
+        assert "CHECK" in text or table.name in (
+            "source",
+            "score",
+            "choice",
+            "verdict",
+            "control_row",
+            "artefact",
+            "llm_budget",
+            "llm_reservation",
+        )
         assert max(map(len, (c.name or "" for c in table.constraints))) <= 63, "PostgreSQL cuts longer names"  # type: ignore[type-var]

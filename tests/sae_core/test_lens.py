@@ -99,7 +99,9 @@ def test_against_brute_force(family: str, block: int) -> None:
     assert found.promoted.dtype == np.int32
 
 
-@pytest.mark.parametrize("places", [("layers.2", "layers.0"), ("layers.0", "layers.2"), ("embed_tokens", "layers.2.mlp")])
+@pytest.mark.parametrize(
+    "places", [("layers.2", "layers.0"), ("layers.0", "layers.2"), ("embed_tokens", "layers.2.mlp")]
+)
 def test_of_several_places_the_one_nearest_the_unembedding_is_read(places: tuple[str, str]) -> None:
     tiny = tiny_family("llama")
     on_tiny = attach(tiny, coder_on(places))

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, field_validator
 
-from autointerp.llm.call_errors import CallError, Transient
+from autointerp.llm.call_errors import Transient
 from autointerp.llm.endpoints.base import Endpoint
 from autointerp.llm.endpoints.request_body import PromptLogprobs, TokenLimit, request_body
 from autointerp.llm.protocol import CompletionRequest, LLMClient
@@ -170,8 +170,6 @@ class OpenAIClient:
                     response = await self._client.post(route, cast_to=httpx2.Response, body=whole)
         except TimeoutError:
             raise Transient(f"no complete reply in {deadline_s:g} s", timed_out=True, maybe_paid=True) from None
-        except CallError:
-            raise
         except (openai.OpenAIError, httpx2.HTTPError, httpx2.InvalidURL) as error:
             # the transport raises CallErrors; these are for what the client may do around it
             raise Transient(f"the client could not send ({type(error).__name__})", maybe_paid=True) from None

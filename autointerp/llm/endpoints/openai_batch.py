@@ -94,8 +94,9 @@ class OpenAIBatchEndpoint(OpenAIEndpoint):
 
     def _client(self, journal: BatchJournal, folder: Path | None) -> LLMClient:
         # late: importing the openai client takes most of a second, which a run without LLMs need not wait for
-        from autointerp.llm.batch_client import BatchClient, BatchSettings
+        from autointerp.llm.batch_client import BatchClient
         from autointerp.llm.batch_provider import BatchProvider
+        from autointerp.llm.batch_travel import BatchSettings
 
         key = self.key()
         provider = BatchProvider(

@@ -90,8 +90,10 @@ class API:
         replies = [self._cut(self.answerer.answer(seen), most, seen.get("stop")) for _ in range(n or 1)]
         make = self._chat_choice if path == CHAT else self._plain_choice
         choices = [make(index, reply, seen, text) for index, reply in enumerate(replies)]
-        written = sum(self.counter.count(reply.text) for reply in replies)
-        return self._answered(path, str(request["model"]), choices, prompt, written)
+        listed, prompt_listed = _lists_tokens(seen), path == PLAIN and _lists_prompt(seen)
+        written = sum(len(self.counter.pieces(r.text)) if listed else self.counter.count(r.text) for r in replies)
+        read = len(self.counter.pieces(text)) if prompt_listed else prompt.num_tokens
+        return self._answered(path, str(request["model"]), choices, prompt, read, written)
 
     def _as_far_as_able(self, request: dict[str, Any]) -> dict[str, Any]:
         """The request without what the server cannot do."""
@@ -102,6 +104,8 @@ class API:
             Capability.SEED: ("seed",),
         }
         gone = {name for able, names in lacking.items() if able not in self.capabilities for name in names}
+        if request.get("echo") and Capability.PROMPT_LOGPROBS in self.capabilities:
+            gone.discard("logprobs")  # an echo's are those of the prompt
         return {name: value for name, value in request.items() if name not in gone}
 
     def _prompt(self, path: str, request: dict[str, Any]) -> str:
@@ -127,7 +131,7 @@ class API:
 
     def _chat_choice(self, index: int, reply: Reply, request: dict[str, Any], prompt: str) -> dict[str, Any]:
         logprobs = None
-        if request.get("logprobs"):
+        if _lists_tokens(request):
             most = min(int(request.get("top_logprobs") or 0), self.most_logprobs)
             entries = []
             for piece, odds in self._tokens(reply):
@@ -149,9 +153,8 @@ class API:
             "logprobs": None,
             "finish_reason": reply.finish_reason,
         }
-        asked = request.get("logprobs")
-        if asked is not None and asked is not False:
-            most = min(int(asked), self.most_logprobs)
+        if _lists_tokens(request):
+            most = min(int(request["logprobs"]), self.most_logprobs)
             tokens: list[tuple[str, TokenOdds | None]] = list(self._prompt_tokens(prompt)) if echo else []
             choice["logprobs"] = _token_lists([*tokens, *self._tokens(reply)], most)
         asked = request.get("prompt_logprobs")
@@ -181,7 +184,7 @@ class API:
         return zip(pieces, [None, *odds[1:]], strict=True)
 
     def _answered(
-        self, path: str, model: str, choices: list[dict[str, Any]], prompt: Counted, written: int
+        self, path: str, model: str, choices: list[dict[str, Any]], prompt: Counted, read: int, written: int
     ) -> Answered:
         cached = self.cache.cached_tokens(prompt)
         self._replies += 1
@@ -192,13 +195,24 @@ class API:
             "model": model,
             "choices": choices,
             "usage": {
-                "prompt_tokens": prompt.num_tokens,
+                "prompt_tokens": read,
                 "completion_tokens": written,
-                "total_tokens": prompt.num_tokens + written,
+                "total_tokens": read + written,
                 "prompt_tokens_details": {"cached_tokens": cached},
             },
         }
-        return Answered(body, prompt.num_tokens, cached, written)
+        return Answered(body, read, cached, written)
+
+
+def _lists_tokens(request: dict[str, Any]) -> bool:
+    """Whether the reply is to list the answer's tokens (0 alternatives, in completions, lists them too)."""
+    asked = request.get("logprobs")
+    return asked is not None and asked is not False
+
+
+def _lists_prompt(request: dict[str, Any]) -> bool:
+    """Whether the reply is to list the prompt's tokens."""
+    return request.get("prompt_logprobs") is not None or (bool(request.get("echo")) and _lists_tokens(request))
 
 
 def _entry(text: str, logprob: float) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 The rule: with a ``tokenizer.json``, the number of ids that it gives without special tokens; without one, the UTF-8 bytes over 4,
 rounded up. A conversation is counted as it is rendered: for each message ``<|role|>``, a newline, its text and a newline, and in the
-end ``<|assistant|>`` and a newline. A JSON schema is not counted: servers keep to it while they sample.
+end ``<|assistant|>`` and a newline. A JSON schema is not counted: servers keep to it while they sample. Where a reply lists tokens
+with their log-probabilities, those are counted; without a tokenizer each of them is one character.
 """
 
 from __future__ import annotations
@@ -88,11 +89,11 @@ class PrefixCache:
 
     def cached_tokens(self, prompt: Counted) -> int:
         """Tokens of the longest common prefix with any earlier prompt, in whole blocks; the last token is always fresh."""
-        cached, chain, going = 0, 0, True
+        cached = chain = 0
         for block in prompt.blocks:
+            # the hash of all blocks up to this one, so that one that was seen has had all before it seen too
             chain = hash((chain, block))
-            going = going and chain in self._seen
-            cached += going
+            cached += chain in self._seen
             self._seen.add(chain)
         most = max(prompt.num_tokens - 1, 0) // BLOCK_TOKENS
         return min(cached, most) * BLOCK_TOKENS

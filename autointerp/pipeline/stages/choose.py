@@ -44,10 +44,10 @@ class Choose(Stage):
             texts = [e for e in explanations.get(evidence.latent, []) if e.side == "input" and e.failure is None]
             if len(texts) < 2:
                 return []  # nothing to choose between
-            return await score_latent([scorer], texts, replace(evidence, scored_side=Side.CHOOSE), llms)
+            return await score_latent([scorer], texts, evidence, llms)
 
         asks = bool(scorer.llm_needs())
-        evidence = chunk_evidence(context, spec, causal=False)
+        evidence = (replace(e, scored_side=Side.CHOOSE) for e in chunk_evidence(context, spec, causal=False))
         scores = over_latents(context, spec.source, evidence, work, progress, asks=asks)
         rows: list[Base] = [choice_row(context.run_id, spec.source, score) for score in scores]
         return ChunkResult(rows)

@@ -32,10 +32,11 @@ class Label(Stage):
 
     def run(self, context: RunContext, spec: ChunkSpec, progress: Progress) -> ChunkResult:
         latents = decode_latents(spec)
+        order = [explainer.kind for explainer in context.explainers]
         candidates: dict[int, list[Explanation]] = {latent: [] for latent in latents}
         for explanation in context.store.explanations(context.run_id, spec.source, latents):
-            candidates[explanation.latent].append(explanation)
-        order = [explainer.kind for explainer in context.explainers]
+            if explanation.explainer in order:  # a person's text is laid over the label as a review
+                candidates[explanation.latent].append(explanation)
         choices = _choices(context, spec.source, latents)
         poisoned = any(
             (chunk.stage, chunk.source, chunk.ordinal) == ("explain", spec.source, spec.ordinal)

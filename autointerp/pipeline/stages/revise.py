@@ -47,11 +47,11 @@ class TryTexts(Stage):
         from sae_core.text_trial import try_texts
 
         drafts = load_drafts(context.folder.drafts(spec.source, self.number - 1, spec.ordinal))
-        texts = {
-            draft.latent: [(self.number, str(test["text"])) for test in draft.payload.get("tests", ())]
-            for draft in drafts
-            if draft.failure is None
-        }
+        texts: dict[int, list[tuple[int, str]]] = {}
+        for draft in drafts:
+            if draft.failure is None:
+                proposed = [(self.number, str(test["text"])) for test in draft.payload.get("tests", ())]
+                texts.setdefault(draft.latent, []).extend(proposed)
         tried = try_texts(context.subject, context.attached(spec.source), texts)
         path = context.folder.tried(spec.source, self.number, spec.ordinal)
         path.parent.mkdir(parents=True, exist_ok=True)
