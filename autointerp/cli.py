@@ -186,7 +186,7 @@ def review(
     store: Annotated[str | None, typer.Option(help="Store in which to look for a run id.")] = None,
 ) -> None:
     """Say what a person thinks of a label: accept, reject or edit it."""
-    from autointerp.review import review_latent
+    from autointerp.review.reviewing import review_latent
     from sae_core.errors import ConfigError
 
     if accept + reject + (edit is not None) != 1:

@@ -21,8 +21,9 @@ from autointerp.llm.protocol import CompletionRequest
 from autointerp.llm.scripted import ScriptedLLMs
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.folder import RunFolder
-from autointerp.review import Review, effective, effective_labels, record_review, review_latent, reviews, seen_windows
+from autointerp.review import Review, effective, effective_labels, record_review, reviews, seen_windows
 from autointerp.review.recording import human_explainer
+from autointerp.review.reviewing import review_latent
 from autointerp.store import LabelStore, open_store
 from autointerp.store.models import LabelRow, Run, VerdictRow
 from autointerp.store.opening import sqlite_url
