@@ -59,8 +59,8 @@ def _checked(text: str | None) -> None:
         raise AssertionError(f"the server answered {text!r}")
 
 
-async def _rounds(call: Call, concurrency: int) -> None:
-    """Do what the input asks until it ends."""
+async def _rounds(call: Call, concurrency: int, callers: int | None = None) -> None:
+    """Do what the input asks until it ends, by ``callers`` at once (as many as ``concurrency`` unless said)."""
     number = 0
 
     async def together(count: int) -> None:
@@ -73,7 +73,7 @@ async def _rounds(call: Call, concurrency: int) -> None:
                 number += 1
                 await call(number - 1)
 
-        await asyncio.gather(*(worker() for _ in range(concurrency)))
+        await asyncio.gather(*(worker() for _ in range(callers or concurrency)))
 
     while line := await asyncio.to_thread(sys.stdin.readline):
         # connections that were idle are gone by now
@@ -124,7 +124,9 @@ async def _ours(url: str, concurrency: int, prompts: Prompts) -> None:
             calls += 1
 
         try:
-            await _rounds(call, concurrency)
+            # as in a run, more calls wait than the endpoint takes, and the session lets through what it may: a caller whose
+            # reply is being stored would leave its place empty
+            await _rounds(call, concurrency, 2 * concurrency)
         finally:
             await session.close()
         entered = ledger(store, "bench-1").total
