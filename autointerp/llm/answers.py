@@ -18,13 +18,16 @@ from autointerp.llm.protocol import Completion, TokenLogprob
 LIMIT_BYTES = 64 * 1024
 """Longest answer that is read."""
 
+_THOUGHTS_END = "</think>"
+"""What ends the thoughts of models that think."""
 _FENCED = re.compile(r"\A```[A-Za-z0-9]*[ \t]*\r?\n(.*?)\s*```\Z", re.DOTALL)
 _PART = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]|[^\s{}\[\],:"]+', re.DOTALL)
 _NO_CHARACTER = re.compile("[\x00\ud800-\udfff]")
 
 
 def read_json(completion: Completion, schema: Mapping[str, Any], *, limit_bytes: int = LIMIT_BYTES) -> Any:
-    """The answer as JSON that follows ``schema``; a code fence around the whole of it is taken off, nothing else is.
+    """The answer as JSON that follows ``schema``; thoughts before it (up to ``</think>``) and a code fence around
+    the whole of it are taken off, nothing else is.
 
     Errors: BadAnswer, with a reason that the model can mend: too long, no strict JSON (NaN, a key given twice, text
     around it, nested too deep), or not after the schema.
@@ -57,8 +60,14 @@ def read_json(completion: Completion, schema: Mapping[str, Any], *, limit_bytes:
 
 
 def _json_span(text: str) -> tuple[int, int]:
-    """Where the JSON begins and ends: without white space around it and without a code fence around the whole."""
+    """Where the JSON begins and ends: after a model's thoughts, without white space and a code fence around the whole."""
     start = len(text) - len(text.lstrip())
+    if text[start : start + 1] not in ("{", "[", "`"):
+        # servers without a reasoning parser leave the thoughts in the answer; some templates open them in the prompt
+        thought = text.find(_THOUGHTS_END)
+        if thought >= 0:
+            start = thought + len(_THOUGHTS_END)
+            start += len(text[start:]) - len(text[start:].lstrip())
     end = len(text.rstrip())
     fenced = _FENCED.match(text[start:end])
     if fenced is None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, NamedTuple
 
+import httpx2
 import openai
 
 from autointerp.llm.call_errors import CallError, Denied, RateLimited, Rejected, Transient
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 SCOPE, TOKEN = "autointerp_scope", "autointerp_token"
 """Names of what a batch carries as metadata."""
+_HEADERS = frozenset(
+    {"accept", "accept-encoding", "connection", "content-length", "content-type", "host", "transfer-encoding"}
+)
+"""What is sent beside the key."""
 _CALL_S = 600.0
 """Time between two signs of life in one call; files of 200 MB are sent and fetched."""
 TERMINAL = frozenset({"completed", "failed", "expired", "cancelled"})
@@ -62,7 +67,9 @@ class BatchProvider:
             timeout=_CALL_S,
             default_headers={"Accept-Encoding": "identity"},
             # a key goes to no other host, and to no proxy
-            http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False, trust_env=False),
+            http_client=openai.DefaultAsyncHttpxClient(
+                follow_redirects=False, trust_env=False, event_hooks={"request": [self._only_our_headers]}
+            ),
         )
 
     async def upload(self, name: str, content: IO[bytes]) -> str:
@@ -123,6 +130,13 @@ class BatchProvider:
     async def close(self) -> None:
         """Close all connections."""
         await self._client.close()
+
+    async def _only_our_headers(self, request: httpx2.Request) -> None:
+        """Take out what the client adds out of the environment (an organisation, a project, headers of any name)."""
+        for name in [name for name in request.headers if name.lower() not in _HEADERS]:
+            del request.headers[name]
+        if self._secret:
+            request.headers["Authorization"] = f"Bearer {self._secret}"
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -88,11 +88,11 @@ async def _rounds(call: Call, concurrency: int, callers: int | None = None) -> N
 async def _ours(url: str, concurrency: int, prompts: Prompts) -> None:
     """A session over the openai endpoint, with a store on disk, ledger and budget."""
     from autointerp.llm.endpoints.openai import OpenAIEndpoint
-    from autointerp.llm.ledger import ledger
     from autointerp.llm.pricing import Budget
     from autointerp.llm.protocol import CompletionRequest, Message
     from autointerp.llm.session import LLMSession
     from autointerp.store import open_store
+    from autointerp.store.ledger import spend
     from autointerp.store.models import Run
     from autointerp.store.opening import sqlite_url
 
@@ -129,7 +129,7 @@ async def _ours(url: str, concurrency: int, prompts: Prompts) -> None:
             await _rounds(call, concurrency, 2 * concurrency)
         finally:
             await session.close()
-        entered = ledger(store, "bench-1").total
+        entered = spend(store, "bench-1")
         store.close()
         if (entered.calls, entered.lost) != (calls, 0):
             raise StoreError(f"{calls} calls were answered, and the ledger has {entered.calls}, {entered.lost} lost")

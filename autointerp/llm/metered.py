@@ -29,7 +29,9 @@ class MeteredClient:
 
     async def send(self, request: CompletionRequest, deadline_s: float, *, bound: bool) -> str:
         """See ``LLMClient.send``. Errors: CallError, and BudgetError where there is no room for the call."""
-        return await self._paid(most_usage(request), lambda: self._client.send(request, deadline_s, bound=bound))
+        return await self._paid(
+            most_usage(request, self._endpoint), lambda: self._client.send(request, deadline_s, bound=bound)
+        )
 
     async def _paid(self, most: Usage, send: Callable[[], Awaitable[str]]) -> str:
         amount = most_amount(most, self._endpoint)
@@ -77,7 +79,7 @@ class MeteredParameterClient(MeteredClient):
         """See ``TakesParameters.send_with``."""
         client = self._client
         assert isinstance(client, TakesParameters)
-        most = most_usage(request)
+        most = most_usage(request, self._endpoint)
         samples = extra.get("n", 1)
         most = most.model_copy(update={"output_tokens": most.output_tokens * samples})
         return await self._paid(most, lambda: client.send_with(request, deadline_s, extra, bound=bound))

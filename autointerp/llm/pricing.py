@@ -55,14 +55,16 @@ def check_price(endpoint: Endpoint, budget: BudgetCap) -> None:
         )
 
 
-def most_usage(request: CompletionRequest) -> Usage:
+def most_usage(request: CompletionRequest, endpoint: Endpoint) -> Usage:
     """The most that a call can take: no tokenizer makes more tokens than a text has UTF-8 bytes."""
     texts = [message.content for message in request.messages] if request.text is None else [request.text]
     num_bytes = sum(len(text.encode("utf-8", "replace")) for text in texts)
     if request.json_schema is not None:
         num_bytes += len(json.dumps(request.json_schema))
     prompt = num_bytes + _TOKENS_A_MESSAGE * len(request.messages) + _TOKENS_A_REQUEST
-    return Usage(input_tokens=prompt, output_tokens=max(1, request.max_tokens))  # some servers write one token at least
+    thoughts = endpoint.thinking_tokens if request.text is None else 0
+    # some servers write one token at least
+    return Usage(input_tokens=prompt, output_tokens=max(1, request.max_tokens) + thoughts)
 
 
 def most_amount(usage: Usage, endpoint: Endpoint) -> Amount:

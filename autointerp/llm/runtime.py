@@ -18,9 +18,8 @@ from autointerp.llm.asking import LLM, LLMs
 from autointerp.llm.call_book import CallBook
 from autointerp.llm.call_errors import CallError
 from autointerp.llm.endpoints.base import Endpoint
-from autointerp.llm.ledger import Ledger, Spend, ledger
 from autointerp.llm.metered import metered
-from autointerp.llm.pricing import Budget, BudgetCap, cap_of, check_price
+from autointerp.llm.pricing import BudgetCap, cap_of, check_price
 from autointerp.llm.probing import probe
 from autointerp.llm.protocol import Capability
 from autointerp.llm.session import LLMSession, SessionCounts
@@ -28,8 +27,6 @@ from autointerp.pipeline.owner import is_dead
 from autointerp.store.calls import settle_abandoned
 from autointerp.store.store import LabelStore
 from sae_core.errors import ConfigError, EndpointError, did_you_mean
-
-__all__ = ["Budget", "BudgetCap", "LLMRuntime", "Ledger", "Spend", "ledger"]
 
 T = TypeVar("T")
 

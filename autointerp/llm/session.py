@@ -169,7 +169,7 @@ class LLMSession:
 
     async def _stored_or_paid(self, key: str, request: CompletionRequest, place: CallPlace, tries: Tries) -> Completion:
         """The stored reply, else that of one call."""
-        most = most_usage(request)
+        most = most_usage(request, self.endpoint)
         amount = most_amount(most, self.endpoint)
         stored = await self._book.open(key, amount)
         if stored is not None:

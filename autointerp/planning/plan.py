@@ -54,12 +54,14 @@ class PlanLine:
     def usage(self, latents: int, *, cached: bool = False) -> Usage:
         """What the calls for so many latents take; with ``cached`` the static parts are found in a prefix cache."""
         calls = self.calls_per_latent * latents
+        # of plain texts that are only scored nothing is answered, so nothing is thought
+        thoughts = self.price.thinking_tokens if self.planned.answer_tokens else 0
         # the first call of all finds nothing there
         found = max(0.0, calls - 1) * self.planned.static_tokens if cached else 0.0
         return Usage(
             input_tokens=round(calls * self.planned.prompt_tokens),
             cached_tokens=round(found),
-            output_tokens=round(calls * self.planned.answer_tokens),
+            output_tokens=round(calls * (self.planned.answer_tokens + thoughts)),
         )
 
     def cost(self, latents: int, *, cached: bool = False) -> float | None:

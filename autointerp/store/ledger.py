@@ -1,4 +1,4 @@
-"""What a run spent on language models: sums over its calls, by purpose and by latent."""
+"""What a run's calls to language models came to: sums over its ledger, by purpose and by latent."""
 
 from __future__ import annotations
 
@@ -22,29 +22,25 @@ class Spend(NamedTuple):
     """Those of them that left no reply."""
     input_tokens: int
     cached_tokens: int
+    """Of the input tokens, as far as servers say."""
     output_tokens: int
     cost_usd: float | None
     """None where the price of one of them is not known."""
+    seconds: float
+    """Time of the calls, added up."""
 
 
-_SUMS = (
-    func.count(),
-    func.sum(case((LLMCall.outcome == "lost", 1), else_=0)),
-    func.sum(LLMCall.input_tokens),
-    func.sum(LLMCall.cached_tokens),
-    func.sum(LLMCall.output_tokens),
-    func.sum(LLMCall.cost_nano_usd),
-    func.sum(case((LLMCall.cost_nano_usd.is_(None), 1), else_=0)),
-)
-
-
-def _spend(values: Sequence[Any]) -> Spend:
-    calls, lost, read, cached, written, nano, unpriced = (int(value or 0) for value in values)
-    return Spend(calls, lost, read, cached, written, None if unpriced else nano / _NANO)
+def spend(store: LabelStore, run_id: str) -> Spend:
+    """All that a run spent."""
+    with store.reading() as connection:
+        return _spend(connection.execute(select(*_SUMS).where(LLMCall.run_id == run_id)).one())
 
 
 def spend_by_purpose(store: LabelStore, run_id: str) -> dict[tuple[str, str], Spend]:
-    """Spend by (purpose, endpoint), in the order of the first call."""
+    """Spend by (purpose, endpoint), in the order of the first call.
+
+    Purposes are kinds of explainers and scorers, ``probe``, and ``abandoned`` for calls of a process that died.
+    """
     query = select(LLMCall.purpose, LLMCall.endpoint, *_SUMS).where(LLMCall.run_id == run_id)
     with store.reading() as connection:
         rows = connection.execute(
@@ -64,3 +60,21 @@ def spend_by_latent(store: LabelStore, run_id: str, source: str, latents: Sequen
     with store.reading() as connection:
         rows = connection.execute(query.group_by(LLMCall.latent)).all()
     return {int(row[0]): _spend(row[1:]) for row in rows if int(row[0]) in wanted}
+
+
+_SUMS = (
+    func.count(),
+    func.sum(case((LLMCall.outcome == "lost", 1), else_=0)),
+    func.sum(LLMCall.input_tokens),
+    func.sum(LLMCall.cached_tokens),
+    func.sum(LLMCall.output_tokens),
+    func.sum(LLMCall.cost_nano_usd),
+    func.sum(case((LLMCall.cost_nano_usd.is_(None), 1), else_=0)),
+    func.sum(LLMCall.seconds),
+)
+
+
+def _spend(values: Sequence[Any]) -> Spend:
+    *counts, seconds = values
+    calls, lost, read, cached, written, nano, unpriced = (int(value or 0) for value in counts)
+    return Spend(calls, lost, read, cached, written, None if unpriced else nano / _NANO, float(seconds or 0.0))

@@ -62,11 +62,19 @@ class BatchServer:
         """Times that each question was worked."""
         self.seen: Counter[str] = Counter()
         """Calls by what they are."""
+        self.headers: set[str] = set()
+        """Names of all headers that came, in small letters."""
         self.kill_at = ""
         self._scripts: dict[str, Play] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self.base_url = ""
+
+    @web.middleware
+    async def _watch(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        self.headers |= {name.lower() for name in request.headers}
+        response: web.StreamResponse = await handler(request)
+        return response
 
     def __enter__(self) -> BatchServer:
         self._thread.start()
@@ -80,7 +88,7 @@ class BatchServer:
         self._loop.close()
 
     async def _open(self) -> None:
-        app = web.Application(client_max_size=2**28)
+        app = web.Application(client_max_size=2**28, middlewares=[self._watch])
         app.router.add_post("/v1/files", self._upload)
         app.router.add_delete("/v1/files/{id}", self._delete)
         app.router.add_get("/v1/files/{id}/content", self._content)

@@ -36,6 +36,8 @@ def completion(text: str, logprobs: tuple[TokenLogprob, ...] = ()) -> Completion
         ' \n\t{ "matches" :\n\n  [0,1 , 1] }\n ',
         '```json\n{"matches": [0, 1, 1]}\n```',
         '\n```\n{"matches": [0, 1, 1]}\n```  ',
+        '<think>The first is {"matches": [1]}, no.</think>\n\n{"matches": [0, 1, 1]}',
+        'so it is 1, 1</think>```json\n{"matches": [0, 1, 1]}\n```',
     ],
 )
 def test_json_after_the_schema_is_read(text: str) -> None:
@@ -47,6 +49,7 @@ def test_json_after_the_schema_is_read(text: str) -> None:
     [
         ("", "empty"),
         ("```json\n```", "empty"),
+        ("<think>It never ends", "not valid JSON"),
         ("Sure! {}", "not valid JSON: Expecting value at character 0"),
         ('{"matches": [0, 1, 1]} I hope that helps', "Extra data at character 23"),
         ('{"matches": [0, 1', "not valid JSON"),
@@ -250,3 +253,14 @@ def test_any_cut_into_tokens_gives_the_same(items: list[tuple[bool, float]], dat
     tokens.append(token(pending, 1.0))
     found = binary_probabilities(completion("".join(pieces), tuple(tokens)), "m")
     assert found == pytest.approx([p for _, p in items])
+
+
+def test_thoughts_hold_no_elements() -> None:
+    text = '<think>{"matches": [1, 1]}</think> {"matches": [0, 1]}'
+    assert [text[a:b] for a, b in element_offsets(text, "matches")] == ["0", "1"]
+    assert element_offsets(text, "matches")[0][0] > text.index("</think>")
+
+
+def test_the_end_of_thoughts_within_an_answer_is_text() -> None:
+    text = '{"label": "closes </think> {tags}"}'
+    assert read_json(completion(text), {}) == {"label": "closes </think> {tags}"}

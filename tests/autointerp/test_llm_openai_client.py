@@ -206,6 +206,13 @@ def test_the_token_limits_name() -> None:
     assert OpenAIEndpoint(model="m", base_url="http://127.0.0.1:1/v1").token_limit() == "max_tokens"
 
 
+def test_a_chat_has_room_for_thoughts_and_a_scored_text_has_not() -> None:
+    _, [seen] = call(writes(http(GOOD)), thinking_tokens=1000)
+    assert seen.body["max_tokens"] == 1007
+    _, [seen] = call(writes(http(GOOD)), SCORED, thinking_tokens=1000)
+    assert seen.body["max_tokens"] == 0
+
+
 def test_no_key_is_sent_where_none_is_named() -> None:
     _, [seen] = call(writes(http(GOOD)), with_key=False)
     assert "authorization" not in seen.headers

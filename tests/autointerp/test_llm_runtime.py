@@ -17,9 +17,10 @@ from autointerp.llm.asking import AskFailed
 from autointerp.llm.call_errors import CallError, Denied, Transient
 from autointerp.llm.pricing import Budget
 from autointerp.llm.protocol import Capability, Completion, CompletionRequest, LLMClient
-from autointerp.llm.runtime import LLMRuntime, ledger
+from autointerp.llm.runtime import LLMRuntime
 from autointerp.store import LabelStore
 from autointerp.store.calls import Amount, open_account, reserve
+from autointerp.store.ledger import spend_by_latent, spend_by_purpose
 from sae_core.errors import BudgetError, ConfigError, EndpointError
 from tests.autointerp.scripted_server import FakeEndpoint, ScriptedServer, ask, body, books_balance, new_store, outcomes
 
@@ -100,9 +101,9 @@ def test_chunks_in_several_threads_share_one_loop_and_one_book(store: LabelStore
         assert llms.counts()["default"].calls == 80
     assert endpoint._clients[0].closed
     assert not any(thread.name == "llm" for thread in threading.enumerate())
-    found = ledger(store, "r-1")
-    assert len(found.by_latent) == 80
-    assert {latent: spend.calls for latent, spend in found.by_latent.items()}["s3", 7] == 1
+    by_latent = [spend_by_latent(store, "r-1", f"s{n}", range(100)) for n in range(4)]
+    assert [len(latents) for latents in by_latent] == [20] * 4
+    assert by_latent[3][7].calls == 1
     assert books_balance(store) == (80 * 22, 0)
 
 
@@ -157,14 +158,14 @@ def test_a_server_is_probed_once_a_run_and_probes_are_paid(store: LabelStore) ->
     endpoint = Opened(known=False, latency_s=0.0)
     with runtime(store, endpoint) as llms:
         assert llms.capabilities("") == {Capability.SAMPLES}
-    probes = ledger(store, "r-1").by_purpose["probe"].calls
+    probes = spend_by_purpose(store, "r-1")["probe", "default"].calls
     assert probes == len(endpoint._clients[0].sent) > 3
     assert books_balance(store)[0] == probes * 22
     again = Opened(known=False, latency_s=0.0)
     with runtime(store, again, owner="another") as llms:
         assert llms.capabilities("default") == {Capability.SAMPLES}
         assert again._clients[0].sent == [], "it is known from the first time"
-    assert ledger(store, "r-1").by_purpose["probe"].calls == probes
+    assert spend_by_purpose(store, "r-1")["probe", "default"].calls == probes
 
 
 @pytest.mark.parametrize(
@@ -222,7 +223,9 @@ def test_what_dead_processes_left_is_settled_at_the_start(store: LabelStore) -> 
     with llms:
         llms.open()
     assert books_balance(store) == (70, 70)
-    assert ledger(store, "r-1").by_purpose["abandoned"].lost == 1
+    assert (
+        sum(part.lost for (purpose, _), part in spend_by_purpose(store, "r-1").items() if purpose == "abandoned") == 1
+    )
 
 
 def test_closing_with_calls_under_way_ends_them_and_keeps_the_books(store: LabelStore) -> None:

@@ -19,13 +19,13 @@ import pytest
 from autointerp.failure import FailureKind
 from autointerp.llm.asking import AskFailed, BadAnswer
 from autointerp.llm.call_errors import CallError, Denied, InvalidReply, RateLimited, Rejected, Transient
-from autointerp.llm.ledger import ledger
 from autointerp.llm.pricing import Budget, most_amount, most_usage
 from autointerp.llm.protocol import Capability, Completion, CompletionRequest
 from autointerp.llm.server_line import ServerLine
 from autointerp.llm.session import CallPlace
 from autointerp.store import LabelStore
-from autointerp.store.calls import settle_abandoned
+from autointerp.store.calls import account, settle_abandoned
+from autointerp.store.ledger import spend, spend_by_latent, spend_by_purpose
 from sae_core.errors import BudgetError, ConfigError, EndpointError
 from tests.autointerp.scripted_server import (
     PLACE,
@@ -42,7 +42,7 @@ from tests.autointerp.scripted_server import (
 from tests.autointerp.virtual_time import run_virtually
 
 ROOT = Path(__file__).parents[2]
-MOST = most_amount(most_usage(ask()), FakeEndpoint()).tokens
+MOST = most_amount(most_usage(ask(), FakeEndpoint()), FakeEndpoint()).tokens
 """Tokens reserved for a request of ``ask`` with a number of one digit."""
 
 
@@ -296,7 +296,7 @@ def test_one_request_that_always_fails_is_a_typed_failure_of_its_own(
 
     run(main)
     assert outcomes(store).get("lost", 0) == lost
-    item = most_amount(most_usage(ask(5)), FakeEndpoint()).tokens
+    item = most_amount(most_usage(ask(5), FakeEndpoint()), FakeEndpoint()).tokens
     assert books_balance(store) == (9 * 110 + lost * item, 0)
 
 
@@ -589,15 +589,31 @@ def test_a_budget_in_dollars_is_kept_to_the_nano_dollar(store: LabelStore) -> No
         session = new_session(store, server, endpoint=endpoint, budget=Budget(usd=0.002))
         found = await gathered(*(session.complete(ask(n), PLACE) for n in range(300)))
         assert "raise budget.usd" in str(next(a for a in found if isinstance(a, BudgetError)))
-        total = ledger(store, "r-1")
-        assert total.account.spent.nano_usd == len(server.sent) * (9700 + 9300)
-        most = most_amount(most_usage(ask(299)), endpoint)
-        assert 2_000_000 - most.nano_usd < total.account.spent.nano_usd <= 2_000_000
-        assert total.total.cost_usd == pytest.approx(len(server.sent) * 19e-6)
+        with store.reading() as connection:
+            spent = account(connection, "r-1", lock=False).spent
+        assert spent.nano_usd == len(server.sent) * (9700 + 9300)
+        most = most_amount(most_usage(ask(299), endpoint), endpoint)
+        assert 2_000_000 - most.nano_usd < spent.nano_usd <= 2_000_000
+        assert spend(store, "r-1").cost_usd == pytest.approx(len(server.sent) * 19e-6)
         await session.close()
 
     run(main)
     books_balance(store)
+
+
+def test_thoughts_are_reserved_with_the_answer(store: LabelStore) -> None:
+    async def main() -> None:
+        thinker = FakeEndpoint(thinking_tokens=5000)
+        assert most_usage(ask(), thinker).output_tokens == 5050
+        assert most_usage(CompletionRequest(text="a", max_tokens=0, prompt_logprobs=1), thinker).output_tokens == 1
+        server = ScriptedServer(after(0.01))
+        session = new_session(store, server, endpoint=thinker, budget=Budget(tokens=5000))
+        with pytest.raises(BudgetError):
+            await session.complete(ask(), PLACE)
+        assert server.sent == []
+        await session.close()
+
+    run(main)
 
 
 def test_a_budget_in_dollars_without_a_price_is_refused_before_anything_is_sent(store: LabelStore) -> None:
@@ -619,7 +635,7 @@ def test_a_budget_in_dollars_without_a_price_is_refused_before_anything_is_sent(
         await session.close()
 
     run(main)
-    assert ledger(store, "r-1").total.cost_usd is None
+    assert spend(store, "r-1").cost_usd is None
 
 
 def test_a_call_too_big_for_the_whole_budget_is_refused_at_once(store: LabelStore) -> None:
@@ -745,14 +761,16 @@ def test_the_ledger_adds_up_by_purpose_and_by_latent(store: LabelStore) -> None:
         await session.close()
 
     run(main)
-    found = ledger(store, "r-1")
-    assert {purpose: spend.calls for purpose, spend in found.by_purpose.items()} == {"detection": 1, "fuzz": 2, "x": 1}
-    assert {latent: spend.input_tokens for latent, spend in found.by_latent.items()} == {("s", 1): 200, ("s", 2): 100}
-    assert (found.total.calls, found.total.lost, found.total.output_tokens) == (4, 0, 40)
-    assert found.total.cost_usd == pytest.approx(4 * 140e-6)
-    assert found.total.seconds == pytest.approx(2.0)
-    assert found.account.spent.tokens == 440
-    assert ledger(store, "unknown").total.calls == 0
+    by_purpose = spend_by_purpose(store, "r-1")
+    assert {purpose: part.calls for (purpose, _), part in by_purpose.items()} == {"detection": 1, "fuzz": 2, "x": 1}
+    by_latent = spend_by_latent(store, "r-1", "s", range(5))
+    assert {latent: part.input_tokens for latent, part in by_latent.items()} == {1: 200, 2: 100}
+    total = spend(store, "r-1")
+    assert (total.calls, total.lost, total.output_tokens) == (4, 0, 40)
+    assert total.cost_usd == pytest.approx(4 * 140e-6)
+    assert total.seconds == pytest.approx(2.0)
+    assert books_balance(store) == (440, 0)
+    assert spend(store, "unknown").calls == 0
 
 
 def test_a_server_that_counts_more_than_was_thought_possible_is_entered_as_it_says(store: LabelStore) -> None:

@@ -77,6 +77,16 @@ def test_answers_in_any_order_find_their_requests(tmp_path: Path) -> None:
     assert server.seen["deleted"] == 1, "the file of requests is not left with the provider"
 
 
+def test_nothing_of_the_environment_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-somebody")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "project-of-somebody")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Secret: 1")
+    with BatchServer() as server:
+        assert ask(server, tmp_path, names(2)) == answers(names(2))
+    allowed = {"host", "accept", "accept-encoding", "authorization", "connection", "content-length", "content-type"}
+    assert {"content-type"} <= server.headers <= allowed | {"transfer-encoding"}
+
+
 def test_batches_keep_to_the_limits_of_requests_and_bytes(tmp_path: Path) -> None:
     with BatchServer() as server:
         assert ask(server, tmp_path / "a", names(10), most_requests=4) == answers(names(10))

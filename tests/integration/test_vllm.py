@@ -22,9 +22,10 @@ from autointerp.llm.endpoints.openai import OpenAIEndpoint
 from autointerp.llm.endpoints.vllm import VLLMEndpoint
 from autointerp.llm.pricing import Budget
 from autointerp.llm.protocol import Capability, Completion, CompletionRequest, LLMClient, Message, TokenLogprob
-from autointerp.llm.runtime import LLMRuntime, ledger
+from autointerp.llm.runtime import LLMRuntime
 from autointerp.scorers.detection import DetectionScorer
 from autointerp.scorers.simulation import SimulationScorer
+from autointerp.store.ledger import spend
 from tests.autointerp.judged_world import evidence_of, label, make_store
 from tests.autointerp.scripted_server import new_store
 
@@ -81,7 +82,7 @@ def llms(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     store = new_store(tmp_path_factory.mktemp("run") / "a.db")
     with LLMRuntime([endpoint], store, "r-1", "r-1", Budget(tokens=10_000_000), "me") as runtime:
         yield runtime
-        print(f"\n{request.param}: {ledger(store, 'r-1').total}")
+        print(f"\n{request.param}: {spend(store, 'r-1')}")
 
 
 def answer(llms: LLMRuntime, request: CompletionRequest) -> Completion:

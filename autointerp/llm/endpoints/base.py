@@ -30,6 +30,8 @@ class Endpoint(BaseModel, ABC):
     """Price of a million prompt tokens that the server had cached; by default the full one."""
     usd_per_million_output_tokens: float | None = Field(default=None, ge=0)
     """Price of a million answer tokens."""
+    thinking_tokens: int = Field(default=0, ge=0)
+    """Tokens that the model may think before it answers; each chat's limit is raised by them, and they are reserved."""
     max_concurrency: int = Field(default=64, ge=1)
     """Most calls under way at once; where the server answers 429 there are fewer."""
     timeout_s: float = Field(default=120.0, gt=0)

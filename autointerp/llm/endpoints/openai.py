@@ -20,7 +20,8 @@ from autointerp.llm.validation import body_limit_bytes
 from sae_core.errors import ConfigError
 
 OPENAI_HOST = "api.openai.com"
-_OURS = {"model", "messages", "prompt", "stream", "n"}
+_OURS = {"model", "messages", "prompt", "stream", "n", "best_of", "max_tokens", "max_completion_tokens"}
+"""What decides the price of a call, which is reserved before it, or the shape of its reply."""
 
 
 class OpenAIEndpoint(Endpoint):
@@ -71,7 +72,9 @@ class OpenAIEndpoint(Endpoint):
     @classmethod
     def _not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
         if taken := sorted(_OURS & set(value)):
-            raise ValueError(f"{', '.join(taken)} cannot be given here")
+            raise ValueError(
+                f"{', '.join(taken)} cannot be given here, because a call's price is reserved before it; explainers and scorers have a max_tokens"
+            )
         return value
 
     def open(self) -> LLMClient:
@@ -142,6 +145,7 @@ class OpenAIClient:
             bound=bound and endpoint.json_mode == "schema",
             token_limit=self._token_limit,
             prompt_logprobs=endpoint.prompt_logprobs_api,
+            thinking_tokens=endpoint.thinking_tokens,
             extra=endpoint.extra_body,
         )
         if bound and endpoint.json_mode == "object" and request.json_schema is not None:

@@ -86,6 +86,7 @@ class OpenAIBatchEndpoint(OpenAIEndpoint):
             bound=bound and self.json_mode == "schema",
             token_limit=self.token_limit(),
             prompt_logprobs=self.prompt_logprobs_api,
+            thinking_tokens=self.thinking_tokens,
             extra=self.extra_body,
         )
         if bound and self.json_mode == "object" and request.json_schema is not None:

@@ -22,11 +22,12 @@ def request_body(
     bound: bool,
     token_limit: TokenLimit = "max_tokens",
     prompt_logprobs: PromptLogprobs = "echo",
+    thinking_tokens: int = 0,
     extra: Mapping[str, Any] | None = None,
 ) -> tuple[Route, dict[str, Any]]:
     """The route and the JSON body of one request; ``bound``: the server is to hold the answer to the JSON schema.
 
-    ``extra`` comes last and so wins.
+    ``thinking_tokens``: what a chat's limit leaves for thoughts. ``extra`` comes last and so wins.
     """
     body: dict[str, Any] = {"model": model, "temperature": request.temperature}
     if request.seed is not None:
@@ -40,7 +41,7 @@ def request_body(
     if request.text is None:
         route = "/chat/completions"
         body["messages"] = [{"role": message.role, "content": message.content} for message in request.messages]
-        body[token_limit] = request.max_tokens
+        body[token_limit] = request.max_tokens + thinking_tokens
         if request.top_logprobs:
             body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
     else:

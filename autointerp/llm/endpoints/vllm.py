@@ -118,14 +118,17 @@ class VLLMEndpoint(Endpoint):
                 f"the endpoint {self.name!r} cannot load the model {self.model!r} with vLLM {vllm.__version__} "
                 f"({type(error).__name__}: {shown(str(error))}): see to its path, and to the memory that it finds"
             ) from error
-        return VLLMClient(made, self.model, self.chat_template)
+        return VLLMClient(made, self.model, self.chat_template, self.thinking_tokens)
 
 
 class VLLMClient:
     """An engine of this process. Belongs to the event loop in which it first sends."""
 
-    def __init__(self, engine: Any, model: str, chat_template: Mapping[str, Any] | None = None) -> None:
-        """``engine``: a ``vllm`` ``AsyncLLM``. ``chat_template``: variables of the template."""
+    def __init__(
+        self, engine: Any, model: str, chat_template: Mapping[str, Any] | None = None, thinking_tokens: int = 0
+    ) -> None:
+        """``engine``: a ``vllm`` ``AsyncLLM``. ``chat_template``: variables of the template. ``thinking_tokens``: see ``Endpoint``."""
+        self._thinking_tokens = thinking_tokens
         self._engine, self._model, self._template = engine, model, dict(chat_template or {})
         self._ordinals = itertools.count()
         self._sampling = importlib.import_module("vllm.sampling_params")
@@ -191,7 +194,7 @@ class VLLMClient:
         parameters: dict[str, Any] = {
             "temperature": request.temperature,
             # vLLM always writes a token; where none was asked for, nobody reads it
-            "max_tokens": max(1, request.max_tokens),
+            "max_tokens": max(1, request.max_tokens) + (0 if request.text is not None else self._thinking_tokens),
             "seed": request.seed,
             "logprobs": request.top_logprobs or None,
             "prompt_logprobs": request.prompt_logprobs or None,
