@@ -1,6 +1,7 @@
 # make demo    install, then label the quickstart's dictionary into demo/
 # make bench   time extraction against its floor, with a long run for the steady state (about 40 minutes on 2 cores)
 # make test    install what tests need, check types, lint and imports, run the tests without network
+# make vllm    a real vLLM on the CPU, in an environment of its own, asked over HTTP and in process (docs/vllm.md)
 # The environment is kept in .venv; a second call is quick.
 
 PY ?= python3
@@ -9,7 +10,7 @@ TORCH_INDEX ?=
 # pip's own variables (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, ...) hold; TORCH_INDEX adds one more index for torch
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench vllm clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -27,8 +28,11 @@ check: .venv/installed-test
 bench: .venv/installed
 	$(BIN)/autointerp bench extraction --steady-tokens 4194304
 
+vllm:
+	examples/vllm/check.sh .venv-vllm $(PY)
+
 clean:
-	rm -rf .venv demo
+	rm -rf .venv .venv-vllm demo
 
 .venv/made:
 	$(PY) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "autointerp needs Python 3.11 or newer, and $(PY) is " + sys.version.split()[0] + ": give another one, make PY=python3.12")'

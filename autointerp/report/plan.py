@@ -18,10 +18,10 @@ def print_plan(plan: RunPlan, console: Console) -> None:
         return
     several = len(plan.endpoints) > 1
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    table.add_column("", no_wrap=True)
+    table.add_column("", overflow="fold")  # what gives way on a narrow terminal; figures never do
     if several:
         table.add_column("endpoint", no_wrap=True)
-    for name in ("calls", "prompt", "answer", "latents", "all calls", "all tokens", "US$"):
+    for name in ("calls", "prompt", "answer", "latents", "all\ncalls", "all\ntokens", "US$"):
         table.add_column(name, justify="right", no_wrap=True)
     for line in plan.lines:
         planned, calls = line.planned, line.calls_per_latent

@@ -73,7 +73,8 @@ class OpenAIEndpoint(Endpoint):
     def _not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
         if taken := sorted(_OURS & set(value)):
             raise ValueError(
-                f"{', '.join(taken)} cannot be given here, because a call's price is reserved before it; explainers and scorers have a max_tokens"
+                f"{', '.join(taken)} cannot be given here, because a call's price is reserved before it: "
+                "give an explainer another max_tokens, or the endpoint thinking_tokens"
             )
         return value
 
