@@ -360,7 +360,7 @@ def _token_bar(total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
 
 def _print_dry_run(config: RunConfig) -> None:
     from autointerp.pipeline.attaching import load_configured
-    from autointerp.planning import plan_run
+    from autointerp.planning.plan import plan_run
     from autointerp.report.plan import print_plan
 
     print_plan(

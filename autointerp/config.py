@@ -275,7 +275,17 @@ class RunConfig(Section):
         data = self.stored()
         del data["subject"]["device"], data["extraction"]["latents_per_pass"], data["budget"]
         data["endpoints"] = [endpoint.identity() for endpoint in self.build_endpoints()]
+        if prompts := self.prompt_hashes():  # other instructions are other results
+            data["prompts"] = prompts
         return data
+
+    def prompt_hashes(self) -> dict[str, str]:
+        """sha256 of each prompt file that the components send, by its name."""
+        from autointerp.prompting.prompt import load_prompt
+
+        components: list[Explainer | Scorer] = [*self.build_explainers(), *self.build_scorers()]
+        names = {name for component in components for need in component.llm_needs() for name in need.prompts}
+        return {name: load_prompt(name).hash for name in sorted(names)}
 
     def stored(self) -> dict[str, Any]:
         """The JSON value that a run keeps of its configuration: all but the store that it is kept in."""
@@ -436,6 +446,7 @@ def parse_config(
     scorers = [component.model_dump(mode="json") for component in config.build_scorers()]
     endpoints = config.build_endpoints()
     _check_endpoints(config, endpoints)
+    _check_choice(config)
     update: dict[str, Any] = {
         "explainers": tuple(explainers),
         "scorers": tuple(scorers),
@@ -469,13 +480,28 @@ def _with_imported_labels(config: RunConfig, data: Mapping[str, Any], origin: st
         return config
     where = config.labels.from_ if base is None else str((base / Path(config.labels.from_).expanduser()).resolve())
     labels = config.labels.model_copy(update={"from_": where})
-    others = [table.get("kind") for table in data.get("explainers", ()) if table.get("kind") != "imported"]
+    from autointerp.components import parse_component
+
+    # a stored configuration holds the explainer that labels.from stood for
+    ours = parse_component("explainers", {"kind": "imported", "path": where})
+    others = [
+        table.get("kind")
+        for table in data.get("explainers", ())
+        if table.get("kind") != "imported" or parse_component("explainers", table) != ours
+    ]
     if others:
         raise ConfigError(
             f"labels.from is set in {origin} and there are [[explainers]] too ({', '.join(map(repr, others))}): with labels made "
             "elsewhere none are written here; leave one of the two out."
         )
     return config.model_copy(update={"labels": labels, "explainers": (labels.imported,)})
+
+
+def _check_choice(config: RunConfig) -> None:
+    """Explanations can be compared, where they are to be. Errors: ConfigError."""
+    from autointerp.scorers.comparing import comparing_scorer
+
+    comparing_scorer(config.build_explainers(), config.build_scorers(), config.labels.choose, config.labels.by)
 
 
 def _check_endpoints(config: RunConfig, endpoints: Sequence[Endpoint]) -> None:

@@ -114,3 +114,32 @@ def test_import_loads_no_torch(statement: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+EACH_FIRST = """
+import importlib, sys
+failed = []
+for name in sys.stdin.read().split():
+    for ours in [m for m in sys.modules if m.split(".")[0] == "autointerp"]:
+        del sys.modules[ours]
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        failed.append(f"{name}: {error}")
+print("\\n".join(failed))
+"""
+
+
+def test_every_module_can_be_the_first_that_is_imported() -> None:
+    # a package's modules in a circle work or not by who comes first
+    places = [path.relative_to(ROOT).with_suffix("") for path in modules("autointerp") if "versions" not in path.parts]
+    names = [".".join(place.parts).removesuffix(".__init__") for place in places]
+    done = subprocess.run(
+        [sys.executable, "-c", EACH_FIRST],
+        input="\n".join(name for name in names if name != "autointerp.store.migrations.env"),
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    assert done.stdout.strip() == ""

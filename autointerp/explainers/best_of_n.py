@@ -21,6 +21,7 @@ from autointerp.llm.asking import NO_LLMS, LLMNeed, LLMs
 from autointerp.planning.planned import PlannedCalls, PlanSizes
 from autointerp.score import Score
 from autointerp.scorers.base import Scorer
+from autointerp.scorers.comparing import ANY_TEXT
 from sae_core.records import Side
 
 T = TypeVar("T")
@@ -74,7 +75,7 @@ class BestOfNExplainer(Explainer):
     @classmethod
     def _comparing(cls, table: dict[str, Any]) -> dict[str, Any]:
         scorer = parse_component("scorers", table)
-        if not scorer.judges_explanation or not scorer.can_judge(_ANY_TEXT):
+        if not scorer.judges_explanation or not scorer.can_judge(ANY_TEXT):
             raise ValueError(
                 f"{scorer.kind!r} does not judge texts: give a scorer that does, such as 'detection' or 'fuzz'"
             )
@@ -139,9 +140,6 @@ class BestOfNExplainer(Explainer):
                 "cost_usd": counted.usage.cost_usd or 0.0,
             }
         )
-
-
-_ANY_TEXT = Explanation(latent=0, explainer="max_activating", text="any text")
 
 
 async def _all(work: Iterable[Awaitable[T]]) -> list[T]:

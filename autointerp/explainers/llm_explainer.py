@@ -49,9 +49,14 @@ class LLMExplainer(Explainer, ABC):
     max_tokens: int = Field(default=120, ge=16)
     """Most tokens of the answer; models that think before they answer need more."""
 
+    @property
+    def prompt_files(self) -> tuple[str, ...]:
+        """Prompt files that are sent."""
+        return (self.kind,)
+
     def llm_needs(self) -> list[LLMNeed]:
         """Any endpoint will do: answers are checked against the schema, whether or not the server is bound by it."""
-        return [LLMNeed(self.endpoint)]
+        return [LLMNeed(self.endpoint, prompts=self.prompt_files)]
 
     def _planned(self, prompt: str, sizes: PlanSizes, filled: float) -> list[PlannedCalls]:
         """One call with a prompt file, whose placeholders take ``filled`` tokens, answered with a label."""

@@ -59,6 +59,11 @@ class ReviseExplainer(ExemplarExplainer):
     """Texts that each round proposes."""
 
     @property
+    def prompt_files(self) -> tuple[str, ...]:
+        """The draft's, that of corrections with further tests, the last one's."""
+        return ("revise", "revise_correct", "revise_last")
+
+    @property
     def rounds_of_tests(self) -> int:
         """Corrections after the draft."""
         return self.rounds

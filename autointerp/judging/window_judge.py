@@ -44,8 +44,9 @@ class WindowJudge(Scorer):
     def llm_needs(self) -> list[LLMNeed]:
         """One endpoint, with log-probabilities where they are a must."""
         if self.logprobs != "always":
-            return [LLMNeed(self.endpoint)]
-        return [LLMNeed(self.endpoint, frozenset({Capability.LOGPROBS}), 'set logprobs = "auto" or "never"')]
+            return [LLMNeed(self.endpoint, prompts=(self.kind,))]
+        instead = 'set logprobs = "auto" or "never"'
+        return [LLMNeed(self.endpoint, frozenset({Capability.LOGPROBS}), instead, (self.kind,))]
 
     def _planned(
         self, prompt: str, sizes: PlanSizes, units: int, unit: int = 1, each: float = 0.0

@@ -96,3 +96,5 @@ class LLMNeed:
     """Without these the plan is refused before a token is spent."""
     alternative: str = ""
     """What to do where the server lacks them, as the end of a sentence: ``set variant = "json" ...``."""
+    prompts: tuple[str, ...] = ()
+    """Prompt files that are sent; their text is a part of a run's identity."""

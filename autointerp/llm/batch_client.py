@@ -237,7 +237,7 @@ class BatchClient:
     async def _watch(self, batch: SentBatch) -> None:
         """Wait for the end of a batch and give out what it answered."""
         batch.watched = True
-        results = BatchResults(batch.custom_ids, self._folder)
+        results = BatchResults(batch.custom_ids, self._folder, self._provider.without_key)
         self._open_results.add(results)
         try:
             remote = await self._ended(batch)

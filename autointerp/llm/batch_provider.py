@@ -10,7 +10,7 @@ import httpx2
 import openai
 
 from autointerp.llm.call_errors import CallError, Denied, RateLimited, Rejected, Transient
-from autointerp.llm.foreign_text import shown
+from autointerp.llm.foreign_text import shown, without
 from autointerp.llm.http_failures import http_failure
 
 if TYPE_CHECKING:
@@ -130,6 +130,10 @@ class BatchProvider:
     async def close(self) -> None:
         """Close all connections."""
         await self._client.close()
+
+    def without_key(self, text: str) -> str:
+        """A server's text with ``[key]`` in the place of the key."""
+        return without(text, self._secret)
 
     async def _only_our_headers(self, request: httpx2.Request) -> None:
         """Take out what the client adds out of the environment (an organisation, a project, headers of any name)."""

@@ -10,7 +10,7 @@ import asyncio
 import json
 import re
 import tempfile
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,8 +28,11 @@ _NOT_WORKED = {"batch_expired", "batch_cancelled"}
 class BatchResults:
     """What a batch has answered, by custom id; each answer is given out once."""
 
-    def __init__(self, custom_ids: Collection[str], folder: Path | None = None) -> None:
-        """``folder``: where there is room for the files; the system's temporary one by default."""
+    def __init__(
+        self, custom_ids: Collection[str], folder: Path | None = None, hide: Callable[[str], str] = lambda text: text
+    ) -> None:
+        """``folder``: where there is room for the files; the system's temporary one by default. ``hide`` takes a key out of a text."""
+        self._hide = hide
         self.unknown = 0
         """Lines about requests that are not of this batch, or about none."""
         self.repeated = 0
@@ -64,7 +67,7 @@ class BatchResults:
             return InvalidReply(f"the reply is larger than {MOST_LINE_BYTES // 2**20} MiB")
         self._file.seek(at)
         try:
-            return _reply_of(json.loads(self._file.read(length)))
+            return _reply_of(json.loads(self._hide(self._file.read(length).decode("utf-8", "replace"))))
         except (ValueError, RecursionError):
             return InvalidReply("the batch's line about this request is no JSON")
 

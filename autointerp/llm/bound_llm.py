@@ -58,7 +58,9 @@ class BoundLLM:
                 raise AskFailed(_failure(FailureKind.REFUSED, "the model refused to answer"), usage)
             # where a text's own tokens are scored, the answer is not read
             if completion.finish_reason == "length" and not request.prompt_logprobs:
-                message = f"the answer was cut off at {request.max_tokens} tokens"
+                message = (
+                    f"the answer was cut off at {request.max_tokens + self._session.endpoint.thinking_tokens} tokens"
+                )
                 raise AskFailed(_failure(FailureKind.TRUNCATED, message), usage)
             try:
                 return Answer(read(completion), completion, usage)

@@ -213,8 +213,14 @@ class RunContext:
 
     @cached_property
     def endpoints(self) -> list[Endpoint]:
-        """The configured language models."""
-        return self.config.build_endpoints()
+        """The configured language models that a component asks, the first one first: the others are left alone."""
+        components: list[Explainer | Scorer] = [*self.explainers, *self.scorers]
+        asked = {need.endpoint for component in components for need in component.llm_needs()}
+        return [
+            endpoint
+            for number, endpoint in enumerate(self.config.build_endpoints())
+            if endpoint.name in asked or (number == 0 and "" in asked)
+        ]
 
     @property
     def llms(self) -> LLMRuntime:

@@ -33,6 +33,8 @@ _BYTES_PER_FIRING = 9
 """Window, column and value of one firing token in a pool."""
 _FIRINGS_PER_TOKEN = 32
 """A guess on the high side of what coders have: K of a TopK coder, L0 of the others."""
+_PROMPTS = "prompts"
+"""Name of the artefact that keeps the hashes of the prompt files with which a run began."""
 _SPARE_BYTES = 64 * 2**20
 
 
@@ -136,6 +138,7 @@ def _create_run(store: LabelStore, config: RunConfig, note: RunNote, name: str, 
     )
     try:
         store.create_run(run)
+        store.add_artefact(note.run_id, _PROMPTS, config.prompt_hashes())
     except StoreError:
         if not store.has_run(note.run_id):
             raise
@@ -170,6 +173,7 @@ def _what_changed(config: RunConfig, folder: RunFolder, note: RunNote) -> str:
     try:
         store = open_of_note(folder.root, note)
         before = store.run(note.run_id).config if store.has_run(note.run_id) else {}
+        prompts = store.artefact(note.run_id, _PROMPTS)
         store.close()
     except StoreError:
         return ""
@@ -177,6 +181,8 @@ def _what_changed(config: RunConfig, folder: RunFolder, note: RunNote) -> str:
         return ""
     try:
         before = parse_config(before, "the folder's run").identity()
+        if prompts:
+            before["prompts"] = prompts  # as they were then
     except ConfigError:  # written by another version
         return ""
     return first_difference(before, config.identity())

@@ -15,6 +15,7 @@ from autointerp.llm.pricing import check_price
 from autointerp.llm.protocol import Usage
 from autointerp.planning.planned import PlannedCalls, PlanSizes
 from autointerp.planning.sizes import plan_sizes
+from autointerp.scorers.comparing import comparing_scorer
 from sae_core.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -168,10 +169,9 @@ def plan_run(
         add(explainer, explainer.kind, 1, real)
     for scorer in scorers:
         add(scorer, scorer.kind, _texts(scorer, inputs), real)
-    if config.labels.choose == "best" and len(inputs) > 1:
-        judge = next((s for s in scorers if s.judges_explanation and config.labels.by in ("", s.kind)), None)
-        if judge is not None:
-            add(judge, f"{judge.kind}, to choose", _texts(judge, inputs), real)
+    judge = comparing_scorer(explainers, scorers, config.labels.choose, config.labels.by)
+    if judge is not None:
+        add(judge, f"{judge.kind}, to choose", _texts(judge, inputs), real)
     shuffled = None
     if selected is not None:
         shuffled = sum(_shuffled(config.controls.shuffled_latents, count) for count in selected)

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from autointerp.components import known_components
 from autointerp.report.figures import (
     UNDEFINED,
     interval_text,
@@ -21,6 +22,7 @@ from autointerp.report.figures import (
 )
 from autointerp.report.highlight import ExemplarReader, plain_line
 from autointerp.report.terminal import exemplar_lines
+from autointerp.scorers.base import Scorer
 
 
 def quotable_sentence(row: pd.Series[Any]) -> str:
@@ -39,13 +41,13 @@ def quotable_sentence(row: pd.Series[Any]) -> str:
     precision, recall = known(row.get("precision")), known(row.get("recall"))
     judged = judged_scores(row)
     if not _text(row, "precision_method") and judged:
-        said = ", ".join(f"{kind} {share_text(value)}" for kind, value in judged.items())
+        said = ", ".join(f"{kind} {share_text(value)}{_chance(kind)}" for kind, value in judged.items())
         judge = _text(row, "judge_model") or "a language model"
         failed = known(row.get("num_failed"))
         lost = f", {failed:,.0f} more without an answer" if failed else ""
         sentence += (
-            f"as {judge} judges it on {known(row.get('num_judged')) or 0:,.0f} held-out windows{lost}, half of them firing: {said} "
-            "(.50 is chance; this is no precision at the natural rate)"
+            f"as {judge} judges it on {known(row.get('num_judged')) or 0:,.0f} held-out windows{lost}: {said}; "
+            "none of this is a precision at the natural rate"
         )
     elif precision is None:
         holding = "the label holds nowhere in the held-out text, so its precision is not defined"
@@ -125,6 +127,13 @@ def judged_scores(row: pd.Series[Any]) -> dict[str, float]:
     """Headline figures of language models that judged, by kind."""
     found = {str(name).removesuffix("_score"): known(row[name]) for name in row.index if str(name).endswith("_score")}
     return {kind: value for kind, value in found.items() if value is not None}
+
+
+def _chance(kind: str) -> str:
+    """`` (chance .50)`` for a scorer that has one such number."""
+    scorer = known_components("scorers").get(kind)
+    chance = None if scorer is None or not issubclass(scorer, Scorer) else scorer.CHANCE
+    return "" if chance is None else f" (chance {share_text(chance)})"
 
 
 def _measured(row: pd.Series[Any], column: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,6 +18,9 @@ class Scorer(BaseModel, ABC):
     """Says how far an explanation, or a latent itself, can be trusted, on evidence of a side that made no label."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    CHANCE: ClassVar[float | None] = None
+    """What the headline comes to where nothing of the label is used; None where that is not one number."""
 
     kind: str
     """Name in the config file; a concrete class narrows it to a ``Literal``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -28,6 +28,8 @@ from sae_core.hashing import seed_for
 
 class DetectionScorer(WindowJudge):
     """Balanced accuracy of a judge that reads the label and tells activating windows from others."""
+
+    CHANCE: ClassVar[float | None] = 0.5
 
     kind: Literal["detection"] = "detection"
     """Name in the config file."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,8 @@ _NEIGHBOURS = 3
 class DiscriminationScorer(Scorer):
     """Share of questions in which a judge finds the latent's windows among those of its neighbours, by the label."""
 
+    CHANCE: ClassVar[float | None] = 0.25
+
     kind: Literal["discrimination"] = "discrimination"
     """Name in the config file."""
     endpoint: str = ""
@@ -66,7 +68,7 @@ class DiscriminationScorer(Scorer):
 
     def llm_needs(self) -> list[LLMNeed]:
         """One endpoint."""
-        return [LLMNeed(self.endpoint)]
+        return [LLMNeed(self.endpoint, prompts=(self.kind,))]
 
     def planned(self, sizes: PlanSizes) -> list[PlannedCalls]:
         """As many calls as the questions take."""

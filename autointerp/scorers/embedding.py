@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -20,6 +20,8 @@ from autointerp.sentence_embedding import check_embedder, local_embedder
 
 class EmbeddingScorer(NaturalJudge):
     """How well the cosine of label and window tells activating windows from others."""
+
+    CHANCE: ClassVar[float | None] = 0.5
 
     kind: Literal["embedding"] = "embedding"
     """Name in the config file."""

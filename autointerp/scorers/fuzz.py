@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -30,6 +30,8 @@ from sae_core.hashing import seed_for
 
 class FuzzScorer(WindowJudge):
     """Accuracy of a judge that reads the label and tells right marks from wrong ones, in pairs of equal positions."""
+
+    CHANCE: ClassVar[float | None] = 0.5
 
     kind: Literal["fuzz"] = "fuzz"
     """Name in the config file."""

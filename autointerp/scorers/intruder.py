@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -39,6 +39,8 @@ _FIRING = 4
 class IntruderScorer(Scorer):
     """Share of sets in which a judge finds the one window where the latent is silent."""
 
+    CHANCE: ClassVar[float | None] = 0.2
+
     kind: Literal["intruder"] = "intruder"
     """Name in the config file."""
     endpoint: str = ""
@@ -61,7 +63,7 @@ class IntruderScorer(Scorer):
 
     def llm_needs(self) -> list[LLMNeed]:
         """One endpoint."""
-        return [LLMNeed(self.endpoint)]
+        return [LLMNeed(self.endpoint, prompts=(self.kind,))]
 
     def planned(self, sizes: PlanSizes) -> list[PlannedCalls]:
         """As many calls as the sets take."""

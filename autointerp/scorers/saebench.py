@@ -59,7 +59,7 @@ class SaebenchScorer(Scorer):
 
     def llm_needs(self) -> list[LLMNeed]:
         """One endpoint."""
-        return [LLMNeed(self.endpoint)]
+        return [LLMNeed(self.endpoint, prompts=("detection",))]
 
     def planned(self, sizes: PlanSizes) -> list[PlannedCalls]:
         """One call."""

@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +69,8 @@ class Simulated:
 class SimulationScorer(NaturalJudge):
     """Correlation of simulated and true activations over the tokens of windows as they come."""
 
+    CHANCE: ClassVar[float | None] = 0.0
+
     kind: Literal["simulation"] = "simulation"
     """Name in the config file."""
     endpoint: str = ""
@@ -81,12 +83,13 @@ class SimulationScorer(NaturalJudge):
     def llm_needs(self) -> list[LLMNeed]:
         """One endpoint, with prompt log-probabilities unless the JSON variant is chosen."""
         if self.variant == "json":
-            return [LLMNeed(self.endpoint)]
+            return [LLMNeed(self.endpoint, prompts=("simulation_json",))]
         return [
             LLMNeed(
                 self.endpoint,
                 frozenset({Capability.PROMPT_LOGPROBS}),
                 'set variant = "json" for the scorer "simulation", whose numbers are not comparable with this variant\'s',
+                ("simulation",),
             )
         ]
 

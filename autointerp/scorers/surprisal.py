@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -33,6 +33,8 @@ class _Read(NamedTuple):
 class SurprisalScorer(NaturalJudge):
     """How well the gain of a text's log-probability by the label tells activating windows from others."""
 
+    CHANCE: ClassVar[float | None] = 0.5
+
     kind: Literal["surprisal"] = "surprisal"
     """Name in the config file."""
     endpoint: str = ""
@@ -43,7 +45,7 @@ class SurprisalScorer(NaturalJudge):
     def llm_needs(self) -> list[LLMNeed]:
         """One endpoint with prompt log-probabilities."""
         alternative = 'leave the scorer "surprisal" out, or give it an endpoint of a vLLM server'
-        return [LLMNeed(self.endpoint, frozenset({Capability.PROMPT_LOGPROBS}), alternative)]
+        return [LLMNeed(self.endpoint, frozenset({Capability.PROMPT_LOGPROBS}), alternative, (self.kind,))]
 
     def planned(self, sizes: PlanSizes) -> list[PlannedCalls]:
         """Two calls a window."""

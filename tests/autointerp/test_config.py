@@ -14,6 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autointerp.config import RunConfig, Section, known_keys, load_config, parse_config
+from autointerp.prompting import prompt
+from autointerp.scorers.comparing import comparing_scorer
 from sae_core.errors import ConfigError, InputError, MissingFileError
 
 MINIMAL = """
@@ -268,3 +270,60 @@ def test_small_kindnesses(file: Path) -> None:
     assert load_config(file, ["coders.0.path=./x", "coders.0.hookpoint=y.random"]).source_names() == [
         "x-y.random-coder"
     ]
+
+
+ASKING = """
+[[endpoints]]
+kind = "openai"
+base_url = "http://127.0.0.1:1/v1"
+model = "m"
+"""
+TWO_EXPLAINERS = '[[explainers]]\nkind = "pattern"\n[[explainers]]\nkind = "max_activating"\n'
+
+
+def test_a_prompt_of_another_text_is_another_run(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text(MINIMAL + ASKING + '[[explainers]]\nkind = "max_activating"\n[[scorers]]\nkind = "saebench"\n')
+    config = load_config(file)
+    assert set(config.identity()["prompts"]) == {"max_activating", "detection"}, "saebench sends detection's prompt"
+    before = config.digest
+    original = prompt.load_prompt
+
+    def changed(name: str) -> prompt.Prompt:
+        found = original(name)
+        return found.model_copy(update={"system": found.system + "!"}) if name == "detection" else found
+
+    monkeypatch.setattr(prompt, "load_prompt", changed)
+    assert config.digest != before
+    assert parse_config(config.stored(), "stored").digest == config.digest
+
+
+@pytest.mark.parametrize(
+    ("scorers", "by", "expected"),
+    [
+        ('[[scorers]]\nkind = "pattern"\n', "", "no scorer judges texts"),
+        ('[[scorers]]\nkind = "pattern"\n[[scorers]]\nkind = "fuzz"\n', "pattern", "name one that can (fuzz)"),
+        ('[[scorers]]\nkind = "fuzz"\n', "detection", "labels.by is 'detection'"),
+    ],
+)
+def test_a_choice_that_cannot_be_made_is_refused_at_once(file: Path, scorers: str, by: str, expected: str) -> None:
+    text = f'{MINIMAL}[labels]\nchoose = "best"\nby = "{by}"\n{ASKING}{TWO_EXPLAINERS}{scorers}'
+    assert expected in refused(file, text=text)
+
+
+def test_what_compares_is_what_judges_every_text(file: Path) -> None:
+    scorers = '[[scorers]]\nkind = "pattern"\n[[scorers]]\nkind = "fuzz"\n'
+    file.write_text(f'{MINIMAL}[labels]\nchoose = "best"\n{ASKING}{TWO_EXPLAINERS}{scorers}')
+    config = load_config(file)
+    found = comparing_scorer(config.build_explainers(), config.build_scorers(), config.labels.choose, config.labels.by)
+    assert found is not None
+    assert found.kind == "fuzz"
+
+
+def test_labels_from_elsewhere_and_an_explainer_are_two_words(file: Path) -> None:
+    (file.parent / "labels.parquet").touch()
+    labels = f'{MINIMAL}[labels]\nfrom = "labels.parquet"\n'
+    file.write_text(labels)
+    config = load_config(file)
+    assert parse_config(config.stored(), "stored").explainers == config.explainers
+    own = '[[explainers]]\nkind = "imported"\npath = "labels.parquet"\nsource = "another"\n'
+    assert "leave one of the two out" in refused(file, text=labels + own)

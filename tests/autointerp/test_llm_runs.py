@@ -55,6 +55,13 @@ usd_per_million_output_tokens = 2.0
 timeout_s = 20.0
 """
 LABELS = """
+[[endpoints]]
+kind = "openai"
+name = "spare"  # nobody asks it, and nobody is there
+base_url = "http://127.0.0.1:1/v1"
+model = "test"
+usd_per_million_input_tokens = 1.0
+usd_per_million_output_tokens = 2.0
 [[explainers]]
 kind = "max_activating"
 [[scorers]]

@@ -77,6 +77,13 @@ def test_answers_in_any_order_find_their_requests(tmp_path: Path) -> None:
     assert server.seen["deleted"] == 1, "the file of requests is not left with the provider"
 
 
+def test_a_key_that_a_reply_repeats_is_not_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATCH_TEST_KEY", "sk-not-to-be-seen")
+    with BatchServer() as server:
+        found = ask(server, tmp_path, ["sk-not-to-be-seen"], api_key_env="BATCH_TEST_KEY")
+    assert list(found.values()) == ["answer to [key]"]
+
+
 def test_nothing_of_the_environment_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_ORG_ID", "org-of-somebody")
     monkeypatch.setenv("OPENAI_PROJECT_ID", "project-of-somebody")

@@ -20,8 +20,9 @@ from autointerp.explainers.base import Explainer
 from autointerp.explanation import Explanation
 from autointerp.llm.protocol import CompletionRequest
 from autointerp.llm.scripted import ScriptedLLMs
-from autointerp.planning import PlanSizes, measured_sizes, plan_run
-from autointerp.planning.planned import num_calls, text_tokens
+from autointerp.planning.plan import plan_run
+from autointerp.planning.planned import PlanSizes, num_calls, text_tokens
+from autointerp.planning.sizes import measured_sizes
 from autointerp.prompting.prompt import load_prompt
 from autointerp.report.plan import print_plan
 from autointerp.scorers.base import Scorer
@@ -160,6 +161,9 @@ def test_a_plan_says_the_calls_that_are_made_and_their_length(
     asyncio.run(ask(component, evidence, llms))
     assert sum(call.calls for call in planned) == len(llms.asked)
     assert {(call.endpoint, call.purpose) for call in planned} <= {("", component.kind)} == set(llms.purposes)
+    # what decides a run's identity is what was sent
+    sent = {load_prompt(name).hash for need in component.llm_needs() for name in need.prompts}
+    assert {request.prompt_hash for request in llms.asked} <= sent
     said = sum(call.calls * call.prompt_tokens for call in planned)
     characters = sum(
         sum(len(message.content) for message in request.messages) + len(request.text or "") for request in llms.asked

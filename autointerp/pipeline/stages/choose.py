@@ -13,9 +13,9 @@ from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage, l
 from autointerp.pipeline.stages.score import explanations_of, score_latent
 from autointerp.score import Score
 from autointerp.scorers.base import Scorer
+from autointerp.scorers.comparing import comparing_scorer
 from autointerp.store.models import Base, ChoiceRow
 from autointerp.store.rows import choice_row
-from sae_core.errors import ConfigError, did_you_mean
 from sae_core.records import Side
 
 
@@ -31,13 +31,14 @@ class Choose(Stage):
     essential = False
 
     def plan(self, context: RunContext) -> list[ChunkSpec]:
-        return latent_chunks(context) if compares(context) else []
+        return latent_chunks(context) if choosing_scorer(context) else []
 
     def at_once(self, context: RunContext) -> int:
         return chunks_at_once(context.scorers)
 
     def run(self, context: RunContext, spec: ChunkSpec, progress: Progress) -> ChunkResult:
         scorer = choosing_scorer(context)
+        assert scorer is not None, "where nothing is compared no chunk is planned"
         explanations = explanations_of(context, spec)
 
         async def work(evidence: LatentEvidence, llms: LLMs) -> list[Score]:
@@ -53,18 +54,7 @@ class Choose(Stage):
         return ChunkResult(rows)
 
 
-def compares(context: RunContext) -> bool:
-    """Whether explanations are compared at all."""
-    inputs = [explainer for explainer in context.explainers if explainer.side == "input"]
-    return context.config.labels.choose == "best" and len(inputs) > 1
-
-
-def choosing_scorer(context: RunContext) -> Scorer:
-    """The scorer that compares explanations. Errors: ConfigError where there is none of that kind."""
-    judges = {scorer.kind: scorer for scorer in context.scorers if scorer.judges_explanation}
-    wanted = context.config.labels.by
-    if wanted and wanted not in judges:
-        raise ConfigError(f"labels.by is {wanted!r}: {did_you_mean(wanted, judges)}")
-    if not judges:
-        raise ConfigError('labels.choose is "best" and no scorer judges explanations: add one to [[scorers]].')
-    return judges[wanted] if wanted else next(iter(judges.values()))
+def choosing_scorer(context: RunContext) -> Scorer | None:
+    """The scorer that compares explanations, None where they are not compared."""
+    labels = context.config.labels
+    return comparing_scorer(context.explainers, context.scorers, labels.choose, labels.by)

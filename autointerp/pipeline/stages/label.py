@@ -10,7 +10,7 @@ from autointerp.explanation import Explanation
 from autointerp.failure import Failure, FailureKind, LatentStatus
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage, decode_latents, latent_chunks
-from autointerp.pipeline.stages.choose import choosing_scorer, compares
+from autointerp.pipeline.stages.choose import choosing_scorer
 from autointerp.store import ChunkState
 from autointerp.store.models import Base, LabelRow
 from sae_core.records import Side
@@ -61,9 +61,10 @@ class Label(Stage):
 
 def _choices(context: RunContext, source: str, latents: Sequence[int]) -> dict[int, dict[str, float]]:
     """Scores on the choose side by latent and explainer; none where explanations are not compared."""
-    if not compares(context):
+    scorer = choosing_scorer(context)
+    if scorer is None:
         return {}
-    headline = choosing_scorer(context).headline
+    headline = scorer.headline
     found: dict[int, dict[str, float]] = {}
     for score in context.store.choices(context.run_id, source, latents):
         value = score.values.get(headline)

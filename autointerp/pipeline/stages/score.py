@@ -13,6 +13,7 @@ from autointerp.pipeline.asking import chunks_at_once, over_latents
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.latent_evidence import chunk_evidence
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage, decode_latents, latent_chunks
+from autointerp.prompting.prompt import load_prompt
 from autointerp.score import Score
 from autointerp.scorers.base import Scorer
 from autointerp.store.models import Base, ScoreRow, VerdictRow
@@ -83,7 +84,10 @@ async def score_one(
 ) -> Score:
     """The scorer's verdict; what goes wrong with this latent is its failure, everything else is the run's."""
     try:
-        return await scorer.score(explanation, evidence, llms)
+        score = await scorer.score(explanation, evidence, llms)
+        hashes = {load_prompt(name).hash for need in scorer.llm_needs() for name in need.prompts}
+        said = {f"{scorer.kind}_prompt_hash": ",".join(sorted(hashes))} if hashes else {}
+        return score.model_copy(update={"values": score.values | said})
     except NonFiniteError as error:
         failure = Failure(kind=FailureKind.NAN_INPUT, message=str(error))
     except AskFailed as error:

@@ -58,6 +58,7 @@ def write_summary(context: RunContext) -> None:
             "code_version": run.code_version,
             "seed": context.config.seed,
             "corpus": corpus,
+            "prompts": context.config.prompt_hashes(),
         },
         store.timings(context.run_id),
         {
