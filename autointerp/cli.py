@@ -372,6 +372,7 @@ def _go_on(started: StartedRun, retry: bool) -> None:
     from autointerp.pipeline.driver import LocalDriver
     from autointerp.pipeline.results import missing_results, write_results
     from autointerp.pipeline.stages import STAGES
+    from autointerp.planning.plan import plan_run
     from autointerp.progress import display
     from autointerp.store import ChunkState
     from sae_core.errors import InputError
@@ -396,6 +397,9 @@ def _go_on(started: StartedRun, retry: bool) -> None:
             shown.note(f"run {context.run_id} in {context.folder.root}")
             if started.memory:
                 shown.note(started.memory)
+                known = [source.num_latents for source in context.sources if not source.control]
+                for sentence in plan_run(context.config, num_latents=known).over_budget:
+                    shown.note(f"note: {sentence}.")
             LocalDriver(context, STAGES, shown).run(retry_poisoned=retry)
     except InputError:
         started.undo_if_nothing_done()

@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
-from autointerp.llm.call_book import CallBook
 from autointerp.llm.call_errors import CallError, InvalidReply, Transient
 from autointerp.llm.endpoints.base import Endpoint
 from autointerp.llm.pricing import billed_usage, most_amount, most_usage, nano_cost
 from autointerp.llm.probing import TakesParameters
 from autointerp.llm.protocol import CompletionRequest, LLMClient, Usage
-from autointerp.store.calls import CallRecord
+from autointerp.store.calls import Amount, CallRecord
 
 
-def metered(client: LLMClient, endpoint: Endpoint, book: CallBook, purpose: str) -> MeteredClient:
+class Book(Protocol):
+    """What calls are held to and entered in: a run's ``CallBook``, or ``PriorCalls`` before there is a run."""
+
+    async def open(self, key: str | None, most: Amount, /) -> object:
+        """Reserve ``most``. Errors: BudgetError."""
+        ...
+
+    async def close(self, record: CallRecord | None, reserved: Amount, /) -> object:
+        """Settle a reservation, and enter the call unless nothing was paid (None)."""
+        ...
+
+    def close_soon(self, record: CallRecord | None, reserved: Amount, /) -> object:
+        """As ``close``, for a caller that is being cancelled."""
+        ...
+
+
+def metered(client: LLMClient, endpoint: Endpoint, book: Book, purpose: str) -> MeteredClient:
     """The client with its calls entered under ``purpose``; it can send what the client can."""
     kind = MeteredParameterClient if isinstance(client, TakesParameters) else MeteredClient
     return kind(client, endpoint, book, purpose)
@@ -24,7 +39,7 @@ def metered(client: LLMClient, endpoint: Endpoint, book: CallBook, purpose: str)
 class MeteredClient:
     """Implements ``protocol.LLMClient`` over another client; replies are entered, but found under no key."""
 
-    def __init__(self, client: LLMClient, endpoint: Endpoint, book: CallBook, purpose: str) -> None:
+    def __init__(self, client: LLMClient, endpoint: Endpoint, book: Book, purpose: str) -> None:
         self._client, self._endpoint, self._book, self._purpose = client, endpoint, book, purpose
 
     async def send(self, request: CompletionRequest, deadline_s: float, *, bound: bool) -> str:

@@ -46,9 +46,16 @@ def runs_of(shown: WindowPool, length: int = RUN_LENGTH) -> NDArray[np.uint64]:
 def repeats(
     tokens: NDArray[np.int32], first_token: NDArray[np.int32], known: NDArray[np.uint64], length: int = RUN_LENGTH
 ) -> NDArray[np.bool_]:
-    """[W] which rows of ``tokens`` [W, C] (-1 for none) hold a run of ``known`` that starts at ``first_token`` [W] or later."""
+    """[W] which rows of ``tokens`` [W, C] (-1 for none) hold a run of ``known`` that starts at ``first_token`` [W] or later.
+
+    Of a row with fewer tokens than a run from there on it is the run that ends with its last one, so that short windows
+    (footers, the last one of a context) are held back with what stands before them.
+    """
     hashes, whole = _runs(tokens, length)
-    inside = whole & (np.arange(hashes.shape[1]) >= first_token[:, None])
+    starts = np.arange(hashes.shape[1])
+    end = tokens.shape[1] - np.argmax(tokens[:, ::-1] >= 0, axis=1)  # after the last token
+    short = end - first_token < length
+    inside = whole & ((starts >= first_token[:, None]) | (short[:, None] & (starts == (end - length)[:, None])))
     repeated = np.zeros(hashes.shape, dtype=np.bool_)
     repeated[inside] = np.isin(hashes[inside], known)
     return np.asarray(repeated.any(axis=1), dtype=np.bool_)

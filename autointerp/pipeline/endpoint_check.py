@@ -10,6 +10,8 @@ from autointerp.explainers.base import Explainer
 from autointerp.llm.asking import LLMNeed
 from autointerp.llm.call_errors import CallError
 from autointerp.llm.endpoints.base import Endpoint
+from autointerp.llm.metered import metered
+from autointerp.llm.prior_calls import PriorCalls
 from autointerp.llm.probing import probe
 from autointerp.llm.protocol import Capability
 from autointerp.scorers.base import Scorer
@@ -19,16 +21,16 @@ PROBE_DEADLINE_S = 60.0
 """Of each of the few calls of a probe; a server's first one with log-probabilities may compile for half a minute."""
 
 
-def check_endpoints(config: RunConfig) -> dict[str, frozenset[Capability]]:
-    """What each endpoint that is asked can do, by its name.
+def check_endpoints(config: RunConfig, calls: PriorCalls) -> dict[str, frozenset[Capability]]:
+    """What each endpoint that is asked can do, by its name; what is asked to find out goes through ``calls``.
 
-    Errors: EndpointError where nobody answers or the key or the model is not known; ConfigError where a component needs what its
+    Errors: BudgetError where there is no room for that; EndpointError where nobody answers or the key or the model is not known; ConfigError where a component needs what its
     endpoint lacks.
     """
     endpoints = config.build_endpoints()
     needs = needs_of(config)
     asked = {need.endpoint or endpoints[0].name for _, need in needs} if needs else set()
-    found = {endpoint.name: capabilities_of(endpoint) for endpoint in endpoints if endpoint.name in asked}
+    found = {endpoint.name: capabilities_of(endpoint, calls) for endpoint in endpoints if endpoint.name in asked}
     check_needs(needs, endpoints, found)
     return found
 
@@ -39,14 +41,14 @@ def needs_of(config: RunConfig) -> list[tuple[str, LLMNeed]]:
     return [(component.kind, need) for component in components for need in component.llm_needs()]
 
 
-def capabilities_of(endpoint: Endpoint) -> frozenset[Capability]:
+def capabilities_of(endpoint: Endpoint, calls: PriorCalls) -> frozenset[Capability]:
     """What an endpoint says of itself, else what a few tiny calls show. Errors: EndpointError."""
     known = endpoint.known_capabilities()
-    return asyncio.run(_probed(endpoint)) if known is None else known
+    return asyncio.run(_probed(endpoint, calls)) if known is None else known
 
 
-async def _probed(endpoint: Endpoint) -> frozenset[Capability]:
-    client = endpoint.open_for_probing()
+async def _probed(endpoint: Endpoint, calls: PriorCalls) -> frozenset[Capability]:
+    client = metered(endpoint.open_for_probing(), endpoint, calls, "probe")
     try:
         return await probe(client, PROBE_DEADLINE_S)
     except CallError as error:

@@ -16,11 +16,13 @@ from sqlalchemy import delete, select
 from autointerp.config import RunConfig, parse_config
 from autointerp.evidence import AblationRequest, LensRequest, SteeringRequest, SuffixRequest, TokenChangeRequest
 from autointerp.explainers.base import Explainer
+from autointerp.llm.prior_calls import PriorCalls
 from autointerp.pipeline.code_version import code_version
 from autointerp.pipeline.context import RunContext, evidence_request, extraction_settings
 from autointerp.pipeline.endpoint_check import check_endpoints
 from autointerp.pipeline.folder import RunFolder, RunNote, usable_folder
 from autointerp.pipeline.memory_check import check_memory
+from autointerp.pipeline.owner import Owner
 from autointerp.scorers.base import Scorer
 from autointerp.store import ChunkState, LabelStore, open_store
 from autointerp.store.dialects import parse_url
@@ -89,7 +91,7 @@ def start_run(config: RunConfig, name: str, out: Path, began: float | None = Non
             store.set_run_config(note.run_id, config.stored())  # a server may have moved, a budget may have grown
             return StartedRun(context, finished=store.run(note.run_id).state == "done")
         store.close()
-    sources, loaded, memory = preflight(config, folder)
+    sources, loaded, memory, calls = preflight(config, folder)
     made = tuple(place for place in (folder.root, *folder.root.parents) if not place.exists())
     with usable_folder(folder.root):
         folder.root.mkdir(parents=True, exist_ok=True)
@@ -118,6 +120,7 @@ def start_run(config: RunConfig, name: str, out: Path, began: float | None = Non
     if new:
         for name, found in context.capabilities.items():
             store.add_artefact(note.run_id, f"capabilities/{name}", {"capabilities": sorted(found)})
+        calls.enter(store, note.run_id, str(Owner.of_this_process()))
         store.add_timing(note.run_id, "load", time.monotonic() - began)
     return StartedRun(context, finished=False, memory=memory, _made_folders=made if new else (), _new=new)
 
@@ -229,18 +232,21 @@ def _remove_empty(folders: Sequence[Path]) -> None:
             folder.rmdir()
 
 
-def preflight(config: RunConfig, folder: RunFolder) -> tuple[list[Source], dict[str, object], str]:
+def preflight(
+    config: RunConfig, folder: RunFolder
+) -> tuple[list[Source], dict[str, object], str, PriorCalls]:
     """Check all that can be checked and write nothing: corpus, subject, coders, hookpoints, latents, room on disk and in memory.
 
-    Returns the run's sources, what was loaded on the way, by the attributes of RunContext, and a sentence on the memory
-    that extraction needs. Errors: InputError's family, DiskFullError.
+    Returns the run's sources, what was loaded on the way, by the attributes of RunContext, a sentence on the memory
+    that extraction needs, and the calls to language models that were made. Errors: InputError's family, DiskFullError.
     """
     from autointerp.pipeline.stages.tokenize import corpus_rules, corpus_spec
 
     _check_settings(config)
     for scorer in config.build_scorers():
         scorer.check()
-    capabilities = check_endpoints(config)
+    calls = PriorCalls(config.budget)
+    capabilities = check_endpoints(config, calls)
     corpus_spec(config).check_readable()
     _check_room(folder.root, config, [])
 
@@ -270,7 +276,8 @@ def preflight(config: RunConfig, folder: RunFolder) -> tuple[list[Source], dict[
             check_interventions(subject, coder)
     _check_room(folder.root, config, sources)
     memory = check_memory(config, extraction_settings(config), subject, attached)
-    return sources, {"subject": subject, "_attached": attached, "capabilities": capabilities}, memory
+    loaded: dict[str, object] = {"subject": subject, "_attached": attached, "capabilities": capabilities}
+    return sources, loaded, memory, calls
 
 
 def _check_settings(config: RunConfig) -> None:

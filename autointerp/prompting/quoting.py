@@ -23,8 +23,10 @@ OPEN, CLOSE = "<<", ">>"
 _UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
 """Letters and marks that show nothing: variation selectors, fillers (Unicode's default ignorable ones that are no formats)."""
 _CONTROL_TOKEN = re.compile(
-    r"<(?=[|｜]|/?(?:s|bos|eos|pad|unk|mask|think|tool_call|tool_response|(?:start|end)_of_(?:turn|image)|system|user|assistant)>)"
-    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\])"
+    r"<(?=[|｜]|[^<>\s]{1,40}[|｜]>"
+    r"|/?(?:s|bos|eos|pad|unk|mask|think|tool_call|tool_response|(?:start|end)_of_(?:turn|image)|system|user|assistant"
+    r"|image|video|audio|fim_\w+|file_sep|repo_name)>)"
+    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|gMASK|sMASK|MASK|sop|eop)\])"
 )
 """First character of what chat models read as the end of a turn; servers turn such text into control tokens wherever it stands."""
 _BETWEEN_OPENS, _BETWEEN_CLOSES = re.compile("< *(?=<)"), re.compile("> *(?=>)")

@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autointerp.evidence import LatentEvidence
-from autointerp.sampling.firing import sample_firing
-from autointerp.sampling.silent import sample_silent, silent_strata, uniform_counts
+from autointerp.sampling.firing import fires_in, sample_firing
+from autointerp.sampling.scorable import kept_exemplars
+from autointerp.sampling.silent import SilentStrata, sample_silent, silent_strata, uniform_counts
 from autointerp.sampling.window import ShownWindow
 from sae_core.hashing import seed_for
+from sae_core.records import Origin
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,22 +48,37 @@ class NaturalSample:
 
 
 def natural_sample(evidence: LatentEvidence, firing: int, silent: int, seed: int) -> NaturalSample:
-    """At most ``firing`` and ``silent`` windows of the scored side.
-
-    Where the pool is a sample, pi comes from the exact counts of the whole side: a rare latent fires in few windows of a pool.
-    """
+    """At most ``firing`` and ``silent`` windows of the scored side."""
     side, latent = evidence.scored_side, evidence.latent
     strata = silent_strata(evidence, side)
     rng = np.random.default_rng(seed_for(seed, "silent strata", latent))
     counts = uniform_counts(strata, silent, rng)
-    whole = strata.num_firing + strata.num_silent
-    if evidence.store.pool(side).is_census:
-        rate = strata.num_firing / whole if whole else 0.0
-    else:
-        rate = evidence.num_windows_firing(side) / max(1, int(evidence.store.statistics.num_windows[side]))
     return NaturalSample(
         sample_firing(evidence, side, firing, seed),
         sample_silent(strata, evidence, counts, seed),
-        rate,
+        firing_rate(evidence, strata),
         strata.share_skipped,
     )
+
+
+def firing_rate(evidence: LatentEvidence, strata: SilentStrata) -> float:
+    """pi: the share of firing windows among the windows of the strata's side that may be judged, 0 where there are none.
+
+    Of a census it is counted. A rare latent fires in few windows of a pool that is a sample, so there it is the exact count
+    of the whole side, times the share of firing windows that may be judged over that of all windows.
+    """
+    side, pool = strata.side, evidence.store.pool(strata.side)
+    whole = strata.num_firing + strata.num_silent
+    if not whole:
+        return 0.0
+    if pool.is_census:
+        return strata.num_firing / whole
+    counted = evidence.num_windows_firing(side) / max(1, int(evidence.store.statistics.num_windows[side]))
+    in_pool = int(fires_in(pool, evidence.latent).sum())
+    stored = evidence.store.exemplars(evidence.latent, side, Origin.SAMPLED)
+    # whichever uniform sample of its firing windows is the larger one
+    if in_pool >= len(stored):
+        kept = strata.num_firing / in_pool if in_pool else 1.0
+    else:
+        kept = len(kept_exemplars(evidence, side, stored)) / len(stored)
+    return min(1.0, counted * kept / (1.0 - strata.share_skipped))

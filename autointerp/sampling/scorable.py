@@ -37,11 +37,13 @@ def kept_exemplars(evidence: LatentEvidence, side: Side, exemplars: Sequence[Exe
     found = [e for e in exemplars if (e.context, e.position) not in evidence.excluded]
     if side is Side.EXPLAIN or not found:
         return found
-    tokens = np.full((len(found), max(len(e.token_ids) for e in found)), -1, dtype=np.int32)
+    before = max(len(e.context_ids) for e in found)
+    tokens = np.full((len(found), before + max(len(e.token_ids) for e in found)), -1, dtype=np.int32)
     for row, exemplar in enumerate(found):
-        tokens[row, : len(exemplar.token_ids)] = exemplar.token_ids
+        tokens[row, before - len(exemplar.context_ids) : before] = exemplar.context_ids
+        tokens[row, before : before + len(exemplar.token_ids)] = exemplar.token_ids
     special = evidence.store.pieces.special
-    first = [int(e.position == 0 and len(e.token_ids) > 0 and int(e.token_ids[0]) in special) for e in found]
+    first = [before + int(e.position == 0 and len(e.token_ids) > 0 and int(e.token_ids[0]) in special) for e in found]
     repeated = repeats(tokens, np.asarray(first, dtype=np.int32), _shown_runs(evidence.store.pool(Side.EXPLAIN)))
     return [exemplar for exemplar, skip in zip(found, repeated, strict=True) if not skip]
 

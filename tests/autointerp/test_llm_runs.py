@@ -216,9 +216,19 @@ def test_the_ledger_is_the_server_s(labelled: tuple[Path, list[Call]]) -> None:
     seen = totals(calls)
     probes = [call for call in calls if call.request and not BLOCK.search(call.prompt)]
     spent, _ = budget_of(out)
-    without_probes = totals(call for call in calls if call not in probes)
-    assert spent == without_probes["prompt_tokens"] + without_probes["completion_tokens"]
-    assert seen["billed"] - without_probes["billed"] == len(probes) <= 12
+    assert spent == seen["prompt_tokens"] + seen["completion_tokens"]
+    with sqlite3.connect(out / "autointerp.db") as connection:
+        [(entered,)] = connection.execute("SELECT count(*) FROM llm_call WHERE purpose = 'probe'")
+    assert 0 < entered <= len(probes) <= 12, "what a server can do is asked once, and in the books too"
+
+
+def test_a_budget_below_one_call_is_refused_before_anything_is_asked(world: Path) -> None:
+    with RunningServer(oracle(world)) as server:
+        done = run(write_config(world, "tiny", server.url), world / "tiny", "--set", "budget.tokens=1")
+        assert server.calls == []
+    assert done.returncode == 2
+    assert "the budget has no room" in done.stderr
+    assert not (world / "tiny").exists()
 
 
 def test_the_calls_of_a_run_proceed_together(world: Path) -> None:
@@ -286,6 +296,7 @@ def test_a_spent_budget_pauses_the_run_and_more_of_it_goes_on_without_asking_aga
         stopped = run(config, out, "--set", f"budget.tokens={cap}")
         assert stopped.returncode == 2
         assert "budget" in stopped.stderr
+        assert "note: the plan takes about" in stopped.stderr, "said before anything is spent"
         assert "Traceback" not in stopped.stderr
         spent, _ = budget_of(out)
         assert 0 < spent <= cap

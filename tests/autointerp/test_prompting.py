@@ -138,6 +138,11 @@ CONTROL = [
     "[/INST]",
     "<｜User｜>",
     "</think>",
+    "<turn|>",
+    "<channel|>",
+    "[gMASK]",
+    "<fim_prefix>",
+    "<image>",
 ]
 
 

@@ -24,6 +24,7 @@ from autointerp.sampling import (
     silent_strata,
     uniform_counts,
 )
+from autointerp.sampling.natural import firing_rate
 from sae_core.lens_evidence import LensEvidence
 from sae_core.records import Exemplar, Origin, Side, WindowPool
 from tests.autointerp.pools import HandStore, Rule, letters, make_pool
@@ -80,6 +81,12 @@ def world(seed: int) -> tuple[HandStore, dict[Side, list[list[int]]]]:
     return HandStore(pools, letters(WORDS)), texts
 
 
+def held_back_by(pool: WindowPool, row: int) -> set[tuple[int, ...]]:
+    """Runs of a window by which it is held back; of a short one that which ends with it."""
+    own = own_tokens(pool, row)
+    return runs(own) or runs([int(t) for t in pool.tokens[row] if t >= 0][-13:])
+
+
 def runs(tokens: list[int]) -> set[tuple[int, ...]]:
     return {tuple(tokens[i : i + 13]) for i in range(len(tokens) - 12)}
 
@@ -115,7 +122,7 @@ def test_strata_are_the_partition_that_brute_force_finds(seed: int, latent: int,
     firing, skipped = 0, 0
     for row in range(len(pool.tokens)):
         place = (int(pool.context[row]), int(pool.position[row]))
-        if place in seen or runs(own_tokens(pool, row)) & shown:
+        if place in seen or held_back_by(pool, row) & shown:
             skipped += 1
         elif activations(pool, row, latent):
             firing += 1
@@ -148,7 +155,7 @@ def test_strata_are_the_partition_that_brute_force_finds(seed: int, latent: int,
         assert window.token_ids.tolist() == own_tokens(pool, row)
         assert window.fires == bool(activations(pool, row, latent)) == (window.stratum is Stratum.FIRING)
         assert window.place not in seen
-        assert not runs(own_tokens(pool, row)) & shown
+        assert not held_back_by(pool, row) & shown
         assert window.activations[window.firing_positions].tolist() == activations(pool, row, latent)
     assert sum(w.fires for w in found) == min(5, firing)
 
@@ -198,6 +205,25 @@ def test_the_same_seed_draws_the_same() -> None:
     assert first == names(sample_firing(evidence, Side.SCORE, 8, 1))
     assert first != names(sample_firing(evidence, Side.SCORE, 8, 2))
     assert names(sample_firing(evidence, Side.SCORE, 99, 1))[:8] == first
+
+
+def test_the_firing_rate_is_that_of_what_may_be_judged() -> None:
+    """Boilerplate that is held back is left out above and below, of a census and of a sample alike."""
+    store = flat_store(100, 20)
+    pool = store.pool(Side.SCORE)
+    header = [
+        int(t) for t in pool.tokens[3] if t >= 0
+    ]  # window 3, in which the latent fires, is shown to explainers too
+    store.pools[Side.EXPLAIN] = make_pool(Side.EXPLAIN, [header], [999], [RULES[2]], WINDOW)
+    evidence = LatentEvidence(0, store)
+    strata = silent_strata(evidence, Side.SCORE)
+    assert strata.num_firing == 19
+    assert strata.share_skipped == pytest.approx(0.01)
+    assert firing_rate(evidence, strata) == pytest.approx(19 / 99)
+    store.pools[Side.SCORE] = replace(pool, num_windows_side=100_000)
+    sampled = LatentEvidence(0, store)
+    assert not store.pool(Side.SCORE).is_census
+    assert firing_rate(sampled, silent_strata(sampled, Side.SCORE)) == pytest.approx(19 / 99)
 
 
 def exemplar(context: int, tokens: list[int], position: int = 0) -> Exemplar:

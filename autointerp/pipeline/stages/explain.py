@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from autointerp.evidence import LatentEvidence
 from autointerp.explainers.base import Explainer
 from autointerp.explanation import Explanation
@@ -44,7 +46,7 @@ class Explain(Stage):
             async def work(
                 evidence: LatentEvidence, llms: LLMs, chosen: list[Explainer] = explainers
             ) -> list[Explanation]:
-                return [await explain_latent(explainer, evidence, llms) for explainer in chosen]
+                return await asyncio.gather(*(explain_latent(explainer, evidence, llms) for explainer in chosen))
 
             evidence = chunk_evidence(context, spec, causal=False)
             found += over_latents(context, spec.source, evidence, work, progress, asks=asks)
