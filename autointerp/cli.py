@@ -79,7 +79,8 @@ def run(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; by default runs/ and the file's name.")] = None,
     retry: Annotated[
-        bool, typer.Option("--retry", help="Try chunks again that ended their process too often.")
+        bool,
+        typer.Option("--retry", help="Try again what a server failed, and chunks that ended their process too often."),
     ] = False,
     preset: Annotated[
         str | None,
@@ -371,14 +372,14 @@ def _print_dry_run(config: RunConfig) -> None:
 def _go_on(started: StartedRun, retry: bool) -> None:
     from autointerp.pipeline.driver import LocalDriver
     from autointerp.pipeline.results import missing_results, write_results
+    from autointerp.pipeline.retrying import anything_to_retry
     from autointerp.pipeline.stages import STAGES
     from autointerp.planning.plan import plan_run
     from autointerp.progress import display
-    from autointerp.store import ChunkState
     from sae_core.errors import InputError
 
     context = started.context
-    if started.finished and not (retry and context.store.chunks(context.run_id, ChunkState.POISONED)):
+    if started.finished and not (retry and anything_to_retry(context.store, context.run_id)):
         missing = missing_results(context.folder)
         if missing:
             write_results(context)
@@ -400,7 +401,7 @@ def _go_on(started: StartedRun, retry: bool) -> None:
                 known = [source.num_latents for source in context.sources if not source.control]
                 for sentence in plan_run(context.config, num_latents=known).over_budget:
                     shown.note(f"note: {sentence}.")
-            LocalDriver(context, STAGES, shown).run(retry_poisoned=retry)
+            LocalDriver(context, STAGES, shown).run(retry=retry)
     except InputError:
         started.undo_if_nothing_done()
         raise

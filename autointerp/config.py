@@ -211,11 +211,15 @@ class LabelsConfig(Section):
     """Kind of the scorer that compares explanations on the choose side; by default the first one that judges texts."""
     from_: str | None = Field(default=None, alias="from", min_length=1)
     """Labels made elsewhere, which are only scored here: a run's output folder, a parquet dictionary, Neuronpedia's explanation files."""
+    allow_other_split: bool = False
+    """Score labels made elsewhere too where windows that were shown to whoever wrote them may be judged; they are marked."""
 
     @property
     def imported(self) -> dict[str, Any] | None:
         """The explainer table that ``from`` stands for."""
-        return None if self.from_ is None else {"kind": "imported", "path": self.from_}
+        if self.from_ is None:
+            return None
+        return {"kind": "imported", "path": self.from_, "allow_other_split": self.allow_other_split}
 
 
 class RunConfig(Section):
@@ -386,6 +390,8 @@ def load_config(path: Path | str, sets: Sequence[str] = (), environment: Mapping
         from autointerp.presets import preset
 
         below = preset(str(name))
+        if _takes_labels(data, from_environment, sets):
+            below.pop("explainers", None)  # nothing is written here, so there is nothing for them to do
         both = [key for key, value in below.items() if isinstance(value, list) and key in data]
         if both:
             tables = " and ".join(f"[[{key}]]" for key in both)
@@ -409,6 +415,15 @@ def load_config(path: Path | str, sets: Sequence[str] = (), environment: Mapping
         _lay_over(data, key.strip(), value.strip(), f"--set {item}")
         origins[key.strip()] = f"--set {item}"
     return parse_config(data, str(path), base=path.resolve().parent, origins=origins)
+
+
+def _takes_labels(
+    data: Mapping[str, Any], from_environment: Sequence[tuple[str, str, str]], sets: Sequence[str]
+) -> bool:
+    """Whether ``labels.from`` is set, wherever it is set."""
+    labels = data.get("labels")
+    keys = {key for key, _, _ in from_environment} | {item.partition("=")[0].strip() for item in sets}
+    return "labels.from" in keys or (isinstance(labels, dict) and labels.get("from") is not None)
 
 
 def _laid_under(data: Mapping[str, Any], below: Mapping[str, Any]) -> dict[str, Any]:
@@ -483,7 +498,7 @@ def _with_imported_labels(config: RunConfig, data: Mapping[str, Any], origin: st
     from autointerp.components import parse_component
 
     # a stored configuration holds the explainer that labels.from stood for
-    ours = parse_component("explainers", {"kind": "imported", "path": where})
+    ours = parse_component("explainers", labels.imported or {})
     others = [
         table.get("kind")
         for table in data.get("explainers", ())

@@ -98,6 +98,11 @@ class EvidenceStore(Protocol):
         ...
 
     @property
+    def corpus_fingerprint(self) -> str:
+        """sha256 of what was read and of how it was cut and dealt to sides."""
+        ...
+
+    @property
     def statistics(self) -> LatentStatistics:
         """Exact firing statistics of all latents."""
         ...

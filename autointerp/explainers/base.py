@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from autointerp.evidence import EvidenceRequest, LatentEvidence
 from autointerp.explanation import Explanation
+from autointerp.imports.split import Split
 from autointerp.llm.asking import NO_LLMS, LLMNeed, LLMs
 from autointerp.planning.planned import PlannedCalls, PlanSizes
 from sae_core.records import Source
@@ -37,8 +38,11 @@ class Explainer(BaseModel, ABC):
         """Evidence that GPU stages must have written before."""
         return []
 
-    def check_sources(self, sources: Sequence[Source]) -> None:
-        """Look whether it can explain these sources, before a run begins. Errors: InputError's family."""
+    def check_sources(self, sources: Sequence[Source], split: Split | None) -> None:
+        """Look whether it can explain these sources, of a run with this split into sides, before the run begins.
+
+        Errors: InputError's family.
+        """
 
     def llm_needs(self) -> list[LLMNeed]:
         """Endpoints that it asks, and what these must be able to do; checked before anything is spent."""

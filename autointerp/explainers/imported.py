@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from autointerp.evidence import LatentEvidence
+from autointerp.evidence import EvidenceStore, LatentEvidence
 from autointerp.explainers.base import Explainer
 from autointerp.explanation import Explanation
 from autointerp.failure import Failure, FailureKind
-from autointerp.imports import ImportedLabels, LabelFormat, LabelRequest, read_labels
+from autointerp.imports import ImportedLabel, ImportedLabels, LabelFormat, LabelRequest, Sides, read_labels
+from autointerp.imports.split import Split
 from autointerp.llm.asking import NO_LLMS, LLMs
+from autointerp.sampling.shown_elsewhere import holding_back, places_of_text
 from sae_core.errors import ConfigError
+from sae_core.exemplar_store import ExemplarStore
 from sae_core.records import Source
 
 LONGEST_LABEL = 2_000
 """Characters; what is longer is no label that a judge could apply."""
+
+
+@lru_cache(maxsize=4)
+def _opened(windows: Path) -> ExemplarStore:
+    """Another run's exemplar store, which is written once."""
+    return ExemplarStore.open(windows)
 
 
 class ImportedExplainer(Explainer):
@@ -44,17 +54,75 @@ class ImportedExplainer(Explainer):
     """Only Neuronpedia's explanations of this type, such as "oai_token-act-pair"."""
     allow_other_coder: bool = False
     """Take labels of a coder with other weights too, e.g. of a retrained one."""
+    allow_other_split: bool = False
+    """Score labels too of which it is known that windows that were shown to whoever wrote them may be judged; they are marked."""
 
     @property
     def side(self) -> Literal["input", "output"]:
         """What the configuration says that the labels are about."""
         return self.about
 
-    def check_sources(self, sources: Sequence[Source]) -> None:
-        """Refuses a file that is not there, is no labels, or is another coder's."""
+    def check_sources(self, sources: Sequence[Source], split: Split | None) -> None:
+        """Refuses a file that is not there, is no labels, or is another coder's; and labels whose writers were shown windows that
+        may be judged here, where these cannot be held back."""
         for source in sources:
             if not source.control:
-                self.read_for(source)
+                self._check_sides(self.read_for(source), split)
+
+    def _check_sides(self, found: ImportedLabels, split: Split | None) -> None:
+        if self.allow_other_split or found.windows is not None:
+            return
+        ours = {n: label for n, label in found.labels.items() if label.text and not label.foreign}
+        do = (
+            "give that run's output folder, by which they are held back, or set allow_other_split = true beside the path to "
+            "score them all the same"
+        )
+        if ours and found.split is not None and split is not None and not found.split.deals_alike(split):
+            what = (
+                f"its seed is {found.split.seed}, this run's {split.seed}"
+                if found.split.seed != split.seed
+                else "its contexts are cut in another way"
+            )
+            raise ConfigError(
+                f"the labels in {self.path!r} are of a run that dealt its corpus to other sides ({what}), so that windows which "
+                f"an explainer was shown there would be judged here: {do}."
+            )
+        edited = sorted(n for n, label in ours.items() if label.edited and label.seen is None)
+        if edited:
+            raise ConfigError(
+                f"{len(edited)} labels in {self.path!r} were edited by people (that of latent {edited[0]}, for instance) and the "
+                f"file does not say which windows these had seen: {do}."
+            )
+
+    def held_back(self, store: EvidenceStore) -> EvidenceStore:
+        """The windows of a source with what the writers of its labels were shown held back. Errors: ConfigError."""
+        windows = self.read_for(store.source).windows
+        if windows is None:
+            raise ConfigError(
+                f"the windows of the run whose labels are in {self.path!r} are not there any more, so that what its explainers "
+                "were shown cannot be held back: put its folder back where it was."
+            )
+        return holding_back(store, _opened(windows))
+
+    def _sides(self, label: ImportedLabel, found: ImportedLabels, store: EvidenceStore) -> Sides:
+        """How what the label's writer was shown is kept from being scored on the windows of ``store``."""
+        if label.foreign or (label.edited and label.seen is None):
+            return "unknown"
+        if label.corpus == store.corpus_fingerprint:
+            return "same"
+        if found.windows is None or _opened(found.windows).pieces != store.pieces:
+            return "unknown"
+        return "held_back"
+
+    def _seen(self, label: ImportedLabel, found: ImportedLabels, latent: int, store: EvidenceStore) -> tuple[str, ...]:
+        """The windows of ``store`` that a person who edited the label has seen, as far as they can be told."""
+        if not label.seen or label.corpus == store.corpus_fingerprint:
+            return label.seen or ()
+        if found.windows is None or _opened(found.windows).pieces != store.pieces:
+            return ()
+        seen = frozenset((int(c), int(p)) for c, _, p in (name.partition(":") for name in label.seen))
+        places = places_of_text(store, latent, _opened(found.windows), seen)
+        return tuple(f"{context}:{position}" for context, position in sorted(places))
 
     def read_for(self, source: Source) -> ImportedLabels:
         """The labels of a source, checked against its coder. Errors: ConfigError."""
@@ -106,13 +174,15 @@ class ImportedExplainer(Explainer):
         if len(label.text) > LONGEST_LABEL:
             message = f"the label in {name} has {len(label.text):,} characters, {LONGEST_LABEL:,} are allowed"
             return self._failed(latent, FailureKind.BAD_LABEL, message)
+        sides = self._sides(label, found, evidence.store)
         return Explanation(
             latent=latent,
             explainer=self.kind,
             side=self.side,
             text=label.text,
             model=label.model or None,
-            payload={"imported": found.provenance(label, Path(self.path))},
+            payload={"imported": found.provenance(label, Path(self.path)) | {"sides": sides}},
+            exemplar_ids=self._seen(label, found, latent, evidence.store),
         )
 
     def _failed(self, latent: int, kind: FailureKind, message: str) -> Explanation:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from sae_core.errors import InputError
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 
 _TEXT = pa.string()
 _COUNT = pa.int64()
@@ -66,6 +66,11 @@ COLUMNS: tuple[Column, ...] = (
     Column("label", _TEXT, "The chosen label: on which input the latent fires."),
     Column("label_output", _TEXT, "The chosen label of what the latent makes the subject write."),
     Column("explainer", _TEXT, "Kind of the explainer that wrote the label."),
+    Column(
+        "label_sides",
+        _TEXT,
+        "Of a label made elsewhere, the windows that its writer was shown: apart by the `same` sides as here, `held_back` from scoring, or `unknown` (some may have been scored).",
+    ),
     Column("explainer_model", _TEXT, "Language model that the explainer asked; null where none took part."),
     Column("prompt_hash", _TEXT, "sha256 of the explainer's prompt; null where there was none."),
     Column(
@@ -127,7 +132,11 @@ COLUMNS: tuple[Column, ...] = (
     Column("top_promoted_tokens", _TEXTS, "Tokens that the latent's direction raises most, strongest first."),
     Column("top_suppressed_tokens", _TEXTS, "Tokens that it lowers most, strongest first."),
     Column("neighbours", _COUNTS, "Latents of the same coder with the nearest decoder rows, nearest first."),
-    Column("judge_model", _TEXT, "Language model that judged; null where the figures are counted."),
+    Column(
+        "judge_model",
+        _TEXT,
+        "Language models that judged, as they name themselves, joined by commas; null where none answered or was asked.",
+    ),
     Column("num_judged", _COUNT, "Windows that were judged or counted for precision and recall."),
     Column("num_failed", _COUNT, "Judgements that failed and are in no figure."),
     Column("input_tokens", _COUNT, "Tokens sent to language models for this latent."),
@@ -141,11 +150,19 @@ COLUMNS: tuple[Column, ...] = (
 
 @cache
 def dictionary_columns(scorers: tuple[str, ...] = ()) -> tuple[Column, ...]:
-    """:data:`COLUMNS` and, before the provenance, one ``<kind>_score`` column for each scorer kind that is named."""
+    """:data:`COLUMNS` and, before the provenance, ``<kind>_score`` and ``<kind>_failure`` for each scorer kind that is named."""
     known = {column.name for column in COLUMNS}
     extra = tuple(
-        Column(f"{kind}_score", _REAL, f"The `{kind}` scorer's own headline figure (see its page).")
+        column
         for kind in dict.fromkeys(scorers)
+        for column in (
+            Column(f"{kind}_score", _REAL, f"The `{kind}` scorer's own headline figure (see its page)."),
+            Column(
+                f"{kind}_failure",
+                _TEXT,
+                f"Why the `{kind}` scorer has no figure, e.g. `truncated`; null where it has one.",
+            ),
+        )
     )
     for column in extra:
         if column.name in known or not column.name.isidentifier():

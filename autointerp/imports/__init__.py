@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autointerp.imports.label_line import ImportedLabel, ImportedLabels, LabelFormat, LabelRequest, clean_label
+from autointerp.imports.label_line import ImportedLabel, ImportedLabels, LabelFormat, LabelRequest, Sides, clean_label
 from autointerp.imports.reading import read_labels
 
-__all__ = ["ImportedLabel", "ImportedLabels", "LabelFormat", "LabelRequest", "clean_label", "read_labels"]
+__all__ = ["ImportedLabel", "ImportedLabels", "LabelFormat", "LabelRequest", "Sides", "clean_label", "read_labels"]

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from autointerp.imports.split import Split
 from sae_core.errors import ConfigError
 
-LabelFormat = Literal["auto", "dictionary", "parquet", "jsonl", "neuronpedia"]
-"""What a file is; ``auto`` looks at it."""
+LabelFormat = Literal["auto", "run", "dictionary", "parquet", "jsonl", "neuronpedia"]
+"""What a path holds; ``auto`` looks at it."""
+Sides = Literal["same", "held_back", "unknown"]
+"""How what a label's writer was shown is kept from being scored: the writer's run dealt the same corpus to the same sides;
+its text is left out of the windows that are judged; or nobody knows what it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,13 @@ class LabelLine:
     """Who wrote it, or the run that did."""
     reason: str = ""
     """Why there is no text."""
+    corpus: str = ""
+    """Fingerprint of the corpus from which it was written, "" where the file does not say it."""
+    sides: str = ""
+    """Of a label that its run took from elsewhere itself: the ``Sides`` there."""
+    seen: tuple[str, ...] | None = None
+    """Of a label that a person edited: the windows (``context:position``) that the person may have seen; None where that is
+    not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +87,23 @@ class ImportedLabel:
     """Who wrote it, or the run that did; "" where that is not known."""
     reason: str = ""
     """Why there is no text."""
+    corpus: str = ""
+    """Fingerprint of the corpus from which it was written, "" where that is not known."""
+    sides: str = ""
+    """Of a label that its run took from elsewhere itself: the ``Sides`` there."""
+    seen: tuple[str, ...] | None = None
+    """Windows that the person who edited it may have seen; None where that is not known."""
+
+    @property
+    def edited(self) -> bool:
+        """Whether a person wrote it after a run, and may have seen windows of the score side."""
+        return bool(self.corpus) and self.kind.partition(".")[0] == "human"
+
+    @property
+    def foreign(self) -> bool:
+        """Whether no run is known that dealt what its writer was shown to sides."""
+        taken_over = self.kind == "imported" or bool(self.sides)
+        return not self.corpus or (taken_over and self.sides != "same")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +122,10 @@ class ImportedLabels:
     """Of the file, or of the sha256s of the folder's files."""
     largest: int
     """Largest latent's number, -1 for no labels."""
+    split: Split | None = None
+    """How the run that wrote them dealt its corpus to sides; None where that is not known."""
+    windows: Path | None = None
+    """Exemplar store of the source in the run that wrote them, where it is there."""
 
     def provenance(self, label: ImportedLabel, path: Path) -> dict[str, Any]:
         """Where a label comes from, as JSON."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,8 +14,19 @@ from sae_core.errors import ConfigError, did_you_mean
 
 _DICTIONARY = frozenset({"latent", "label", "status", "source", "coder_fingerprint"})
 """Columns that tell a dictionary of ours from another table."""
-_BESIDE = ("source", "coder_fingerprint", "explainer_model", "explainer", "run_id", "status", "failure_message")
+_BESIDE = (
+    "source",
+    "coder_fingerprint",
+    "corpus_fingerprint",
+    "explainer_model",
+    "explainer",
+    "label_sides",
+    "run_id",
+    "status",
+    "failure_message",
+)
 """Columns that are read too where they are there."""
+_NOBODY: Mapping[str, Mapping[str, Sequence[str]]] = MappingProxyType({})
 
 
 def is_dictionary(path: Path) -> bool:
@@ -23,8 +35,13 @@ def is_dictionary(path: Path) -> bool:
         return set(file.schema_arrow.names) >= _DICTIONARY
 
 
-def parquet_labels(files: Sequence[Path], request: LabelRequest) -> Iterator[LabelLine]:
-    """Rows of all files; a null label is a row without a text."""
+def parquet_labels(
+    files: Sequence[Path], request: LabelRequest, seen: Mapping[str, Mapping[str, Sequence[str]]] = _NOBODY
+) -> Iterator[LabelLine]:
+    """Rows of all files; a null label is a row without a text.
+
+    ``seen`` has the windows that people who edited labels may have seen, by source and latent.
+    """
     for path in files:
         with _opened(path) as file:
             _check_columns(path, file.schema_arrow, request)
@@ -36,16 +53,21 @@ def parquet_labels(files: Sequence[Path], request: LabelRequest) -> Iterator[Lab
                     for values in batch.to_pylist():
                         row += 1
                         place = f"row {row} of {path.name!r}"
-                        status = values.get("status")
+                        status, source = values.get("status"), values.get("source") or ""
+                        latent = latent_number(values[request.latent_column], place)
+                        windows = seen.get(source, {}).get(str(latent))
                         yield LabelLine(
                             place=place,
-                            latent=latent_number(values[request.latent_column], place),
+                            latent=latent,
                             text=values[request.label_column],
-                            source=values.get("source") or "",
+                            source=source,
                             fingerprint=values.get("coder_fingerprint") or "",
                             model=values.get("explainer_model") or "",
                             kind=values.get("explainer") or "",
                             author=values.get("run_id") or "",
+                            corpus=values.get("corpus_fingerprint") or "",
+                            sides=values.get("label_sides") or "",
+                            seen=None if windows is None else tuple(windows),
                             reason=values.get("failure_message") or (f"its status is {status}" if status else ""),
                         )
             except (pa.ArrowException, OSError) as error:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from sys import intern
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from autointerp.imports import json_lines
 from autointerp.imports.label_line import (
@@ -21,9 +21,10 @@ from autointerp.imports.label_line import (
     clean_label,
 )
 from autointerp.imports.neuronpedia import KEYS, neuronpedia_labels
+from autointerp.imports.split import Split
 from sae_core.errors import ConfigError, did_you_mean
 
-_MANIFEST, _NOTE = "_manifest.json", "run.json"
+_MANIFEST = "_manifest.json"
 _JSON_LINES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
 _SOURCES_KEPT = 4
 """Files whose labels stay in memory: stages go through the sources one after the other."""
@@ -38,10 +39,13 @@ class _Place(NamedTuple):
 
     format: LabelFormat
     files: tuple[Path, ...]
+    """Of a run its output folder."""
+    manifest: Path | None = None
+    """Folder of the dictionary whose files these are."""
 
 
 def read_labels(request: LabelRequest) -> ImportedLabels:
-    """The labels of one source of a file or folder; the same object until a file's time or size changes.
+    """The labels of one source of a file or folder; the same object until a file's time or size changes, or a run is reviewed.
 
     Errors: ConfigError for a path that is not there or holds no labels, lines that cannot be read, labels that are empty,
     latents that come twice, or a source that is not clear.
@@ -51,7 +55,7 @@ def read_labels(request: LabelRequest) -> ImportedLabels:
         if recent is not None and time.monotonic() - recent[0] < RECHECK_S:
             return recent[1]
         place = _look(request)
-        found = _kept(request, place, _stamp(place.files))
+        found = _kept(request, place, _stamp(place))
         if len(_RECENT) >= _SOURCES_KEPT:
             _RECENT.clear()
         _RECENT[request] = (time.monotonic(), found)
@@ -59,17 +63,21 @@ def read_labels(request: LabelRequest) -> ImportedLabels:
 
 
 @lru_cache(maxsize=_SOURCES_KEPT)
-def _kept(request: LabelRequest, place: _Place, stamp: tuple[tuple[int, int], ...]) -> ImportedLabels:
+def _kept(request: LabelRequest, place: _Place, stamp: tuple[tuple[int, ...], ...]) -> ImportedLabels:
     gathered = _gather(place, request)
-    if _stamp(place.files) != stamp:
+    if _stamp(place) != stamp:
         raise ConfigError(f"{str(request.path)!r} changed while it was read: run the same command again.")
     return gathered
 
 
-def _stamp(files: Sequence[Path]) -> tuple[tuple[int, int], ...]:
-    """Time of change in nanoseconds and size in bytes of each file."""
+def _stamp(place: _Place) -> tuple[tuple[int, ...], ...]:
+    """Time of change in nanoseconds and size in bytes of each file; of a run how far its reviews go."""
+    if place.format == "run":
+        from autointerp.imports.run_labels import run_state
+
+        return (run_state(place.files[0]),)
     try:
-        return tuple((path.stat().st_mtime_ns, path.stat().st_size) for path in files)
+        return tuple((path.stat().st_mtime_ns, path.stat().st_size) for path in place.files)
     except OSError as error:
         raise ConfigError(
             f"{str(error.filename)!r} cannot be read ({error.strerror}): look what became of it."
@@ -77,7 +85,14 @@ def _stamp(files: Sequence[Path]) -> tuple[tuple[int, int], ...]:
 
 
 def _look(request: LabelRequest) -> _Place:
+    from autointerp.imports.run_labels import run_folder_of
+
     path = request.path
+    run = run_folder_of(path)
+    if run is not None:  # its dictionary may be older than what people said of the labels
+        return _Place("run", (run,))
+    if request.format == "run":
+        raise ConfigError(f"there is no run in {str(path)!r}: give a run's output folder, or leave format out.")
     if path.is_file():
         return _Place(request.format if request.format != "auto" else _format_of(path), (path,))
     if not path.is_dir():
@@ -85,16 +100,10 @@ def _look(request: LabelRequest) -> _Place:
             f"there are no labels at {str(path)!r}: give a run's output folder, a dictionary, a parquet or JSON lines file, or "
             "a folder of Neuronpedia's explanations."
         )
-    if (path / _NOTE).is_file():
-        if not (path / "dictionary" / _MANIFEST).is_file():
-            raise ConfigError(
-                f"the run in {str(path)!r} has no dictionary yet: let it end, or run `autointerp export` for it first."
-            )
-        path = path / "dictionary"
     if (path / _MANIFEST).is_file():
         from autointerp.export.manifest import read_manifest
 
-        return _Place("dictionary", tuple(path / part.name for part in read_manifest(path).files))
+        return _Place("dictionary", tuple(path / part.name for part in read_manifest(path).files), path)
     lines = _below(path, _JSON_LINES)
     explanations = [file for file in lines if "explanations" in file.parts[:-1]] or lines
     tables = [] if lines else _below(path, (".parquet",))
@@ -126,11 +135,24 @@ def _format_of(path: Path) -> LabelFormat:
 def _lines(place: _Place, request: LabelRequest) -> Iterator[LabelLine]:
     if place.format == "neuronpedia":
         return neuronpedia_labels(place.files, request)
+    if place.format == "run":
+        from autointerp.imports.run_labels import run_lines
+
+        return run_lines(place.files[0], request)
     if place.format == "jsonl":
         return json_lines.jsonl_labels(place.files, request)
     from autointerp.imports.parquet_files import parquet_labels
 
-    return parquet_labels(place.files, request)
+    return parquet_labels(place.files, request, _told(place).get("seen", {}))
+
+
+def _told(place: _Place) -> dict[str, Any]:
+    """What a dictionary's manifest says of the run that made it."""
+    if place.manifest is None:
+        return {}
+    from autointerp.export.manifest import read_manifest
+
+    return read_manifest(place.manifest).run
 
 
 class _Source:
@@ -157,7 +179,14 @@ class _Source:
         text = None if line.text is None else clean_label(line.text)
         reason = "" if text else line.reason
         self.labels[line.latent] = ImportedLabel(
-            text, intern(line.model), intern(line.kind), intern(line.author), reason
+            text,
+            intern(line.model),
+            intern(line.kind),
+            intern(line.author),
+            reason,
+            intern(line.corpus),
+            intern(line.sides),
+            line.seen,
         )
 
 
@@ -178,9 +207,27 @@ def _gather(place: _Place, request: LabelRequest) -> ImportedLabels:
     if not names:
         raise ConfigError(f"{str(request.path)!r} holds no label{_filter(request)}: give a file that has some.")
     chosen = kept[_chosen(kept, names, request)]
+    split, windows = _origin(place, chosen.name)
     return ImportedLabels(
-        chosen.labels, place.format, chosen.name, chosen.fingerprint, _sha256(place.files), max(chosen.labels)
+        chosen.labels,
+        place.format,
+        chosen.name,
+        chosen.fingerprint,
+        _sha256_of_labels(chosen.labels) if place.format == "run" else _sha256(place.files),
+        max(chosen.labels),
+        split,
+        windows,
     )
+
+
+def _origin(place: _Place, source: str) -> tuple[Split | None, Path | None]:
+    """How the run that wrote the labels dealt its corpus to sides, and its exemplar store, as far as they are known."""
+    if place.format == "run":
+        from autointerp.imports.run_labels import run_split, run_windows
+
+        return run_split(place.files[0]), run_windows(place.files[0], source)
+    config = _told(place).get("config")
+    return (Split.of(config) if isinstance(config, dict) else None), None
 
 
 def _filter(request: LabelRequest) -> str:
@@ -219,3 +266,11 @@ def _sha256(files: Sequence[Path]) -> str:
     if len(found) == 1:
         return found[0].hexdigest()
     return hashlib.sha256(b"".join(one.digest() for one in found)).hexdigest()
+
+
+def _sha256_of_labels(labels: Mapping[int, ImportedLabel]) -> str:
+    """Of the labels themselves, by latent: a run's database changes with every look at it."""
+    found = hashlib.sha256()
+    for latent in sorted(labels):
+        found.update(f"{latent}\t{labels[latent].text or ''}\n".encode())
+    return found.hexdigest()

@@ -40,6 +40,9 @@ class Asked(Generic[T]):
     """One a call, in their order: what was read of the answer, or why there is none."""
     usage: Usage
     """Of all calls, failed ones among them."""
+    models: tuple[str, ...] = ()
+    """Models that gave the answers, as they name themselves (the configured one where a reply does not say), sorted; what a
+    router sends elsewhere is seen here. None of them where no call was answered."""
 
     @property
     def num_calls(self) -> int:
@@ -62,6 +65,7 @@ async def ask_all(llm: LLM, requests: Sequence[tuple[CompletionRequest, Callable
         *(llm.ask(request, read) for request, read in requests), return_exceptions=True
     )
     results: list[T | Failure] = []
+    models: set[str] = set()
     usage = NO_USAGE
     for outcome in outcomes:
         if isinstance(outcome, AskFailed):
@@ -70,5 +74,6 @@ async def ask_all(llm: LLM, requests: Sequence[tuple[CompletionRequest, Callable
             raise outcome
         else:
             results.append(outcome.value)
+            models.add(outcome.completion.model or llm.model)
         usage = usage + outcome.usage
-    return Asked(tuple(results), usage)
+    return Asked(tuple(results), usage, tuple(sorted(models)))

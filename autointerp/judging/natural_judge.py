@@ -13,7 +13,7 @@ from autointerp.evidence import LatentEvidence
 from autointerp.explanation import Explanation
 from autointerp.failure import Failure
 from autointerp.judging.batching import Asked
-from autointerp.judging.outcome import too_few
+from autointerp.judging.outcome import failed_of, spent, too_few
 from autointerp.sampling.natural import NaturalSample, natural_sample
 from autointerp.sampling.window import ShownWindow
 from autointerp.score import Score, ScoreValue, defined
@@ -69,7 +69,7 @@ class NaturalJudge(Scorer):
             f"{self.kind}_low": ranking.low,
             f"{self.kind}_high": ranking.high,
         }
-        scored |= self.counted(sample, [w for w, _ in judged]) | values
+        scored |= self.counted(sample, found) | values
         failure = None if ranking.auroc is not None else unjudged(found, [w for w, _ in judged])
         return Score(
             latent=explanation.latent,
@@ -79,25 +79,20 @@ class NaturalJudge(Scorer):
             failure=failure,
         )
 
-    def counted(self, sample: NaturalSample, judged: Sequence[ShownWindow]) -> dict[str, ScoreValue]:
-        """Windows with a number and without."""
+    def counted(self, sample: NaturalSample, found: Sequence[object]) -> dict[str, ScoreValue]:
+        """Windows with a number and without, ``found`` being one or a failure for each of the sample's."""
+        judged = [w for w, one in zip(sample.windows, found, strict=True) if not isinstance(one, Failure)]
         return {
             f"{self.kind}_judged": len(judged),
-            f"{self.kind}_failed": len(sample.windows) - len(judged),
+            **failed_of(self.kind, (one.kind for one in found if isinstance(one, Failure))),
             f"{self.kind}_firing": sum(window.fires for window in judged),
             f"{self.kind}_silent": sum(not window.fires for window in judged),
             f"{self.kind}_share_skipped": sample.share_skipped,
         }
 
-    def spent(self, asked: Asked[Any], model: str) -> dict[str, ScoreValue]:
+    def spent(self, asked: Asked[Any], asked_model: str) -> dict[str, ScoreValue]:
         """Who judged, and what it took."""
-        return {
-            "judge_model": model,
-            f"{self.kind}_calls": asked.num_calls,
-            f"{self.kind}_input_tokens": asked.usage.input_tokens,
-            f"{self.kind}_output_tokens": asked.usage.output_tokens,
-            f"{self.kind}_cost_usd": asked.usage.cost_usd,
-        }
+        return spent(self.kind, asked, asked_model)
 
 
 def unjudged(found: Sequence[object], judged: Sequence[ShownWindow]) -> Failure:

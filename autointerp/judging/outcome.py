@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from autointerp.evidence import LatentEvidence
@@ -47,14 +49,22 @@ def too_few(
     return Score(latent=evidence.latent, scorer=kind, explainer=explainer, values=defined(values), failure=failure)
 
 
-def _usage(kind: str, asked: Asked[Any], judge_model: str) -> dict[str, ScoreValue]:
+def spent(kind: str, asked: Asked[Any], asked_model: str) -> dict[str, ScoreValue]:
+    """Who judged, and what it took; ``asked_model`` is the configured model, which need not be the one that answered."""
     return {
-        "judge_model": judge_model,
+        "judge_model": ", ".join(asked.models) or None,
+        "judge_asked_model": asked_model,
         f"{kind}_calls": asked.num_calls,
         f"{kind}_input_tokens": asked.usage.input_tokens,
         f"{kind}_output_tokens": asked.usage.output_tokens,
         f"{kind}_cost_usd": asked.usage.cost_usd,
     }
+
+
+def failed_of(kind: str, failures: Iterable[FailureKind | None]) -> dict[str, ScoreValue]:
+    """Questions without an answer, in all (``<kind>_failed``) and by the failure (``<kind>_failed_<failure>``)."""
+    counts = Counter(failure.value for failure in failures if failure is not None)
+    return {f"{kind}_failed": counts.total(), **{f"{kind}_failed_{name}": n for name, n in sorted(counts.items())}}
 
 
 def _no_answer(verdicts: Verdicts, asked: Asked[Any], missing: str) -> Failure:
@@ -73,7 +83,7 @@ def two_sided_score(
     explanation: Explanation,
     verdicts: Verdicts,
     asked: Asked[Any],
-    judge_model: str,
+    asked_model: str,
     values: dict[str, ScoreValue],
 ) -> Score:
     """The score of yes-or-no questions: balanced accuracy of the answers, with the rates it is made of.
@@ -86,7 +96,7 @@ def two_sided_score(
         f"{kind}_tpr": verdicts.tpr,
         f"{kind}_fpr": verdicts.fpr,
         f"{kind}_judged": verdicts.num_judged,
-        f"{kind}_failed": verdicts.num_failed,
+        **failed_of(kind, (item.failure for item in verdicts.items)),
         f"{kind}_probabilities": verdicts.num_probabilities,
     }
     for stratum in Stratum:
@@ -102,7 +112,7 @@ def two_sided_score(
         latent=latent,
         scorer=kind,
         explainer=explanation.explainer,
-        values=defined(scored | values | _usage(kind, asked, judge_model)),
+        values=defined(scored | values | spent(kind, asked, asked_model)),
         failure=failure,
         verdicts=verdicts.to_json(),
     )
@@ -114,21 +124,21 @@ def accuracy_score(
     explanation: Explanation | None,
     verdicts: Verdicts,
     asked: Asked[Any],
-    judge_model: str,
+    asked_model: str,
     values: dict[str, ScoreValue],
 ) -> Score:
     """The score of choices among several: share of right ones."""
     scored: dict[str, ScoreValue] = {
         f"{kind}_score": verdicts.accuracy,
         f"{kind}_judged": verdicts.num_judged,
-        f"{kind}_failed": verdicts.num_failed,
+        **failed_of(kind, (item.failure for item in verdicts.items)),
     }
     failure = None if verdicts.num_judged else _no_answer(verdicts, asked, "no question was answered")
     return Score(
         latent=latent,
         scorer=kind,
         explainer=explanation.explainer if explanation else None,
-        values=defined(scored | values | _usage(kind, asked, judge_model)),
+        values=defined(scored | values | spent(kind, asked, asked_model)),
         failure=failure,
         verdicts=verdicts.to_json(),
     )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from autointerp.failure import Failure
 from autointerp.judging.batching import Asked, ask_all
+from autointerp.judging.logprob_fallback import WithoutLogprobsAtNeed
 from autointerp.judging.verdicts import Verdict
 from autointerp.llm.answers import binary_probabilities, read_json
 from autointerp.llm.asking import LLM
@@ -55,9 +57,12 @@ async def judge_questions(
     pieces: TokenText,
     *,
     context_tokens: int = 0,
-    logprobs: bool = False,
+    logprobs: Literal[False, "auto", "always"] = False,
 ) -> tuple[dict[Question, Verdict], Asked[Said]]:
-    """The verdict on every question, and what the calls came to; a failed call's questions carry its failure."""
+    """The verdict on every question, and what the calls came to; a failed call's questions carry its failure.
+
+    ``logprobs``: whether answers get probabilities; with "auto" a call that the server cannot answer so is asked without.
+    """
     requests = []
     for call in calls:
         lines = [question.line(pieces, context_tokens) for question in call]
@@ -69,7 +74,7 @@ async def judge_questions(
             top_logprobs=ALTERNATIVES if logprobs else 0,
         )
         requests.append((request, _reader(request)))
-    asked = await ask_all(llm, requests)
+    asked = await ask_all(WithoutLogprobsAtNeed(llm) if logprobs == "auto" else llm, requests)
     found: dict[Question, Verdict] = {}
     for call, result in zip(calls, asked.results, strict=True):
         for number, question in enumerate(call):

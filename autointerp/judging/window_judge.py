@@ -65,6 +65,8 @@ class WindowJudge(Scorer):
         )
         return [call]
 
-    def wants_logprobs(self, llm: LLM) -> bool:
-        """Whether this judge is asked for log-probabilities."""
-        return self.logprobs == "always" or (self.logprobs == "auto" and Capability.LOGPROBS in llm.capabilities)
+    def wants_logprobs(self, llm: LLM) -> Literal[False, "auto", "always"]:
+        """Whether this judge is asked for log-probabilities, and must give them."""
+        if self.logprobs == "always":
+            return "always"
+        return "auto" if self.logprobs == "auto" and Capability.LOGPROBS in llm.capabilities else False

@@ -25,6 +25,10 @@ class AskFailed(Exception):
         self.usage = usage
 
 
+class NoLogprobs(AskFailed):
+    """The server cannot answer this request with log-probabilities; without them it may."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[T]):
     """A valid answer."""
@@ -59,7 +63,7 @@ class LLM(Protocol):
         """A valid answer. ``read`` raises BadAnswer for one that is not; it is then asked to repair it, twice at most.
 
         Errors: AskFailed (refused, truncated, unparseable, timeout, server_error, ...), which is about this request
-        alone; EndpointError and BudgetError, which stop the run.
+        alone (NoLogprobs where only its log-probabilities are the matter); EndpointError and BudgetError, which stop the run.
         """
         ...
 

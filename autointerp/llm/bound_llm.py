@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from autointerp.config import canonical_json
 from autointerp.failure import Failure, FailureKind
-from autointerp.llm.asking import Answer, AskFailed, BadAnswer
-from autointerp.llm.call_errors import CallError
+from autointerp.llm.asking import Answer, AskFailed, BadAnswer, NoLogprobs
+from autointerp.llm.call_errors import BadLogprobs, CallError, Transient
 from autointerp.llm.protocol import NO_USAGE, Capability, Completion, CompletionRequest, Message, Usage
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ class BoundLLM:
         try:
             return await self._session.complete(request, self._place)
         except CallError as error:
-            raise AskFailed(_failure(error.kind, str(error)), spent) from None
+            failed = NoLogprobs if request.top_logprobs and _is_about_logprobs(error) else AskFailed
+            raise failed(_failure(error.kind, str(error)), spent) from None
 
     def _check_capabilities(self, request: CompletionRequest) -> None:
         for asked, capability in (
@@ -86,6 +87,11 @@ class BoundLLM:
             if asked and capability not in self.capabilities:
                 message = f"the endpoint {self.name!r} was found not to give {capability.value}"
                 raise AskFailed(_failure(FailureKind.MISSING_CAPABILITY, message))
+
+
+def _is_about_logprobs(error: CallError) -> bool:
+    # 500: servers that cannot write -inf answer so (``retrying.most_tries``)
+    return isinstance(error, BadLogprobs) or (isinstance(error, Transient) and error.status == 500)
 
 
 def _with_schema_said(request: CompletionRequest) -> CompletionRequest:

@@ -26,6 +26,8 @@ from autointerp.store.calls import (
     account,
     enter,
     find_replies,
+    forget_reply,
+    has_reply,
     open_account,
     reserve,
     settle_abandoned,
@@ -90,11 +92,29 @@ class CallBook:
         self._closed_calls = 0
         self._queue: deque[asyncio.Future[None]] = deque()
         self._refusal: str | None = None
+        self._beyond: dict[str, int] = {}
 
     @property
     def refusal(self) -> str | None:
         """Why no call is paid any more, None while there is budget."""
         return self._refusal
+
+    def reserves_more(self, endpoint: str, tokens: int) -> None:
+        """``endpoint`` has billed so many tokens more for a call than it can take: as much is reserved on top from now on."""
+        self._beyond[endpoint] = tokens
+
+    def has_answered(self, endpoint: str) -> bool:
+        """Whether the run has a reply of the endpoint."""
+        with self._store.reading() as connection:
+            return has_reply(connection, self._run_id, endpoint)
+
+    async def forget(self, key: str) -> None:
+        """Take the stored reply from its key, so that it is asked for again. What it cost stays entered."""
+        await asyncio.to_thread(self._forget, key)
+
+    def _forget(self, key: str) -> None:
+        with self._store.writing() as connection:
+            forget_reply(connection, key)
 
     async def open(self, key: str | None, most: Amount) -> StoredReply | None:
         """The reply that is stored under ``key``; else None, and ``most`` is reserved, to be settled by ``close``.
@@ -172,7 +192,7 @@ class CallBook:
         if self._cap.tokens is not None and used.tokens + reserved.tokens + most.tokens > self._cap.tokens:
             self._refusal = (
                 f"the budget of {self._cap.tokens:,} tokens is used up: {used.tokens:,} are spent{elsewhere} and the next call may take "
-                f"{most.tokens:,}; raise budget.tokens and run the same command again, it goes on from here."
+                f"{most.tokens:,}{self._said_beyond()}; raise budget.tokens and run the same command again, it goes on from here."
             )
         else:
             assert self._cap.nano_usd is not None
@@ -181,10 +201,18 @@ class CallBook:
             )
             self._refusal = (
                 f"the budget of ${self._cap.nano_usd / NANO:.4f} is used up: ${used.nano_usd / NANO:.4f} are spent{elsewhere} and the next "
-                f"call may cost ${most.nano_usd / NANO:.4f}; raise budget.usd and run the same command again, it goes on from here."
+                f"call may cost ${most.nano_usd / NANO:.4f}{self._said_beyond()}; raise budget.usd and run the same command again, it goes on from here."
             )
         while self._queue:
             self._wake_next()
+
+    def _said_beyond(self) -> str:
+        if not self._beyond:
+            return ""
+        said = ", ".join(f"{name!r} {tokens:,} tokens" for name, tokens in sorted(self._beyond.items()))
+        return (
+            f" (endpoints billed more for a call than its limits allow, and as much more is reserved for each: {said})"
+        )
 
     # in the writer's thread
 

@@ -5,9 +5,13 @@
     CallError
     ├── RateLimited      429: waited for as told, cuts the concurrency, never a latent's failure
     ├── Transient        5xx, connection lost, no answer in time: tried again, then the latent's failure
-    ├── InvalidReply     200 with something that is no reply (HTML, an error object, no choices, NaN, ...)
+    │   └── NoReply      200 with something that is no reply of the API at all (HTML, nothing, an event stream, no choices)
+    ├── InvalidReply     200 with a reply of the API that cannot be used (cut off, wrong types, too long, ...)
+    │   └── BadLogprobs  ... because of its log-probabilities alone (NaN, null, none)
     ├── Rejected         400, 413, 422: this request will never do, e.g. a prompt that is too long
-    └── Denied           401, 403, 404, no quota left: no request will do until a person has mended it; the run pauses
+    ├── Refused          moderation refuses this prompt, whatever the status
+    └── Denied           401, 404, no quota left: no request will do until a person has mended it; the run pauses
+        └── Forbidden    403: so too, unless others are answered, when it is this request's own failure
 """
 
 from __future__ import annotations
@@ -45,10 +49,23 @@ class Transient(CallError):
         """HTTP status where the server answered with one: 500 again and again is a request that it cannot work."""
 
 
+class NoReply(Transient):
+    """The server, or what stands before it, answered 200 with something that is no reply of the API at all."""
+
+    def __init__(self, message: str, body: str = "", *, maybe_paid: bool = True) -> None:
+        super().__init__(message, maybe_paid=maybe_paid)
+        self.body = body
+        """What came, where it may say what it cost."""
+
+
 class InvalidReply(CallError):
-    """The server answered 200 with something that is no reply of its API."""
+    """The server answered 200 with a reply that cannot be used."""
 
     kind = FailureKind.SERVER_ERROR
+
+
+class BadLogprobs(InvalidReply):
+    """An answer whose log-probabilities, asked for, are not there or no numbers; the text may be good."""
 
 
 class Rejected(CallError):
@@ -57,5 +74,15 @@ class Rejected(CallError):
     kind = FailureKind.SERVER_ERROR
 
 
+class Refused(CallError):
+    """A moderation before the model refuses this prompt."""
+
+    kind = FailureKind.REFUSED
+
+
 class Denied(CallError):
     """The server will take no request of ours: a wrong key, no permission, an unknown model, an empty account."""
+
+
+class Forbidden(Denied):
+    """The server does not permit it: whether this request or all of them, its words do not say."""

@@ -67,6 +67,22 @@ def most_usage(request: CompletionRequest, endpoint: Endpoint) -> Usage:
     return Usage(input_tokens=prompt, output_tokens=max(1, request.max_tokens) + thoughts)
 
 
+def beyond(most: Usage, billed: Usage) -> Usage:
+    """By how much a bill is above the most that was thought possible, each kind of tokens by itself."""
+    return Usage(
+        input_tokens=max(0, billed.input_tokens - most.input_tokens),
+        output_tokens=max(0, billed.output_tokens - most.output_tokens),
+    )
+
+
+def largest(one: Usage, other: Usage) -> Usage:
+    """The larger count of each kind of tokens."""
+    return Usage(
+        input_tokens=max(one.input_tokens, other.input_tokens),
+        output_tokens=max(one.output_tokens, other.output_tokens),
+    )
+
+
 def most_amount(usage: Usage, endpoint: Endpoint) -> Amount:
     """What is reserved for a call that takes ``usage`` at most."""
     tokens = usage.input_tokens + usage.output_tokens

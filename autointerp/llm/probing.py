@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from autointerp.llm.call_errors import Denied, InvalidReply, RateLimited, Rejected, Transient
+from autointerp.llm.http_failures import false_success
 from autointerp.llm.protocol import Capability, Completion, CompletionRequest, LLMClient, Message, TokenLogprob
 from autointerp.llm.validation import read_reply
 
@@ -136,7 +137,11 @@ class _Probing:
         while True:
             begun_s = time.monotonic()
             try:
-                return await send()
+                body = await send()
+                failure = false_success(body, key_name="the key")
+                if failure is not None:
+                    raise failure
+                return body
             except RateLimited as limited:
                 wait_s = _WAIT_S if limited.retry_after_s is None else max(limited.retry_after_s, 0.01)
                 waited_s += wait_s

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from autointerp.llm.pricing import BudgetCap, cap_of, check_price
 from autointerp.llm.probing import probe
 from autointerp.llm.protocol import Capability
 from autointerp.llm.session import LLMSession, SessionCounts
+from autointerp.pipeline.interruption import Stopped
 from autointerp.pipeline.owner import is_dead
 from autointerp.store.calls import settle_abandoned
 from autointerp.store.store import LabelStore
@@ -32,6 +34,8 @@ T = TypeVar("T")
 
 _PROBE_S = 60.0
 """Longest that a call of a probe may take: a server's first one with log-probabilities may compile for half a minute."""
+_DRAIN_S = 10.0
+"""Longest that calls under way are waited for when the caller is asked to stop: most end by then, and are paid anyway."""
 _POLL_S = 0.2
 """Time between two looks at whether the caller wants to stop."""
 
@@ -50,14 +54,17 @@ class LLMRuntime:
         *,
         folder: Path | None = None,
         is_gone: Callable[[str], bool] = is_dead,
+        asks_again: bool = False,
     ) -> None:
         """``folder``: where clients keep what must outlive a crash. ``is_gone`` says of an owner whether its process is dead.
+        ``asks_again``: whether replies that were kept though they cannot be used are asked for again.
 
         ``scope``: who shares replies, usually the run. Nothing is sent and no thread begins before the first use.
         """
         self._endpoints = {endpoint.name: endpoint for endpoint in endpoints}
         self._store, self._run_id, self._scope = store, run_id, scope
         self._budget, self._owner, self._folder, self._is_gone = budget, owner, folder, is_gone
+        self._asks_again = asks_again
         self._opening, self._starting = threading.Lock(), threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -101,7 +108,8 @@ class LLMRuntime:
         """What the coroutine gives that ``make`` makes in the loop; all endpoints are opened first.
 
         ``poll`` is called in the caller's thread again and again, and raises in order to stop: the coroutine is then
-        cancelled and waited for. Errors: what either raises.
+        cancelled and waited for. Where it raises Stopped no further call is sent by anybody, and those under way have some
+        seconds to end, so that their replies are kept. Errors: what either raises.
         """
         poll()
         self.open()
@@ -151,6 +159,7 @@ class LLMRuntime:
             self._budget,
             self._owner,
             book=self._book,
+            asks_again=self._asks_again,
         )
 
     async def _capabilities(self, endpoint: Endpoint, book: CallBook) -> frozenset[Capability]:
@@ -209,13 +218,29 @@ class LLMRuntime:
                     break
                 except TimeoutError:
                     poll()
-        except BaseException:
-            loop.call_soon_threadsafe(lambda: begun[0].cancel())
-            ended.result()
-            if not begun[0].cancelled():
-                begun[0].exception()  # what it raises on its way out is of no interest any more
+        except BaseException as error:
+            try:
+                if isinstance(error, (Stopped, KeyboardInterrupt)):
+                    self._drain(loop)
+            finally:  # also where that is interrupted: whoever asks twice does not wait
+                if not ended.done():
+                    loop.call_soon_threadsafe(lambda: begun[0].cancel())
+                ended.result()
+                if not begun[0].cancelled():
+                    begun[0].exception()  # what it raises on its way out is of no interest any more
             raise
         return begun[0].result()
+
+    def _drain(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let calls under way end, and no other begin."""
+
+        async def drained() -> None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_DRAIN_S):
+                    await asyncio.gather(*(session.drain() for session in self._sessions.values()))
+
+        with suppress(CancelledError):  # the runtime is closed meanwhile
+            asyncio.run_coroutine_threadsafe(drained(), loop).result()
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         with self._starting:

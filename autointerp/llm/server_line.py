@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable
 
 import numpy as np
 
-from autointerp.llm.call_errors import CallError, Denied, RateLimited, Transient
+from autointerp.llm.call_errors import CallError, Denied, Forbidden, NoReply, RateLimited, Transient
 from autointerp.llm.concurrency import AdaptiveLimit, Place
 from autointerp.llm.endpoints.base import Endpoint
+from autointerp.llm.http_failures import false_success
 from autointerp.llm.protocol import CompletionRequest, LLMClient
 from autointerp.llm.retrying import FIRST_WAIT_S
 from sae_core.errors import EndpointError
@@ -19,8 +20,14 @@ _GRACE_S = 5.0
 """Time beyond the deadline after which a client that does not keep to it is cut off."""
 _MOST_GONE, _MOST_SILENT = 3, 8
 """Requests that fail again and again, with no answer to any other between them, from which on the server counts as gone:
-where nobody is there, and where all that is known is that it fails. Fewer are failures of their own."""
+where nobody is there, or no API, and where all that is known is that it fails. Fewer are failures of their own."""
 _NOBODY = frozenset({None, 502, 503, 504})
+_MOST_NO_REPLY_S = 30.0
+"""Time for which a server may answer with what is no reply: a page says that it is being mended."""
+_MOST_FORBIDDEN = 3
+"""Different requests in a row that are answered 403, from which on it is not the requests."""
+_LOOK_S = 0.02
+"""Time between two looks at whether calls under way have ended."""
 _MOST_LIMITED = 8
 """Multiple of ``give_up_s`` after which a server that answers nothing but 429 stops the run."""
 _PILOTED = 64
@@ -39,18 +46,26 @@ class ServerLine:
         rng: np.random.Generator,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        was_answered: Callable[[], bool] = lambda: False,
     ) -> None:
+        """``was_answered``: whether the server has answered in an earlier process of the run."""
         self.limit = AdaptiveLimit(endpoint.first_concurrency, endpoint.max_concurrency, clock)
         self._endpoint, self._client, self._rng = endpoint, client, rng
         self._clock, self._sleep = clock, sleep
         self._stop: str | None = None
         self._stopped = asyncio.Event()
         self._pilot: Place | None = None
-        self._piloted = endpoint.first_concurrency > _PILOTED
+        self._piloted = self._never_piloted = endpoint.first_concurrency > _PILOTED
         self._pilot_back = asyncio.Event()
         self._not_before_s = float("-inf")
         self._limited_since_s: float | None = None
         self._troubled: dict[str, bool] = {}
+        self._was_answered, self._answered = was_answered, False
+        self._forbidden: set[str] = set()
+        self._no_reply_to: set[str] = set()
+        self._no_reply_since_s, self._rounds = 0.0, 0
+        self._sending = 0
+        self._shut = False
 
     def check(self) -> None:
         """Errors: EndpointError where the server takes no request until a person has mended it."""
@@ -74,17 +89,36 @@ class ServerLine:
                 else:
                     await self._pilot_back.wait()
             self.check()
+            if self._shut:
+                await asyncio.get_running_loop().create_future()  # until it is cancelled
         except BaseException:
             self.limit.leave()
             raise
         return self.limit.now()
 
-    async def send(self, place: Place, request: CompletionRequest, *, bound: bool) -> str:
-        """The raw reply. Errors: CallError, EndpointError."""
+    def give_up(self) -> None:
+        """Give a place back that was admitted, and in which nothing is sent."""
+        if not self._piloted:
+            self._one_first()
+        self.limit.leave()
+
+    async def drain(self) -> None:
+        """Admit nobody any more, and return when the calls under way have ended."""
+        self._shut = True
+        while self._sending:
+            await asyncio.sleep(_LOOK_S)
+
+    async def send(self, place: Place, request: CompletionRequest, *, bound: bool, key: str = "") -> str:
+        """The raw reply, of the API at least; ``key`` tells requests apart. Errors: CallError, EndpointError."""
         timeout_s = self._endpoint.timeout_s
+        self._sending += 1
+        one_first = False
         try:
             async with asyncio.timeout(timeout_s + _GRACE_S):
                 body = await self._client.send(request, timeout_s, bound=bound)
+            failure = false_success(body, key_name="the key")
+            if failure is not None:
+                raise failure
         except TimeoutError:
             self.limit.troubled()
             raise Transient(f"no answer within {timeout_s:g} s", timed_out=True, maybe_paid=True) from None
@@ -93,11 +127,17 @@ class ServerLine:
             self._not_before_s = max(self._not_before_s, self._clock() + self._told_s(error))  # at once, for all
             raise
         except Denied as error:
+            if isinstance(error, Forbidden) and self._is_its_own(key):
+                raise
             self._end(
                 f"the endpoint {self._endpoint.name!r} takes no request: {str(error).rstrip('.')}; see to its key, model and account and run the "
                 "same command again, it goes on from here."
             )
             self.check()
+        except NoReply as error:
+            self.limit.troubled()
+            one_first = self._hold_for_a_reply(key, error)
+            raise
         except Transient:
             self.limit.troubled()
             raise
@@ -105,11 +145,19 @@ class ServerLine:
             self.limit.succeeded()
             self._limited_since_s = None
             self._troubled.clear()
+            self._answered = True
+            self._forbidden.clear()
+            self._no_reply_to.clear()
+            self._rounds = 0
             return body
         finally:
+            self._sending -= 1
             self.limit.leave()
-            self._piloted = True
-            self._pilot_back.set()
+            if one_first:
+                self._one_first()
+            else:
+                self._piloted = True
+                self._pilot_back.set()
         raise AssertionError("unreachable")
 
     def hold_back(self, wait_s: float) -> None:
@@ -133,7 +181,7 @@ class ServerLine:
         """
         if not isinstance(error, Transient):
             return
-        self._troubled[key] = error.status in _NOBODY and not error.maybe_paid
+        self._troubled[key] = isinstance(error, NoReply) or (error.status in _NOBODY and not error.maybe_paid)
         gone = sum(self._troubled.values())
         if final and (gone >= _MOST_GONE or len(self._troubled) >= _MOST_SILENT):
             self._end(
@@ -155,6 +203,40 @@ class ServerLine:
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
+
+    def _hold_for_a_reply(self, key: str, error: NoReply) -> bool:
+        """Where several requests have got no reply of the API and none has got one since, all wait: whether one goes first then.
+
+        Each such call may be paid, so the many that wait to be sent are no way to find out when it is over.
+        """
+        now = self._clock()
+        if not self._no_reply_to:
+            self._no_reply_since_s = now
+        self._no_reply_to.add(key)
+        if len(self._no_reply_to) < _MOST_GONE:
+            return False
+        if now - self._no_reply_since_s > min(_MOST_NO_REPLY_S, self._endpoint.give_up_s):
+            self._end(
+                f"the endpoint {self._endpoint.name!r} answers with what is no reply of the API ({error}): see what runs at its "
+                "base_url, and run the same command again, it goes on from here."
+            )
+        elif now >= self._not_before_s:
+            self._not_before_s = now + FIRST_WAIT_S * 2**self._rounds
+            self._rounds += 1
+        return not self._never_piloted
+
+    def _one_first(self) -> None:
+        """Let the next one go alone, and the others see what becomes of it."""
+        self._piloted, self._pilot = False, None
+        self._pilot_back.set()
+        if self._stop is None:
+            self._pilot_back = asyncio.Event()
+
+    def _is_its_own(self, key: str) -> bool:
+        """Whether a 403 is about this request alone: others are answered."""
+        self._forbidden.add(key)
+        self._answered = self._answered or self._was_answered()
+        return self._answered and len(self._forbidden) < _MOST_FORBIDDEN
 
     def _told_s(self, error: RateLimited) -> float:
         told_s = error.retry_after_s

@@ -17,16 +17,18 @@ import numpy as np
 
 from autointerp.llm.asking import LLM
 from autointerp.llm.call_book import CallBook
-from autointerp.llm.call_errors import CallError, InvalidReply, RateLimited, Transient
-from autointerp.llm.concurrency import AdaptiveLimit
+from autointerp.llm.call_errors import CallError, InvalidReply, NoReply, RateLimited, Transient
+from autointerp.llm.concurrency import AdaptiveLimit, Place
 from autointerp.llm.endpoints.base import Endpoint
 from autointerp.llm.keys import key_base, reply_key
 from autointerp.llm.pricing import (
     NANO,
     BudgetCap,
+    beyond,
     billed_usage,
     cap_of,
     check_price,
+    largest,
     most_amount,
     most_usage,
     nano_cost,
@@ -36,7 +38,7 @@ from autointerp.llm.retrying import Tries
 from autointerp.llm.server_line import ServerLine
 from autointerp.llm.validation import read_reply
 from autointerp.pipeline.faults import fault_point
-from autointerp.store.calls import CallRecord
+from autointerp.store.calls import Amount, CallRecord, StoredReply
 from autointerp.store.store import LabelStore
 from sae_core.errors import EndpointError
 from sae_core.hashing import seed_for
@@ -85,10 +87,15 @@ class LLMSession:
         owner: str,
         *,
         book: CallBook | None = None,
+        asks_again: bool = False,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """``book`` is what the sessions of a run share. Errors: ConfigError, a budget in dollars without a price."""
+        """``book`` is what the sessions of a run share. ``asks_again``: whether a reply that was kept though it cannot be used
+        is asked for again.
+
+        Errors: ConfigError, a budget in dollars without a price.
+        """
         check_price(endpoint, budget)
         self.endpoint = endpoint
         self.capabilities = capabilities
@@ -96,10 +103,15 @@ class LLMSession:
         self._own_book = book is None
         self._book = book or CallBook(store, run_id, cap_of(budget), owner)
         self._rng = np.random.default_rng(seed_for(0, "retry waits", endpoint.name, owner))
-        self._line = ServerLine(endpoint, client, self._rng, clock, sleep)
+        self._line = ServerLine(
+            endpoint, client, self._rng, clock, sleep, was_answered=lambda: self._book.has_answered(endpoint.name)
+        )
         self._key_base = key_base(endpoint, scope)
         self._clock = clock
         self._flights: dict[str, asyncio.Future[Completion | Exception | None]] = {}
+        self._beyond = Usage()
+        self._asks_again = asks_again
+        self._asked_again: set[str] = set()
 
     @property
     def limit(self) -> AdaptiveLimit:
@@ -138,6 +150,10 @@ class LLMSession:
             flight.set_result(outcome)
         return outcome
 
+    async def drain(self) -> None:
+        """Send nothing more, and return when the calls under way have ended; who waits to send waits until it is cancelled."""
+        await self._line.drain()
+
     async def close(self) -> None:
         """Write what is to be written, and close the connections."""
         if self._own_book:
@@ -154,6 +170,7 @@ class LLMSession:
             try:
                 return await self._stored_or_paid(key, request, place, tries)
             except CallError as error:
+                self._line.check()  # where that is the end for all, it is no failure of this request
                 wait_s = tries.next_wait(error)
                 if tries.failures > 1 or wait_s is None:
                     self._line.failed(key, error, final=wait_s is None)
@@ -169,31 +186,30 @@ class LLMSession:
 
     async def _stored_or_paid(self, key: str, request: CompletionRequest, place: CallPlace, tries: Tries) -> Completion:
         """The stored reply, else that of one call."""
-        most = most_usage(request, self.endpoint)
-        amount = most_amount(most, self.endpoint)
-        stored = await self._book.open(key, amount)
-        if stored is not None:
-            self.counts.replayed += 1
+        admitted = await self._admitted(key, request)
+        if isinstance(admitted, StoredReply):
             try:
-                return _with_cost(read_reply(stored.body, request), stored.cost_nano_usd)
+                return self._replayed(admitted, request)
             except InvalidReply:
-                tries.hopeless = True  # as it was when it was paid
-                raise
-        begun_s: float | None = None
+                if not self._asks_again or key in self._asked_again:
+                    tries.hopeless = True  # as it was when it was paid
+                    raise
+            self._asked_again.add(key)
+            await self._book.forget(key)
+            return await self._stored_or_paid(key, request, place, tries)
+        slot, most, amount = admitted
+        begun_s = self._clock()
+        self.counts.calls += 1
         try:
-            slot = await self._line.admit()
-            begun_s = self._clock()
-            self.counts.calls += 1
             bound = request.json_schema is not None and Capability.JSON_SCHEMA in self.capabilities
-            body = await self._line.send(slot, request, bound=bound)
+            body = await self._line.send(slot, request, bound=bound, key=key)
         except (CallError, EndpointError) as error:
-            seconds = 0.0 if begun_s is None else self._clock() - begun_s
+            seconds = self._clock() - begun_s
             tries.elapsed_s += seconds
-            paid = isinstance(error, InvalidReply) or (isinstance(error, Transient) and error.maybe_paid)
-            await self._book.close(self._lost(place, most, seconds) if paid else None, amount)
+            await self._book.close(self._lost_to(error, place, most, seconds), amount)
             raise
-        except BaseException:  # cut off, in the middle of a call that may be paid or before it
-            self._book.close_soon(None if begun_s is None else self._lost(place, most, self._clock() - begun_s), amount)
+        except BaseException:  # cut off, in the middle of a call that may be paid
+            self._book.close_soon(self._lost(place, most, self._clock() - begun_s), amount)
             raise
         seconds = self._clock() - begun_s
         fault_point("llm", "after_reply")
@@ -209,6 +225,7 @@ class LLMSession:
         except Exception:  # a mistake of ours; the reply can be read when it is mended
             self._book.close_soon(self._record(key, place, most, body, seconds), amount)
             raise
+        self._billed(request, usage)
         # what is invalid for the last time is kept under its key: a run that goes on fails there in the same way
         kept = invalid is None or tries.is_last(invalid)
         record = self._record(key if kept else None, place, usage, body, seconds)
@@ -220,6 +237,51 @@ class LLMSession:
             assert invalid is not None
             raise invalid
         return _with_cost(completion, record.cost_nano_usd)
+
+    async def _admitted(self, key: str, request: CompletionRequest) -> StoredReply | tuple[Place, Usage, Amount]:
+        """The stored reply; else a place in which to send at once, and the most that the call may take, which is reserved."""
+        while True:
+            most = self._most(request)
+            amount = most_amount(most, self.endpoint)
+            stored = await self._book.open(key, amount)
+            if stored is not None:
+                return stored
+            try:
+                slot = await self._line.admit()
+            except EndpointError:
+                await self._book.close(None, amount)
+                raise
+            except BaseException:  # nothing was sent
+                self._book.close_soon(None, amount)
+                raise
+            if self._most(request) == most:
+                return slot, most, amount
+            self._line.give_up()  # while it waited, another call was billed more than was thought possible
+            await self._book.close(None, amount)
+
+    def _replayed(self, stored: StoredReply, request: CompletionRequest) -> Completion:
+        self.counts.replayed += 1
+        completion = read_reply(stored.body, request)
+        self._billed(request, completion.usage)
+        return _with_cost(completion, stored.cost_nano_usd)
+
+    def _most(self, request: CompletionRequest) -> Usage:
+        """The most that a call can take: by its limits, and what this server was seen to bill beyond them."""
+        return most_usage(request, self.endpoint) + self._beyond
+
+    def _billed(self, request: CompletionRequest, billed: Usage) -> None:
+        """Learn from a bill that is above the most that the call can take by its limits."""
+        more = largest(self._beyond, beyond(most_usage(request, self.endpoint), billed))
+        if more != self._beyond:
+            self._beyond = more
+            self._book.reserves_more(self.endpoint.name, self._beyond.input_tokens + self._beyond.output_tokens)
+
+    def _lost_to(self, error: Exception, place: CallPlace, most: Usage, seconds: float) -> CallRecord | None:
+        """The ledger's row of a call that ended so, None where nothing was paid."""
+        if isinstance(error, NoReply) and (billed := billed_usage(error.body)) is not None:
+            return self._lost(place, billed, seconds)
+        paid = isinstance(error, InvalidReply) or (isinstance(error, Transient) and error.maybe_paid)
+        return self._lost(place, most, seconds) if paid else None
 
     def _record(self, key: str | None, place: CallPlace, usage: Usage, body: str | None, seconds: float) -> CallRecord:
         return CallRecord(

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from autointerp.llm.call_errors import InvalidReply
+from autointerp.llm.call_errors import BadLogprobs, InvalidReply
 from autointerp.llm.foreign_text import clean, shown
 from autointerp.llm.protocol import Completion, CompletionRequest, Usage
 from autointerp.llm.reply_logprobs import answer_logprobs, echoed_logprobs, vllm_prompt_logprobs
@@ -34,7 +34,7 @@ def body_limit_bytes(request: CompletionRequest) -> int:
 def read_reply(body: str, request: CompletionRequest) -> Completion:
     """A raw reply as a completion. Pure, so that a stored reply gives the same again.
 
-    Usage that the server leaves out is estimated. NUL becomes U+2400 and half characters U+FFFD, for no database takes
+    Usage that the server leaves out, or that cannot be, is estimated. NUL becomes U+2400 and half characters U+FFFD, for no database takes
     them. Errors: InvalidReply, with what is wrong with the reply.
     """
     limit_bytes = body_limit_bytes(request)
@@ -42,7 +42,7 @@ def read_reply(body: str, request: CompletionRequest) -> Completion:
         raise InvalidReply(f"the reply is longer than {limit_bytes} bytes")
     data = _json(body)
     if not isinstance(data, dict):
-        raise InvalidReply(f"the reply is a JSON {_kind(data)}, not an object")
+        raise InvalidReply(f"the reply is a JSON {json_kind(data)}, not an object")
     choices = data.get("choices")
     if not choices:
         _raise_reported(data)
@@ -58,9 +58,12 @@ def read_reply(body: str, request: CompletionRequest) -> Completion:
         text, finish, parts = _plain_text(choice, request, _count(usage, "prompt_tokens"))
     if request.top_logprobs and request.max_tokens and finish != "refusal" and text:
         if "logprobs" not in parts:
-            parts["logprobs"] = answer_logprobs(choice)
+            try:
+                parts["logprobs"] = answer_logprobs(choice)
+            except InvalidReply as error:
+                raise BadLogprobs(str(error)) from None
         if not parts["logprobs"]:
-            raise InvalidReply("asked for log-probabilities and got none")
+            raise BadLogprobs("asked for log-probabilities and got none")
     parts |= {"text": clean(text), "finish_reason": finish}
     model = data.get("model")
     parts["model"] = shown(model, limit=200) if isinstance(model, str) else ""
@@ -92,16 +95,21 @@ def _json(body: str) -> Any:
         raise InvalidReply(f"the reply is not JSON: it begins with {shown(start, limit=60)!r}") from None
 
 
-def _kind(value: Any) -> str:
+def json_kind(value: Any) -> str:
+    """What a JSON value is, in a word."""
     names = {list: "array", str: "string", bool: "truth value", int: "number", float: "number", dict: "object"}
     return names.get(type(value), "null")
 
 
 def _raise_reported(data: Mapping[str, Any]) -> None:
-    """Raises the error that a reply reports instead of an answer: OpenAI's shape, vLLM's, FastAPI's."""
-    error = data.get("error") or (data if data.get("object") == "error" else None) or data.get("detail")
-    if error:
+    """Raises the error that a reply reports instead of an answer."""
+    if reported_error(data):
         raise InvalidReply(f"the reply is an error with the status of a success: {reported(data)}")
+
+
+def reported_error(data: Mapping[str, Any]) -> Any:
+    """The error that a reply reports instead of an answer, in OpenAI's shape, vLLM's or FastAPI's; else nothing."""
+    return data.get("error") or (data if data.get("object") == "error" else None) or data.get("detail")
 
 
 def reported(data: Any, *, secret: str = "") -> str:
@@ -131,7 +139,7 @@ def _finish(choice: Mapping[str, Any]) -> Finish:
         if reason in ("tool_calls", "function_call"):
             raise InvalidReply("the reply calls tools, though none were offered")
         raise InvalidReply(f"the reply's finish_reason is {shown(reason, limit=60)!r}")
-    raise InvalidReply(f"the reply's finish_reason is a JSON {_kind(reason)}, not a text")
+    raise InvalidReply(f"the reply's finish_reason is a JSON {json_kind(reason)}, not a text")
 
 
 def _chat_text(choice: Mapping[str, Any]) -> tuple[str, Finish]:
@@ -140,7 +148,7 @@ def _chat_text(choice: Mapping[str, Any]) -> tuple[str, Finish]:
         raise InvalidReply("the reply's first choice has no message")
     refusal, content = message.get("refusal"), message.get("content")
     if refusal is not None and not isinstance(refusal, str):
-        raise InvalidReply(f"the reply's refusal is a JSON {_kind(refusal)}, not a text")
+        raise InvalidReply(f"the reply's refusal is a JSON {json_kind(refusal)}, not a text")
     if refusal:
         return refusal, "refusal"
     if message.get("tool_calls") or message.get("function_call"):
@@ -149,7 +157,7 @@ def _chat_text(choice: Mapping[str, Any]) -> tuple[str, Finish]:
     if content is None and finish != "stop":
         return "", finish
     if not isinstance(content, str):
-        raise InvalidReply(f"the reply's content is a JSON {_kind(content)}, not a text")
+        raise InvalidReply(f"the reply's content is a JSON {json_kind(content)}, not a text")
     return content, finish
 
 
@@ -159,7 +167,7 @@ def _plain_text(
     """Text and reason of a completion, with the log-probabilities of the prompt, and of an echo's answer."""
     text = choice.get("text")
     if not isinstance(text, str):
-        raise InvalidReply(f"the reply's text is a JSON {_kind(text)}, not a text")
+        raise InvalidReply(f"the reply's text is a JSON {json_kind(text)}, not a text")
     # where no answer was asked for, that it was cut off says nothing
     finish: Finish = _finish(choice) if request.max_tokens else "stop"
     parts: dict[str, Any] = {}
@@ -176,28 +184,19 @@ def _plain_text(
 
 
 def _count(usage: Any, name: str) -> int | None:
-    """A count of the reply's usage, None where it is left out. Errors: InvalidReply for one that cannot be."""
+    """A count of the reply's usage, None where it is left out or cannot be: the answer is as good with a wrong bill."""
     value = usage.get(name) if isinstance(usage, dict) else None
-    if value is None:
-        return None
-    if type(value) is not int:
-        raise InvalidReply(f"the reply's usage has a JSON {_kind(value)} as {name}, not a whole number")
-    if not 0 <= value <= _MOST_TOKENS:
-        raise InvalidReply(f"the reply's usage says that {name} is {shown(str(value), limit=30)}, which cannot be")
-    return value
+    return value if type(value) is int and 0 <= value <= _MOST_TOKENS else None
 
 
 def _usage(usage: Any, request: CompletionRequest, text: str) -> Usage:
-    if usage is not None and not isinstance(usage, dict):
-        raise InvalidReply(f"the reply's usage is a JSON {_kind(usage)}, not an object")
     estimate = estimated_usage(request, text)
     read, written = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
-    cached = _count((usage or {}).get("prompt_tokens_details"), "cached_tokens") or 0
+    details = usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
+    cached = _count(details, "cached_tokens") or 0
     read = estimate.input_tokens if read is None else read
-    if cached > read:
-        raise InvalidReply(f"the reply's usage says that {cached} of {read} prompt tokens were cached")
     return Usage(
         input_tokens=read,
-        cached_tokens=cached,
+        cached_tokens=cached if cached <= read else 0,
         output_tokens=estimate.output_tokens if written is None else written,
     )

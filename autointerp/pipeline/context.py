@@ -75,6 +75,8 @@ class RunContext:
     run_id: str
     capabilities: dict[str, frozenset[Capability]] = field(default_factory=dict, repr=False)
     """What endpoints were found to do when this process checked them; empty for a run that is taken up again."""
+    asks_again: bool = False
+    """Whether replies of language models that were kept though they cannot be used are asked for again."""
     _exemplars: dict[str, ExemplarStore] = field(default_factory=dict, repr=False)
     _attached: dict[str, AttachedCoder] = field(default_factory=dict, repr=False)
     _lenses: dict[str, LensEvidence] = field(default_factory=dict, repr=False)
@@ -238,6 +240,7 @@ class RunContext:
                     budget=self.config.budget,
                     owner=str(Owner.of_this_process()),
                     folder=self.folder.root,
+                    asks_again=self.asks_again,
                 )
             return self._llms
 

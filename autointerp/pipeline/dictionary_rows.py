@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from autointerp.failure import LatentStatus
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.control_sources import real_name
 from autointerp.review.effective import EffectiveLabel, effective_labels
+from autointerp.review.recording import is_human
 from autointerp.score import Score, ScoreValue
 from autointerp.store.ledger import spend_by_latent
 from sae_core.errors import StoreError
@@ -19,6 +20,8 @@ from sae_core.lens_evidence import LensEvidence
 from sae_core.records import LatentStatistics, Source
 from sae_core.token_text import TokenText
 
+TAKEN_OVER = "imported"
+"""Kind of the explainer that takes labels from elsewhere."""
 _OF_A_TEXT = (
     "precision",
     "recall",
@@ -47,10 +50,15 @@ def dictionary_rows(context: RunContext, columns: Sequence[str], code_version: s
 
 
 def latent_row(context: RunContext, source: str, latent: int) -> dict[str, Any]:
-    """One latent's row with every value of its scores. Errors: StoreError where it has no label yet, UnknownNameError."""
+    """One latent's row with every value of its scores, and why judges have none (``<kind>_failure``, ``_message``).
+
+    Errors: StoreError where it has no label yet, UnknownNameError.
+    """
     record = context.source(source)
     version = context.store.run(context.run_id).code_version
-    columns = {name for score in context.store.scores(context.run_id, source, [latent]) for name in score.values}
+    scores = context.store.scores(context.run_id, source, [latent])
+    columns = {name for score in scores for name in score.values}
+    columns |= {name for kind in judge_kinds(context) for name in (f"{kind}_failure", f"{kind}_failure_message")}
     rows = _batch(context, record, [latent], frozenset(columns), version)
     if not rows:
         raise StoreError(
@@ -71,10 +79,25 @@ def score_values(scores: Sequence[Score], explainer: str | None, otherwise: str 
     for score in scores:
         if score.explainer in (None, explainer or otherwise):
             for name, value in score.values.items():
-                about_text = score.explainer is not None and name.startswith(_OF_A_TEXT)
+                about_text = score.explainer is not None and name.startswith((*_OF_A_TEXT, f"{score.scorer}_"))
                 if values.get(name) is None and (explainer is not None or not about_text):
                     values[name] = value
     return values
+
+
+def score_failures(scores: Sequence[Score], explainer: str | None, otherwise: str | None = None) -> dict[str, str]:
+    """Why scorers have no figure, of the scores that :func:`score_values` reads: kind and sentence by column."""
+    found: dict[str, str] = {}
+    for score in scores:
+        if score.explainer in (None, explainer or otherwise) and score.failure is not None:
+            found.setdefault(f"{score.scorer}_failure", score.failure.kind.value)
+            found.setdefault(f"{score.scorer}_failure_message", score.failure.message)
+    return found
+
+
+def judge_kinds(context: RunContext) -> tuple[str, ...]:
+    """Kinds of the scorers whose headline is a figure of their own: those that judge rather than count or intervene."""
+    return tuple(scorer.kind for scorer in context.scorers if scorer.headline == f"{scorer.kind}_score")
 
 
 def _first_explainer(context: RunContext) -> str | None:
@@ -107,11 +130,16 @@ def _batch(
     rows: list[dict[str, Any]] = []
     otherwise = _first_explainer(context)
     for label in effective_labels(store, run_id, source.name, latents):
-        values = score_values(scores[label.latent], label.explainer, otherwise)
-        row = {name: value for name, value in values.items() if name in columns}
+        own = scores[label.latent]
+        values = score_values(own, label.explainer, otherwise)
+        said = {**score_failures(own, label.explainer, otherwise), **values}
+        row = {name: value for name, value in said.items() if name in columns}
         explanation = explanations.get((label.latent, label.explainer or ""))
         row |= common | _statistics(exemplars.statistics, label.latent) | _label(label, explanation)
+        row["label_sides"] = _sides(label, explanations.get((label.latent, TAKEN_OVER)))
         row |= _judges(values, row.get("num_judged"))
+        if (models := models_of(score for score in own if score.explainer in (None, label.explainer))) is not None:
+            row["judge_model"] = models
         if lens is not None:
             row |= _lens(lens, exemplars.pieces, label.latent, row)
         if label.latent in spend:
@@ -128,10 +156,15 @@ def _judges(values: Mapping[str, ScoreValue], counted: Any) -> dict[str, Any]:
     if not judged:
         return {}
     return {
-        "judge_model": values.get("judge_model"),
         "num_judged": sum(judged) if counted is None else counted,
         "num_failed": sum(failed),
     }
+
+
+def models_of(scores: Iterable[Score]) -> str | None:
+    """Models that judged for some scores, as they name themselves, joined by ", "; None where none did."""
+    said = (str(score.values["judge_model"]) for score in scores if score.values.get("judge_model"))
+    return ", ".join(sorted({name for names in said for name in names.split(", ")})) or None
 
 
 def _lens(lens: LensEvidence, pieces: TokenText, latent: int, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,6 +210,15 @@ def _label(label: EffectiveLabel, explanation: Explanation | None) -> dict[str, 
             "cost_usd": explanation.cost_usd,
         }
     return row
+
+
+def _sides(label: EffectiveLabel, taken_over: Explanation | None) -> str | None:
+    """How a label from elsewhere stands to the run's sides; an edit of one stands as it does."""
+    if label.text is None or taken_over is None or taken_over.failure is not None:
+        return None
+    if label.explainer != TAKEN_OVER and not is_human(label.explainer or ""):
+        return None
+    return str(taken_over.payload.get("imported", {}).get("sides", "unknown"))
 
 
 def control_records(context: RunContext) -> list[Mapping[str, Any]]:

@@ -20,7 +20,7 @@ from autointerp.pipeline.execution import LEASE_S, Outcome, execute
 from autointerp.pipeline.interruption import Interrupted, Stopped
 from autointerp.pipeline.owner import Owner
 from autointerp.pipeline.reconciler import Reconciler
-from autointerp.pipeline.retrying import retry_poisoned_chunks
+from autointerp.pipeline.retrying import retry_failures
 from autointerp.pipeline.stage import ChunkSpec, Stage
 from autointerp.store import MAX_ATTEMPTS, ChunkState, Lease
 from autointerp.store.models import Chunk
@@ -64,9 +64,10 @@ class LocalDriver:
         self._counts: list[StageCount] = []
         self._remarked: set[str] = set()
 
-    def run(self, *, retry_poisoned: bool = False) -> bool:
+    def run(self, *, retry: bool = False) -> bool:
         """Go on until the run is finished; False where there was nothing to do.
 
+        ``retry``: first give back what a server or its own chunk failed (``retrying``).
         Errors: Interrupted on SIGINT or SIGTERM, with all leases given back; StoreError where an essential chunk is
         poisoned; whatever a stage raises.
         """
@@ -74,8 +75,9 @@ class LocalDriver:
         sweep(self._context.folder.root)
         # whoever starts a run again has mended what made chunks fail
         store.revive(run_id, [ChunkState.FAILED])
-        if retry_poisoned:
-            retry_poisoned_chunks(store, run_id, self._stages)
+        if retry:
+            self._context.asks_again = True
+            retry_failures(store, run_id, self._stages)
         with self._signals():
             try:
                 self._work_and_end()
@@ -213,7 +215,9 @@ class LocalDriver:
                 self._at_once = True
                 raise Interrupted(number)
             self._signal = number
-            self._display.note("stopping after the step in hand; press Ctrl-C again to stop at once")
+            self._display.note(
+                "stopping after the step in hand and the calls under way; press Ctrl-C again to stop at once"
+            )
 
         before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
         try:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from autointerp.evidence import LatentEvidence
+from autointerp.evidence import EvidenceStore, LatentEvidence
+from autointerp.explainers.imported import ImportedExplainer
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.stage import ChunkSpec, decode_latents
 from sae_core.lens_evidence import TokenChangeEvidence
@@ -13,7 +14,8 @@ from sae_core.suffix_evidence import load_suffix_probes
 
 def chunk_evidence(context: RunContext, spec: ChunkSpec, *, causal: bool) -> Iterator[LatentEvidence]:
     """The evidence of each latent of a chunk, ascending; ``causal`` adds ablation and steering where they were made."""
-    store = context.exemplars(spec.source)
+    latents = decode_latents(spec)
+    store, excluded = _scorable(context, spec.source, latents)
     path = context.folder.evidence(spec.source, "suffix", spec.ordinal)
     probes = load_suffix_probes(path) if path.is_file() else {}
     ablation = steering = None
@@ -27,10 +29,40 @@ def chunk_evidence(context: RunContext, spec: ChunkSpec, *, causal: bool) -> Ite
     path = context.folder.evidence(spec.source, "token_change", spec.ordinal)
     token_change = TokenChangeEvidence.load(path) if path.is_file() else None
     lens = context.lens(spec.source)
-    for latent in decode_latents(spec):
-        yield LatentEvidence(latent, store, probes.get(latent, ()), ablation, steering, lens, token_change)
+    for latent in latents:
+        yield LatentEvidence(
+            latent,
+            store,
+            probes.get(latent, ()),
+            ablation,
+            steering,
+            lens,
+            token_change,
+            excluded=excluded.get(latent, frozenset()),
+        )
 
 
 def evidence_of(context: RunContext, source: str, latent: int) -> LatentEvidence:
     """What scorers need of a latent that may lie in any chunk: its windows, not its probes."""
-    return LatentEvidence(latent, context.exemplars(source), lens=context.lens(source))
+    store, excluded = _scorable(context, source, [latent])
+    return LatentEvidence(latent, store, lens=context.lens(source), excluded=excluded.get(latent, frozenset()))
+
+
+def _scorable(
+    context: RunContext, source: str, latents: Sequence[int]
+) -> tuple[EvidenceStore, dict[int, frozenset[tuple[int, int]]]]:
+    """The windows of a source, and by latent those that must not be scored: of labels from elsewhere the ones that whoever wrote
+    them has seen."""
+    store = context.exemplars(source)
+    imported = [explainer for explainer in context.explainers if isinstance(explainer, ImportedExplainer)]
+    if not imported:
+        return store, {}
+    taken = [e for e in context.store.explanations(context.run_id, source, latents) if e.explainer == imported[0].kind]
+    excluded = {
+        e.latent: frozenset((int(c), int(p)) for c, _, p in (place.partition(":") for place in e.exemplar_ids))
+        for e in taken
+        if e.exemplar_ids
+    }
+    if any(e.payload.get("imported", {}).get("sides") == "held_back" for e in taken):
+        return imported[0].held_back(store), excluded
+    return store, excluded

@@ -1,37 +1,65 @@
-"""Takes poisoned chunks up again, and with them everything that was worked out without them."""
+"""Takes up again what failed for a cause that may be over, and with it everything that was worked out from it.
+
+That is chunks that ended their process too often, and those with a latent whose explanation or score is missing, or rests on
+fewer windows, because a server failed. A chunk is done again whole: replies that were paid are stored, so the others cost
+nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, not_, or_, select, update
 
+from autointerp.failure import FailureKind
 from autointerp.pipeline.stage import ChunkSpec, Stage, decode_latents
 from autointerp.store import ChunkState, LabelStore
-from autointerp.store.models import Artefact, Chunk
+from autointerp.store.models import Artefact, Base, ChoiceRow, Chunk, ControlRow, ExplanationRow, ScoreRow
+
+_OF_SERVERS = (FailureKind.SERVER_ERROR.value, FailureKind.TIMEOUT.value)
+_ENDS = tuple(f"_failed_{kind}" for kind in _OF_SERVERS)
+"""Of the values of a score that count windows without an answer by their failure."""
+_TABLES: tuple[type[Base], ...] = (ExplanationRow, ChoiceRow, ScoreRow, ControlRow)
+"""Those with failures in them."""
 
 
-def retry_poisoned_chunks(store: LabelStore, run_id: str, stages: Sequence[Stage]) -> int:
-    """Ready a run's poisoned chunks with all their attempts; returns how many there were.
+def anything_to_retry(store: LabelStore, run_id: str) -> bool:
+    """Whether there is something that ``retry_failures`` would give back."""
+    if store.chunks(run_id, ChunkState.POISONED):
+        return True
+    with store.reading() as connection:
+        return any(True for table in _TABLES for _ in _failed_latents(connection, run_id, table))
+
+
+def retry_failures(store: LabelStore, run_id: str, stages: Sequence[Stage]) -> int:
+    """Ready a run's poisoned chunks, and those in which a server failed, with all their attempts; returns how many.
 
     Chunks that follow one of them are done again too, and barriers behind them are planned anew; the rows that those had
     written go, in the same transaction. A process that is at such a chunk right now is fenced off.
     """
     poisoned = store.chunks(run_id, ChunkState.POISONED)
-    if not poisoned:
-        return 0
     again: dict[str, set[tuple[str, int]]] = {}
     for chunk in poisoned:
         again.setdefault(chunk.stage, set()).add((chunk.source, chunk.ordinal))
+    whole: set[str] = set()
+    for chunk in _failed_chunks(store, run_id, stages):
+        if "latents" in chunk.spec:
+            again.setdefault(chunk.stage, set()).add((chunk.source, chunk.ordinal))
+        else:  # shuffled labels, which are dealt out over all
+            whole.add(chunk.stage)
+    if not again and not whole:
+        return 0
+    count = sum(len(chunks) for chunks in again.values()) + len(whole)
     anew: list[Stage] = []
     for stage in stages:  # in the order of the work, so that one pass reaches everything
-        if set(stage.after_all) & (again.keys() | {before.name for before in anew}):
+        if stage.name in whole or set(stage.after_all) & (again.keys() | {before.name for before in anew}):
             anew.append(stage)
             continue
         for before in stage.after_same:
             if before in again:
                 again.setdefault(stage.name, set()).update(again[before])
+    there = {(chunk.stage, chunk.source, chunk.ordinal) for chunk in store.chunks(run_id)}
     # a chunk that follows waits for the one before it; the reconciler releases it
     with store.writing() as connection:
         for stage in stages:
@@ -40,10 +68,57 @@ def retry_poisoned_chunks(store: LabelStore, run_id: str, stages: Sequence[Stage
                 continue
             first = {(c.source, c.ordinal) for c in poisoned if c.stage == stage.name}
             for source, ordinal in sorted(again.get(stage.name, ())):
+                if (stage.name, source, ordinal) not in there:  # e.g. rounds that no explainer goes through
+                    continue
                 follows = set(stage.after_same) & again.keys()
                 waits = any((source, ordinal) in again[before] for before in follows)
                 _reset(connection, run_id, stage, source, ordinal, waits=waits, had_rows=(source, ordinal) not in first)
-    return len(poisoned)
+    return count
+
+
+def _failed_chunks(store: LabelStore, run_id: str, stages: Sequence[Stage]) -> Iterator[Chunk]:
+    """The settled chunks in which a server failed at a latent."""
+    with store.reading() as connection:
+        failed = {table: set(_failed_latents(connection, run_id, table)) for table in _TABLES}
+    chunks = store.chunks(run_id, ChunkState.DONE)
+    for table, latents in failed.items():
+        # texts that were corrected in rounds began in the first stage that writes them
+        stage = next((stage.name for stage in stages if table in stage.writes), None)
+        for chunk in chunks if latents else ():
+            if chunk.stage == stage and not latents.isdisjoint(_latents_of(chunk)):
+                yield chunk
+
+
+def _latents_of(chunk: Chunk) -> set[tuple[str, int]]:
+    if "latents" in chunk.spec:
+        return {(chunk.source, latent) for latent in decode_latents(ChunkSpec(chunk.ordinal, chunk.source, chunk.spec))}
+    return {(chunk.source, int(latent)) for latent, _ in chunk.spec["pairs"]}
+
+
+def _failed_latents(connection: Connection, run_id: str, table: type[Base]) -> Iterator[tuple[str, int]]:
+    """Source and latent of the rows that a server's failure stands in, or went into: of the run's own, no person's."""
+    rows: Any = table
+    mine = [rows.run_id == run_id, *_not_a_persons(table)]
+    query = select(rows.source, rows.latent).where(*mine, rows.failure_kind.in_(_OF_SERVERS))
+    for source, latent in connection.execute(query):
+        yield source, latent
+    if table is ExplanationRow:
+        return
+    for source, latent, values in connection.execute(
+        select(rows.source, rows.latent, rows.values).where(*mine, rows.failure_kind.is_(None))
+    ):
+        if any(count and name.endswith(_ENDS) for name, count in values.items()):
+            yield source, latent
+
+
+def _not_a_persons(table: type[Base]) -> list[Any]:
+    """Leaves the texts of reviews, and their scores, where they are: they are written once, when a person says them."""
+    from autointerp.review.recording import HUMAN
+
+    rows: Any = table
+    if "explainer" not in table.__table__.columns or table.__tablename__ == "label":
+        return []
+    return [not_(or_(rows.explainer == HUMAN, rows.explainer.startswith(f"{HUMAN}.")))]
 
 
 def _clear(connection: Connection, run_id: str, stage: Stage) -> None:
@@ -86,4 +161,5 @@ def _reset(
         rows: Any = table
         for start in range(0, len(latents), 500):  # databases limit the number of parameters
             part = latents[start : start + 500]
-            connection.execute(delete(table).where(rows.run_id == run_id, rows.source == source, rows.latent.in_(part)))
+            mine = (rows.run_id == run_id, rows.source == source, rows.latent.in_(part))
+            connection.execute(delete(table).where(*mine, *_not_a_persons(table)))

@@ -16,6 +16,7 @@ from sqlalchemy import delete, select
 from autointerp.config import RunConfig, parse_config
 from autointerp.evidence import AblationRequest, LensRequest, SteeringRequest, SuffixRequest, TokenChangeRequest
 from autointerp.explainers.base import Explainer
+from autointerp.imports.split import Split
 from autointerp.llm.prior_calls import PriorCalls
 from autointerp.pipeline.code_version import code_version
 from autointerp.pipeline.context import RunContext, evidence_request, extraction_settings
@@ -232,9 +233,7 @@ def _remove_empty(folders: Sequence[Path]) -> None:
             folder.rmdir()
 
 
-def preflight(
-    config: RunConfig, folder: RunFolder
-) -> tuple[list[Source], dict[str, object], str, PriorCalls]:
+def preflight(config: RunConfig, folder: RunFolder) -> tuple[list[Source], dict[str, object], str, PriorCalls]:
     """Check all that can be checked and write nothing: corpus, subject, coders, hookpoints, latents, room on disk and in memory.
 
     Returns the run's sources, what was loaded on the way, by the attributes of RunContext, a sentence on the memory
@@ -269,7 +268,7 @@ def preflight(
     }
     sources = sources_of(config, subject, attached)
     for explainer in config.build_explainers():
-        explainer.check_sources(sources)
+        explainer.check_sources(sources, Split.of(config.stored()))
     components: list[Explainer | Scorer] = [*config.build_explainers(), *config.build_scorers()]
     if any(evidence_request(components, kind) for kind in (AblationRequest, SteeringRequest, TokenChangeRequest)):
         for coder in attached.values():

@@ -111,10 +111,10 @@ def _precision_against_recall(
 
 
 def _f1_against_rate(axes: Axes, alive: pd.DataFrame, summary: Mapping[str, Any]) -> None:
-    judge = next(iter(summary.get("judged", {})), None) if not summary.get("counted", True) else None
+    judge = None if summary.get("counted", True) else _drawn_judge(summary.get("judged", {}))
     rate = numbers(alive, "fire_rate")
     f1 = np.nan_to_num(numbers(alive, "f1" if judge is None else f"{judge}_score"))
-    shown = rate > 0
+    shown = (rate > 0) & (judge is None or summary["judged"][judge]["num_defined"] > 0)
     floors, median = summary["floors"], summary["scores"]["alive"]["f1"]["median"]
     if judge is not None:
         block = summary["judged"][judge]
@@ -138,7 +138,7 @@ def _f1_against_rate(axes: Axes, alive: pd.DataFrame, summary: Mapping[str, Any]
         axes.plot(middles, medians, color=_BLUE, linewidth=2.2)
         axes.xaxis.set_major_formatter(FuncFormatter(_rate_tick))
     else:
-        _empty(axes, "no latent fires")
+        _empty(axes, "no label was judged" if (rate > 0).any() else "no latent fires")
     lines = [("labels", median, _BLUE, "-"), ("token rule", floors["token_rule"]["f1"], _ORANGE, "--")]
     lines += [("shuffled labels", floors["shuffled"]["f1"], _INK, ":")]
     lines += [("random directions", floors["random_direction"]["f1"], _GREEN, "-.")]
@@ -152,6 +152,11 @@ def _f1_against_rate(axes: Axes, alive: pd.DataFrame, summary: Mapping[str, Any]
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel("share of tokens the latent fires on", **_STYLE)
     axes.set_ylabel("F1" if judge is None else f"{judge} score", **_STYLE)
+
+
+def _drawn_judge(judged: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The first judge that has a figure, else the first one."""
+    return next((kind for kind, row in judged.items() if row["num_defined"]), next(iter(judged), None))
 
 
 def _f1_finding(summary: Mapping[str, Any]) -> str:

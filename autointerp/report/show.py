@@ -49,6 +49,8 @@ def quotable_sentence(row: pd.Series[Any]) -> str:
             f"as {judge} judges it on {known(row.get('num_judged')) or 0:,.0f} held-out windows{lost}: {said}; "
             "none of this is a precision at the natural rate"
         )
+    elif precision is None and not _text(row, "precision_method"):
+        sentence += "nothing has measured how far this holds"
     elif precision is None:
         holding = "the label holds nowhere in the held-out text, so its precision is not defined"
         sentence += holding + (f" (recall {share_text(recall)})" if recall is not None else "")
@@ -57,6 +59,10 @@ def quotable_sentence(row: pd.Series[Any]) -> str:
         sentence += f"and it holds in {_measured(row, 'recall')} of the windows where the latent fires"
         method = _text(row, "precision_method")
         sentence += f" ({method} on held-out documents, 95% intervals)" if method else ""
+    for kind, why in judge_failures(row).items():
+        sentence += f"; {kind} has no figure: {why}"
+    if _text(row, "label_sides") == "unknown":
+        sentence += "; the label was made elsewhere, and windows that its writer was shown may be among those scored"
     effect = known(row.get("causal_effect"))
     if effect is not None:
         low, high = known(row.get("causal_effect_low")), known(row.get("causal_effect_high"))
@@ -105,8 +111,11 @@ def _figures(row: pd.Series[Any]) -> Table:
     }
     for kind, score in judged_scores(row).items():
         table.add_row(kind, share_text(score), "", "judged")
+    for kind in judge_failures(row):
+        table.add_row(kind, UNDEFINED, "", f"not judged: {_text(row, f'{kind}_failure')}")
     columns = ("precision", "recall", "f1", "correlation", "causal_effect")
-    for column in columns if _text(row, "precision_method") or not judged_scores(row) else columns[-1:]:
+    judged = judged_scores(row) or judge_failures(row)
+    for column in columns if _text(row, "precision_method") or not judged else columns[-1:]:
         signed = column == "causal_effect"
         value = known(row.get(column))
         bounds = interval_text(known(row.get(f"{column}_low")), known(row.get(f"{column}_high")), signed=signed)
@@ -127,6 +136,17 @@ def judged_scores(row: pd.Series[Any]) -> dict[str, float]:
     """Headline figures of language models that judged, by kind."""
     found = {str(name).removesuffix("_score"): known(row[name]) for name in row.index if str(name).endswith("_score")}
     return {kind: value for kind, value in found.items() if value is not None}
+
+
+def judge_failures(row: pd.Series[Any]) -> dict[str, str]:
+    """Why judges have no figure, by kind: the sentence that was stored, else the failure's name."""
+    found: dict[str, str] = {}
+    for name in map(str, row.index):
+        kind = name.removesuffix("_failure")
+        if kind in (name, "steering") or not _text(row, name):  # steering is no judge
+            continue
+        found[kind] = (_text(row, f"{name}_message") or _text(row, name)).rstrip(".")
+    return found
 
 
 def _chance(kind: str) -> str:

@@ -19,7 +19,7 @@ from autointerp.report.figures import numbers, plain
 from autointerp.report.judges import judged_block
 from autointerp.statistics.bootstrap import paired_difference
 
-SUMMARY_VERSION = "1.0"
+SUMMARY_VERSION = "1.1"
 STATUSES = ("labelled", "dead", "rare", "failed")
 HARD_TOKEN_RULE_F1 = 0.7
 """Below it the tokens alone do not say when the latent fires: there a label has something to add."""
@@ -38,6 +38,7 @@ def build_summary(
     files: Mapping[str, str],
     rng: np.random.Generator,
     resamples: int = 2000,
+    judgings: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
     """The summary as JSON-ready values (None where not defined, never NaN).
 
@@ -48,9 +49,11 @@ def build_summary(
     in their order, ``files`` names to paths relative to the run's folder. With several sources, ``sources`` repeats the
     figures for each. Figures of ``comparisons`` are mean differences over latents in F1 with a 95% bootstrap interval;
     shuffled labels are compared over those alive latents that were scored under another's label (``num_pairs``).
+    ``judgings`` has a row for each score of a judge, as ``pipeline.judge_records`` makes them.
     """
     summary: dict[str, Any] = {"summary_version": SUMMARY_VERSION, "run": dict(run)}
-    summary.update(_figures(table, controls, rng, resamples))
+    judged = pd.DataFrame() if judgings is None else judgings
+    summary.update(_figures(table, controls, judged, rng, resamples))
     names = [str(name) for name in table["source"].drop_duplicates()] if "source" in table.columns else []
     summary["coders"] = _fingerprints(table, "source", "coder_fingerprint")
     summary["corpus"] = {
@@ -62,7 +65,9 @@ def build_summary(
     summary["hookpoints"] = _fingerprints(table, "source", "hookpoint")
     if len(names) > 1:
         summary["sources"] = {
-            name: _figures(table[table["source"] == name], _controls_of(controls, name), rng, resamples)
+            name: _figures(
+                table[table["source"] == name], _of_source(controls, name), _of_source(judged, name), rng, resamples
+            )
             for name in names
         }
     summary["timings_s"] = {stage: round(float(seconds), 3) for stage, seconds in timings.items()}
@@ -76,7 +81,9 @@ def summary_json(summary: Mapping[str, Any]) -> str:
     return json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
 
 
-def _figures(table: pd.DataFrame, controls: pd.DataFrame, rng: np.random.Generator, resamples: int) -> dict[str, Any]:
+def _figures(
+    table: pd.DataFrame, controls: pd.DataFrame, judgings: pd.DataFrame, rng: np.random.Generator, resamples: int
+) -> dict[str, Any]:
     """Everything that is about latents, of one source or of all."""
     status = table["status"].astype(str)
     alive, labelled = table[status != "dead"], table[status == "labelled"]
@@ -96,7 +103,7 @@ def _figures(table: pd.DataFrame, controls: pd.DataFrame, rng: np.random.Generat
         },
         "floors": {kind: _floor_block(_of_kind(controls, kind)) for kind in _FLOORS},
         "comparisons": _comparisons(alive, _of_kind(controls, "shuffled"), rng, resamples),
-        "judged": judged_block(alive, controls),
+        "judged": judged_block(alive, controls, judgings),
         "labels": _label_block(labelled),
         "causal": _causal_block(alive, _of_kind(controls, "random_direction")),
         "steering": _steering_block(alive),
@@ -171,6 +178,8 @@ def _label_block(labelled: pd.DataFrame) -> dict[str, Any]:
         "distinct": len(counts),
         "most_common": str(counts.index[0]) if len(counts) else None,
         "largest_share": plain(counts.iloc[0] / len(labelled)) if len(counts) else None,
+        # of labels made elsewhere: whether what their writers were shown is kept from being scored
+        "sides": _counts(labelled, "label_sides"),
         "holding_nowhere": int(np.isnan(numbers(labelled, "precision")).sum()),
     }
 
@@ -210,9 +219,9 @@ def _steering_block(alive: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _controls_of(controls: pd.DataFrame, source: str) -> pd.DataFrame:
-    """Controls of one source; rows of random directions carry the name of the coder beside which they stand."""
-    return controls[controls["source"] == source] if "source" in controls.columns else controls
+def _of_source(rows: pd.DataFrame, source: str) -> pd.DataFrame:
+    """Those of one source; rows of random directions carry the name of the coder beside which they stand."""
+    return rows[rows["source"] == source] if "source" in rows.columns else rows
 
 
 def _of_kind(controls: pd.DataFrame, kind: str) -> pd.DataFrame:

@@ -26,7 +26,7 @@ from autointerp.report.figures import (
     size_text,
 )
 from autointerp.report.highlight import ExemplarReader, exemplar_line, held_out_exemplars, needs_marks, plain_line
-from autointerp.report.judges import judges_table, spend_line
+from autointerp.report.judges import judge_notes, judges_table, spend_line
 
 _GOOD, _BAD, _QUIET = "bold green", "bold red", "dim"
 
@@ -219,6 +219,16 @@ def _findings(summary: Mapping[str, Any]) -> list[Text]:
             line.truncate(300, overflow="ellipsis")
         line.append(".")
         found.append(line)
+    found += judge_notes(summary.get("judged", {}))
+    unknown = labels.get("sides", {}).get("unknown", 0)
+    if unknown:
+        found.append(
+            Text(
+                f"Of {unknown:,} labels made elsewhere it is not known which windows their writers were shown: some of them may "
+                "be among those scored here.",
+                style=_BAD,
+            )
+        )
     if summary.get("llm"):
         found.append(spend_line(summary["llm"], summary["latents"]["total"]))
     if summary["floors"]["shuffled"].get("balanced_accuracy_alert"):

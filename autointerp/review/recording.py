@@ -53,6 +53,11 @@ def human_explainer(edit: int) -> str:
     return HUMAN if edit == 1 else f"{HUMAN}.{edit}"
 
 
+def is_human(explainer: str) -> bool:
+    """Whether a person's edit stands under this explainer."""
+    return explainer == HUMAN or explainer.startswith(f"{HUMAN}.")
+
+
 def record_review(
     store: LabelStore,
     run_id: str,

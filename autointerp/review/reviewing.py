@@ -20,7 +20,7 @@ from autointerp.pipeline.stages.score import score_one
 from autointerp.report.figures import share_text
 from autointerp.review.effective import EffectiveLabel, effective
 from autointerp.review.recording import Action, Review, human_explainer, record_review, reviews
-from autointerp.review.seen import SeenWindows, seen_windows
+from autointerp.review.seen import SeenWindows, seen_before
 from autointerp.score import Score
 from autointerp.scorers.base import Scorer
 from autointerp.store.rows import score_row, verdict_rows
@@ -114,11 +114,10 @@ def score_edit(context: RunContext, source: str, latent: int, explainer: str) ->
     judges = [scorer for scorer in context.scorers if scorer.judges_explanation and scorer.can_judge(explanation)]
     missing = [scorer for scorer in judges if scorer.kind not in {score.scorer for score in stored}]
     evidence = evidence_of(context, source, latent)
-    # windows that this very text was judged on are no reason to leave them out: they stand in its own scores
-    rows = [v for v in context.store.verdicts(context.run_id, source, [latent]) if v.explainer != explainer]
-    seen = seen_windows(evidence, rows)
+    seen = seen_before(context.store, context.run_id, source, latent, explainer, evidence.store)
     if missing:
-        made = _score(context, source, missing, explanation, replace(evidence, excluded=seen.places), seen)
+        excluded = evidence.excluded | seen.places
+        made = _score(context, source, missing, explanation, replace(evidence, excluded=excluded), seen)
         with context.store.writing() as connection, Session(bind=connection) as session:
             session.add_all(score_row(context.run_id, source, score) for score in made)
             session.add_all(verdict_rows(context.run_id, source, made))

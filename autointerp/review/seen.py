@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from autointerp.evidence import LatentEvidence
-from autointerp.store.models import VerdictRow
+from sqlalchemy import select
+
+from autointerp.evidence import EvidenceStore, LatentEvidence
+from autointerp.review.effective import EffectiveLabel
+from autointerp.review.recording import is_human
+from autointerp.store.models import ExplanationRow, VerdictRow
+from autointerp.store.store import LabelStore
 from sae_core.records import Origin, Side
 
 
@@ -24,6 +30,45 @@ class SeenWindows:
     def places(self) -> frozenset[tuple[int, int]]:
         """All of them."""
         return self.judged | self.displayed
+
+
+def seen_by_editors(
+    store: LabelStore, run_id: str, source: str, windows: Path | None, labels: Sequence[EffectiveLabel]
+) -> dict[int, tuple[str, ...]]:
+    """Of those of a source's labels that a person wrote, by latent: the windows (``context:position``) that the person may
+    have seen before, also where the run took the label from elsewhere. Without the source's exemplar store (``windows``)
+    nothing is known of labels that were edited in this run.
+    """
+    found = _seen_elsewhere(store, run_id, source)
+    edited = [label for label in labels if label.explainer is not None and is_human(label.explainer)]
+    if windows is None or not edited:
+        return {latent: places for latent, places in found.items() if latent not in {label.latent for label in edited}}
+    from sae_core.exemplar_store import ExemplarStore
+
+    exemplars = ExemplarStore.open(windows)
+    for label in edited:
+        seen = seen_before(store, run_id, source, label.latent, label.explainer or "", exemplars)
+        names = [f"{context}:{position}" for context, position in sorted(seen.places)]
+        found[label.latent] = tuple(dict.fromkeys([*names, *found.get(label.latent, ())]))
+    return found
+
+
+def _seen_elsewhere(store: LabelStore, run_id: str, source: str) -> dict[int, tuple[str, ...]]:
+    """The windows that must not be scored of labels that the run took from elsewhere."""
+    query = select(ExplanationRow.latent, ExplanationRow.exemplar_ids).where(
+        ExplanationRow.run_id == run_id, ExplanationRow.source == source, ExplanationRow.explainer == "imported"
+    )
+    with store.reading() as connection:
+        return {row.latent: tuple(row.exemplar_ids) for row in connection.execute(query).all() if row.exemplar_ids}
+
+
+def seen_before(
+    store: LabelStore, run_id: str, source: str, latent: int, explainer: str, exemplars: EvidenceStore
+) -> SeenWindows:
+    """What may have been seen before the text of ``explainer`` (``human``, ``human.2``, ...) was written."""
+    # windows that this very text was judged on are no reason to leave them out: they stand in its own scores
+    rows = [row for row in store.verdicts(run_id, source, [latent]) if row.explainer != explainer]
+    return seen_windows(LatentEvidence(latent, exemplars), rows)
 
 
 def seen_windows(evidence: LatentEvidence, verdicts: Sequence[VerdictRow]) -> SeenWindows:

@@ -50,6 +50,10 @@ class AllSides:
         return self._store.source
 
     @property
+    def corpus_fingerprint(self) -> str:
+        return self._store.corpus_fingerprint
+
+    @property
     def statistics(self) -> LatentStatistics:
         """With the sums over all sides as the explain side's row."""
         return self._statistics

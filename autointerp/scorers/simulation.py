@@ -141,7 +141,7 @@ class SimulationScorer(NaturalJudge):
             found, asked = await _as_json(llm, explanation.text, sample.windows, pieces, calls)
         judged = [(w, one) for w, one in zip(sample.windows, found, strict=True) if isinstance(one, Simulated)]
         windows = [window for window, _ in judged]
-        values = self.counted(sample, windows) | self.spent(asked, llm.model)
+        values = self.counted(sample, found) | self.spent(asked, llm.model)
         values |= {"simulation_variant": self.variant}
         fires = {window.fires for window in windows}
         failure = None

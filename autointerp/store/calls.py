@@ -133,6 +133,21 @@ def find_replies(connection: Connection, keys: Sequence[str]) -> dict[str, Store
     return found
 
 
+def has_reply(connection: Connection, run_id: str, endpoint: str) -> bool:
+    """Whether an endpoint has answered a call of the run."""
+    answered = select(_CALL.c.id).where(
+        _CALL.c.run_id == run_id, _CALL.c.endpoint == endpoint, _CALL.c.outcome == "reply"
+    )
+    return connection.execute(answered.limit(1)).first() is not None
+
+
+def forget_reply(connection: Connection, key: str) -> None:
+    """Leave a reply in the ledger, and find it no more."""
+    connection.execute(
+        update(LLMCall).where(_CALL.c.key == key).values(key=None).execution_options(synchronize_session=False)
+    )
+
+
 def open_account(connection: Connection, run_id: str, owner: str) -> None:
     """Make the rows that spending changes, where they are not there yet."""
     if connection.execute(select(_BUDGET.c.run_id).where(_BUDGET.c.run_id == run_id)).first() is None:

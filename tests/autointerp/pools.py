@@ -72,6 +72,10 @@ class HandStore:
         return Source("hand", "subject", "0", "layers.0", "coder", "f" * 64, num_latents)
 
     @property
+    def corpus_fingerprint(self) -> str:
+        return "c" * 64
+
+    @property
     def statistics(self) -> LatentStatistics:
         num_latents = self.source.num_latents
         zeros = np.zeros((3, num_latents), dtype=np.int64)

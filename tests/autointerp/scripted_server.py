@@ -124,6 +124,7 @@ def new_session(
     budget: Budget | None = None,
     owner: str = "me",
     run_id: str = "r-1",
+    asks_again: bool = False,
 ) -> LLMSession:
     """A session on the running loop's clock."""
     return LLMSession(
@@ -135,6 +136,7 @@ def new_session(
         scope,
         budget or Budget(),
         owner,
+        asks_again=asks_again,
         clock=asyncio.get_running_loop().time,
     )
 

@@ -327,3 +327,29 @@ def test_labels_from_elsewhere_and_an_explainer_are_two_words(file: Path) -> Non
     assert parse_config(config.stored(), "stored").explainers == config.explainers
     own = '[[explainers]]\nkind = "imported"\npath = "labels.parquet"\nsource = "another"\n'
     assert "leave one of the two out" in refused(file, text=labels + own)
+
+
+def test_a_preset_only_scores_labels_from_elsewhere(file: Path) -> None:
+    asking = 'preset = "delphi"\n' + MINIMAL + ASKING
+    for text, sets in (
+        (f'{asking}[labels]\nfrom = "labels.parquet"\n', ()),
+        (asking, ("labels.from=labels.parquet",)),
+    ):
+        file.write_text(text)
+        config = load_config(file, sets)
+        assert [explainer["kind"] for explainer in config.explainers] == ["imported"]
+        assert [scorer["kind"] for scorer in config.scorers] == ["detection", "fuzz"]
+        again = parse_config(config.stored(), "stored")
+        assert again.digest == config.digest
+    file.write_text(asking)
+    from_environment = load_config(file, (), {"AUTOINTERP_LABELS__FROM": "labels.parquet"})
+    assert [explainer["kind"] for explainer in from_environment.explainers] == ["imported"]
+    own = f'{asking}[labels]\nfrom = "labels.parquet"\n[[explainers]]\nkind = "pattern"\n'
+    assert "('pattern')" in refused(file, text=own)
+
+
+def test_the_leave_to_score_other_splits_reaches_the_explainer(file: Path) -> None:
+    file.write_text(f'{MINIMAL}[labels]\nfrom = "labels.parquet"\nallow_other_split = true\n')
+    config = load_config(file)
+    assert config.explainers[0]["allow_other_split"] is True
+    assert parse_config(config.stored(), "stored").digest == config.digest

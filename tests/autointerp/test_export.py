@@ -363,3 +363,10 @@ def test_every_column_says_in_one_sentence_what_it_holds() -> None:
 def test_a_scorer_may_not_take_a_columns_name() -> None:
     with pytest.raises(InputError, match="name a scorer"):
         dictionary_schema(["bad name"])
+
+
+def test_each_judge_has_its_figure_and_why_it_has_none() -> None:
+    names = dictionary_schema(["detection", "fuzz", "detection"]).names
+    at = names.index("judge_model")
+    assert names[at - 4 : at] == ["detection_score", "detection_failure", "fuzz_score", "fuzz_failure"]
+    assert dictionary_schema(["detection"]).field("detection_failure").nullable

@@ -11,19 +11,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from autointerp.components import parse_component
+from autointerp.config import parse_config
 from autointerp.evidence import LatentEvidence
 from autointerp.explainers.imported import ImportedExplainer
 from autointerp.explanation import Explanation
 from autointerp.export import export_dictionary
 from autointerp.failure import Failure, FailureKind
 from autointerp.imports import clean_label, json_lines, reading
+from autointerp.imports.split import Split
+from autointerp.pipeline.folder import RunFolder, RunNote
+from autointerp.review import record_review
+from autointerp.sampling.scorable import kept_windows
+from autointerp.sampling.shown_elsewhere import _of_width, holding_back, places_of_text
+from autointerp.store import LabelStore, open_store
+from autointerp.store.models import LabelRow, Run
+from autointerp.store.opening import sqlite_url
+from autointerp.store.rows import explanation_row
 from sae_core.errors import ConfigError
 from sae_core.records import Side, Source
 from tests.autointerp.pools import HandStore, letters, make_pool
@@ -104,6 +116,7 @@ def test_our_own_dictionary_gives_labels_reasons_and_where_they_are_from(tmp_pat
         "coder_fingerprint": FINGERPRINT,
         "kind": "max_activating",
         "author": "run-1",
+        "sides": "same",
     }
     rare = failure_of(explain(folder, 1))
     assert rare.kind is FailureKind.NO_EXPLANATION
@@ -116,13 +129,209 @@ def test_our_own_dictionary_gives_labels_reasons_and_where_they_are_from(tmp_pat
     assert (output.text, output.side) == ("makes it write b", "output")
 
 
-def test_a_runs_output_folder_is_its_dictionary(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(ConfigError, match="has no dictionary yet"):
+def run_folder(folder: Path, state: str = "done", seed: int = 0) -> LabelStore:
+    """The output folder of a run of three latents without its exemplar store; its dictionary says other things."""
+    store = open_store(sqlite_url(folder / "autointerp.db"))
+    config = parse_config(
+        {"subject": {"model": "m"}, "coders": [{"path": "c"}], "corpus": {"path": "python-stdlib"}, "seed": seed},
+        "test",
+    )
+    store.create_run(
+        Run(
+            id="run-1",
+            name="n",
+            digest="d" * 64,
+            ordinal=1,
+            config=config.stored(),
+            state=state,
+            folder=str(folder),
+            code_version="1",
+        )
+    )
+    store.add_sources("run-1", [Source("layers.2", "subject", "0", "layers.2", "coder", FINGERPRINT, 6)])
+    store.add_artefact("run-1", "corpus", {"fingerprint": "c" * 64})
+    common: dict[str, Any] = {"run_id": "run-1", "source": "layers.2", "decided_by": "configuration order"}
+    store._add(
+        [
+            explanation_row(
+                "run-1", "layers.2", Explanation(latent=0, explainer="max_activating", text="a", model="m")
+            ),
+            LabelRow(**common, latent=0, status="labelled", text="a", text_output="to b", explainer="max_activating"),
+            LabelRow(**common, latent=1, status="rare", failure_kind="too_few_windows", failure_message="3 windows."),
+            LabelRow(**common, latent=2, status="labelled", text="c", explainer="max_activating"),
+        ]
+    )
+    RunFolder(folder).write_note(RunNote("run-1", "d" * 64, None))
+    dictionary(folder / "dictionary", [{"latent": 0, "label": "old"}, {"latent": 2, "label": "old"}])
+    return store
+
+
+def test_a_runs_labels_are_those_that_hold_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "RECHECK_S", 0.0)
+    store = run_folder(tmp_path)
+    for path in (tmp_path, tmp_path / "dictionary", next((tmp_path / "dictionary").glob("*.parquet"))):
+        found = explain(path, 0)
+        assert (found.text, found.model) == ("a", "m"), path
+        told = found.payload["imported"]
+        assert (told["format"], told["kind"], told["author"], told["sides"]) == (
+            "run",
+            "max_activating",
+            "run-1",
+            "same",
+        )
+    assert explain(tmp_path, 0, about="output").text == "to b"
+    assert failure_of(explain(tmp_path, 1)).message.endswith("3 windows")
+    record_review(store, "run-1", "layers.2", 2, "reject", None, "ann")
+    assert "rejected by ann" in failure_of(explain(tmp_path, 2)).message  # also where it has been read before
+    with pytest.raises(ConfigError, match="labels of a run are label or label_output"):
+        explain(tmp_path, 0, label_column="other")
+    (tmp_path / "dictionary").rename(tmp_path / "copy")
+    assert explain(tmp_path / "copy", 0).text == "old"  # what lies elsewhere is what was written there
+
+
+def test_what_a_run_took_from_elsewhere_stays_as_it_stood_there(tmp_path: Path) -> None:
+    store = run_folder(tmp_path)
+    common: dict[str, Any] = {"run_id": "run-1", "source": "layers.2", "decided_by": "configuration order"}
+    for latent, sides, seen in ((3, "same", ("1:32",)), (4, "held_back", ())):
+        payload = {"imported": {"sides": sides}}
+        taken = Explanation(latent=latent, explainer="imported", text="t", payload=payload, exemplar_ids=seen)
+        label = LabelRow(**common, latent=latent, status="labelled", text="t", explainer="imported")
+        store._add([explanation_row("run-1", "layers.2", taken), label])
+    apart, not_known = explain(tmp_path, 3), explain(tmp_path, 4)
+    assert (apart.payload["imported"]["sides"], apart.exemplar_ids) == ("same", ("1:32",))
+    assert (not_known.payload["imported"]["sides"], not_known.exemplar_ids) == ("unknown", ())
+
+
+def test_a_run_that_goes_on_has_no_labels_yet(tmp_path: Path) -> None:
+    run_folder(tmp_path, state="paused")
+    with pytest.raises(ConfigError, match=r"has not ended .its state is 'paused'"):
         explain(tmp_path, 0)
-    dictionary(tmp_path / "dictionary", [{"latent": 2, "label": "c"}])
-    reading._RECENT.clear()
-    assert explain(tmp_path, 2).text == "c"
+    with pytest.raises(ConfigError, match="there is no run in"):
+        explain(tmp_path / "dictionary" / "none", 0, format="run")
+
+
+def test_an_edit_in_a_run_without_its_windows_is_refused_or_marked(tmp_path: Path) -> None:
+    record_review(run_folder(tmp_path), "run-1", "layers.2", 2, "edit", "the letter c", "ann")
+    source, own = store_of().source, Split.of(CONFIG)
+    with pytest.raises(ConfigError, match=r"1 labels .* were edited by people \(that of latent 2"):
+        ImportedExplainer(path=str(tmp_path)).check_sources([source], own)
+    ImportedExplainer(path=str(tmp_path), allow_other_split=True).check_sources([source], own)
+    found = explain(tmp_path, 2)
+    assert (found.text, found.payload["imported"]["sides"]) == ("the letter c", "unknown")
+
+
+CONFIG: dict[str, Any] = {
+    "seed": 0,
+    "corpus": {"bos": "auto"},
+    "extraction": {"context_length": 256, "num_tokens": 100},
+}
+
+
+def own_dictionary(folder: Path, rows: Iterable[dict[str, Any]], **meta: Any) -> Path:
+    common = {"corpus_fingerprint": "c" * 64, "status": "labelled", "run_id": "run-1", "code_version": "1"}
+    place = {"source": "layers.2", "subject": "subject", "hookpoint": "layers.2", "coder_fingerprint": FINGERPRINT}
+    export_dictionary(iter([[common | place | row for row in rows]]), folder, meta)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"seed": 1}, "its seed is 0, this run's 1"),
+        ({"extraction": {"context_length": 64, "num_tokens": 100}}, "its contexts are cut in another way"),
+        ({"corpus": {"bos": "never"}}, "its contexts are cut in another way"),
+        ({"extraction": {"context_length": 256, "num_tokens": 200}}, None),
+        ({"corpus": {"bos": "auto", "path": "elsewhere"}}, None),
+    ],
+)
+def test_labels_of_a_run_with_other_sides_are_refused_unless_allowed(
+    tmp_path: Path, changes: dict[str, Any], why: str | None
+) -> None:
+    folder = own_dictionary(tmp_path / "d", [{"latent": 0, "label": "x", "explainer": "contrastive"}], config=CONFIG)
+    source, own = store_of().source, Split.of(CONFIG | changes)
+    explainer = ImportedExplainer(path=str(folder))
+    if why is None:
+        explainer.check_sources([source], own)
+        return
+    with pytest.raises(ConfigError, match=rf"dealt its corpus to other sides \({why}\).*allow_other_split = true"):
+        explainer.check_sources([source], own)
+    ImportedExplainer(path=str(folder), allow_other_split=True).check_sources([source], own)
+
+
+@pytest.mark.parametrize(
+    ("row", "sides"),
+    [
+        ({"explainer": "contrastive"}, "same"),
+        ({"explainer": "contrastive", "corpus_fingerprint": "e" * 64}, "unknown"),
+        ({"explainer": "human"}, "unknown"),
+        ({"explainer": "human.2", "latent": 4}, "same"),  # the manifest says what was seen
+        ({"explainer": "imported"}, "unknown"),
+        ({"explainer": "imported", "label_sides": "same"}, "same"),
+        (
+            {"explainer": "imported", "label_sides": "held_back"},
+            "unknown",
+        ),  # what was held back there is not known here
+        ({"explainer": "human", "label_sides": "unknown", "latent": 4}, "unknown"),
+    ],
+)
+def test_how_the_writers_windows_stand_to_this_runs_sides(tmp_path: Path, row: dict[str, Any], sides: str) -> None:
+    folder = own_dictionary(
+        tmp_path / "d", [{"latent": 0, "label": "x"} | row], config=CONFIG, seen={"layers.2": {"4": ["0:3", "7:32"]}}
+    )
+    found = explain(folder, row.get("latent", 0))
+    assert found.payload["imported"]["sides"] == sides
+    assert found.exemplar_ids == (("0:3", "7:32") if "latent" in row else ())
+
+
+def test_of_other_files_the_sides_are_not_known(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "labels.jsonl", [{"latent": 1, "label": "b", "explainer": "human"}])
+    ImportedExplainer(path=str(path)).check_sources([store_of().source], Split.of(CONFIG))  # nothing is known of a run
+    assert explain(path, 1).payload["imported"]["sides"] == "unknown"
+
+
+@pytest.mark.parametrize("width", [13, 20, 32, 70, 90])
+def test_a_row_that_is_cut_keeps_its_runs_whole(width: int) -> None:
+    rows = np.arange(1, 141, dtype=np.int32).reshape(2, 70)
+    pieces = _of_width(rows, width)
+    assert pieces.shape[1] == width
+
+    def runs(tokens: NDArray[np.int32]) -> set[tuple[int, ...]]:
+        found = {tuple(row[at : at + 13]) for row in tokens.tolist() for at in range(tokens.shape[1] - 12)}
+        return {run for run in found if -1 not in run}
+
+    assert runs(pieces) == runs(rows)
+
+
+@pytest.mark.parametrize("width", [24, 32, 70])
+def test_text_that_was_shown_elsewhere_is_held_back_whatever_the_width_of_its_windows(width: int) -> None:
+    rng = np.random.default_rng(0)
+    texts = [[0, *rng.integers(1, 500, 63).tolist()] for _ in range(40)]
+    words = letters(["<bos>", *(str(n) for n in range(1, 500))])
+    rules = [lambda context, at: float(context[at] < 100)]
+
+    def of(chosen: dict[Side, range], window: int, before: int) -> HandStore:
+        pools = {
+            side: make_pool(side, [texts[n] for n in rows], list(rows), rules, window, before)
+            for side, rows in chosen.items()
+        }
+        return HandStore(pools, words)
+
+    own = of({Side.EXPLAIN: range(20), Side.CHOOSE: range(20), Side.SCORE: range(20, 40)}, 16, 16)
+    other = of(
+        {Side.EXPLAIN: range(20, 26), Side.CHOOSE: range(26, 30), Side.SCORE: range(30, 40)},
+        width // 2,
+        width - width // 2,
+    )
+    held = LatentEvidence(0, holding_back(own, other))
+    documents = set(own.pool(Side.SCORE).document[kept_windows(held, Side.SCORE)])
+    assert documents == set(range(30, 40))
+    before = LatentEvidence(0, own)
+    assert set(own.pool(Side.SCORE).document[kept_windows(before, Side.SCORE)]) == set(range(20, 40))
+    # of what a person saw there exactly the windows with its text
+    seen = frozenset({(2, width // 2)})
+    lost = places_of_text(own, 0, other, seen)
+    assert lost
+    assert {context for context, _ in lost} == {12}  # document 32 in both
 
 
 def test_another_coders_labels_are_refused_unless_allowed(tmp_path: Path) -> None:

@@ -312,6 +312,30 @@ def test_where_no_call_answers_the_score_has_the_most_common_failure(evidence: L
     assert score.verdicts is not None
 
 
+def test_failures_are_counted_by_kind(evidence: LatentEvidence) -> None:
+    kinds: list[FailureKind | None] = [FailureKind.TIMEOUT, None, FailureKind.REFUSED, FailureKind.REFUSED]
+    values = score_of(DetectionScorer(per_call=10), evidence, failing(kinds, says(MEANING[0]))).values
+    counted = {name: value for name, value in values.items() if name.startswith("detection_failed")}
+    assert counted == {"detection_failed": 30, "detection_failed_refused": 20, "detection_failed_timeout": 10}
+    whole = score_of(DetectionScorer(), evidence, ScriptedLLMs(says(MEANING[0]))).values
+    assert [name for name in whole if name.startswith("detection_failed")] == ["detection_failed"]
+
+
+def test_the_judge_is_the_model_that_answered(evidence: LatentEvidence) -> None:
+    """A router may send calls elsewhere: its replies say so, and the score names all of them."""
+    names = iter(["b-2026", "a", "b-2026", ""])
+
+    def routed(request: CompletionRequest) -> Completion:
+        text = says(MEANING[0])(request)
+        return Completion(text=text, finish_reason="stop", model=next(names), usage=Usage(cost_usd=0.0))
+
+    values = score_of(DetectionScorer(per_call=10), evidence, ScriptedLLMs(routed, model="asked")).values
+    # a reply that does not say is taken to be the configured model's
+    assert (values["judge_model"], values["judge_asked_model"]) == ("a, asked, b-2026", "asked")
+    nobody = score_of(DetectionScorer(), evidence, failing([FailureKind.TIMEOUT] * 2, says(MEANING[0]))).values
+    assert (nobody["judge_model"], nobody["judge_asked_model"]) == (None, "scripted")
+
+
 def test_garbage_is_unparseable_and_a_wrong_count_is_repaired(evidence: LatentEvidence) -> None:
     garbage = score_of(DetectionScorer(), evidence, ScriptedLLMs(lambda _: "yes to all"))
     assert garbage.failure is not None
@@ -530,6 +554,32 @@ def test_discrimination_passes_over_neighbours_without_windows(evidence: LatentE
     assert two.failure is not None
     assert two.failure.kind is FailureKind.TOO_FEW_WINDOWS
     assert "2 neighbours have" in two.failure.message
+
+
+def test_discrimination_shows_no_text_of_the_explain_side_and_none_that_was_seen(store: HandStore) -> None:
+    """Neither of the latent nor of its neighbours: a third of the score side's text is the explainer's, a third was seen."""
+    rng = np.random.default_rng(7)
+    weights = np.ones(len(WORDS))
+    weights[[OPEN, SELF]], weights[0] = 4.0, 0.0
+    contexts = [[0, *(int(t) for t in rng.choice(len(WORDS), 63, p=weights / weights.sum()))] for _ in range(180)]
+    numbers = list(range(180))
+    pools = {
+        Side.EXPLAIN: make_pool(Side.EXPLAIN, contexts[:60], numbers[:60], RULES, WINDOW, before=8),
+        Side.SCORE: make_pool(Side.SCORE, contexts, [1000 + n for n in numbers], RULES, WINDOW, before=8),
+    }
+    held_back = LatentEvidence(
+        0,
+        HandStore(pools, store.pieces),
+        lens=lens({0: [1, 2, 3]}),
+        excluded=frozenset((context, position) for context in range(60, 120) for position in range(0, 64, WINDOW)),
+    )
+    llms = ScriptedLLMs(lambda r: json.dumps({"sets": [1] * (len(sets_of(asked_text(r))) // 4)}))
+    score = run(DiscriminationScorer().score(EXPLANATION, held_back, llms))
+    assert score.failure is None
+    assert score.values["discrimination_share_skipped"] == pytest.approx(2 / 3)
+    windows = Verdicts.from_json(score.verdicts or {}).windows
+    assert len(windows) == 8 * 4 * 3
+    assert {int(name.split(":")[0]) // 60 for name in windows} == {2}
 
 
 def test_a_label_is_data(evidence: LatentEvidence) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from autointerp.explanation import Explanation
 from autointerp.failure import Failure, FailureKind
-from autointerp.pipeline.dictionary_rows import score_values
+from autointerp.pipeline.dictionary_rows import models_of, score_failures, score_values
 from autointerp.pipeline.stages.label import label_row
 from autointerp.score import Score
 
@@ -37,6 +37,45 @@ def test_a_latent_has_a_label_or_a_reason(
     assert (row.status, row.failure_kind, row.text) == expected
     if expected[0] == "rare":
         assert f"fires in 0 of {windows[1]} windows of the score side" in str(row.failure_message)
+
+
+OTHER = Explanation(latent=1, explainer="contrastive", text="return")
+
+
+@pytest.mark.parametrize(
+    ("choices", "text", "decided_by"),
+    [
+        ({"pattern": 0.6, "contrastive": 0.9}, "return", "score on the choose side"),
+        ({"pattern": 0.9, "contrastive": 0.6}, "def", "score on the choose side"),
+        ({"pattern": 0.7, "contrastive": 0.7}, "def", "score on the choose side"),  # the order of the file, on ties
+        ({"contrastive": 0.1}, "return", "score on the choose side"),  # a text without a figure comes last
+        ({}, "def", "configuration order"),
+    ],
+)
+def test_the_text_that_scores_best_is_chosen(choices: dict[str, float], text: str, decided_by: str) -> None:
+    for candidates in ([FOUND, OTHER], [OTHER, FOUND]):
+        order = ["pattern", "contrastive"]
+        row = label_row("r", "s", 1, candidates, order, (3, 100), choices=choices, poisoned=False)
+        assert (row.text, row.decided_by) == (text, decided_by)
+
+
+def test_a_row_without_a_label_has_no_judges_figures_but_says_why_judges_failed() -> None:
+    failed = Failure(kind=FailureKind.TRUNCATED, message="no window was judged")
+    scores = [
+        Score(latent=1, scorer="detection", explainer="a", values={"detection_score": 0.9, "detection_judged": 40}),
+        Score(latent=1, scorer="fuzz", explainer="a", values={"fuzz_failed": 40}, failure=failed),
+    ]
+    assert score_values(scores, None, "a") == {}
+    assert score_values(scores, "a")["detection_score"] == 0.9
+    want = {"fuzz_failure": "truncated", "fuzz_failure_message": "no window was judged"}
+    assert score_failures(scores, None, "a") == score_failures(scores, "a") == want
+    assert score_failures(scores, "b") == {}
+
+
+def test_the_models_of_several_judges_are_all_named() -> None:
+    said = ({"judge_model": "b, a"}, {"judge_model": "c"}, {"judge_model": None}, {"judge_model": "a"}, {})
+    assert models_of(Score(latent=1, scorer="d", values=values) for values in said) == "a, b, c"
+    assert models_of([]) is None
 
 
 def test_a_row_without_a_label_keeps_what_is_not_about_a_text() -> None:

@@ -22,7 +22,16 @@ import pytest
 
 from autointerp.components import parse_component
 from autointerp.failure import FailureKind
-from autointerp.llm.call_errors import CallError, Denied, InvalidReply, RateLimited, Rejected, Transient
+from autointerp.llm.call_errors import (
+    CallError,
+    Denied,
+    Forbidden,
+    InvalidReply,
+    RateLimited,
+    Refused,
+    Rejected,
+    Transient,
+)
 from autointerp.llm.endpoints.openai import OpenAIEndpoint
 from autointerp.llm.http_failures import http_failure, retry_after_s
 from autointerp.llm.protocol import CompletionRequest, Message
@@ -240,7 +249,13 @@ ERROR = '{"error": {"message": "%s", "type": "t", "code": "%s"}}'
         ("422 Unprocessable", '{"detail": [{"msg": "bad"}]}', Rejected, "bad"),
         ("418 I'm a teapot", "", Rejected, "HTTP 418"),
         ("401 Unauthorized", ERROR % (f"Incorrect API key provided: {KEY}", "invalid_api_key"), Denied, "TEST_LLM_KEY"),
-        ("403 Forbidden", ERROR % (f"not for {KEY}, \\u001b[31mred", "x"), Denied, "not for [key], [31mred"),
+        ("403 Forbidden", ERROR % (f"not for {KEY}, \\u001b[31mred", "x"), Forbidden, "not for [key], [31mred"),
+        ("403 Forbidden", ERROR % ("your project has no access", "model_not_found"), Denied, "no access"),
+        ("403 Forbidden", ERROR % ("Your account was flagged for its content policy", "x"), Forbidden, "account"),
+        ("403 Forbidden", ERROR % ("The prompt was flagged", "x"), Refused, "moderation refuses"),
+        ("400 Bad Request", ERROR % ("filtered", "content_filter"), Refused, "moderation refuses"),
+        ("404 Not Found", ERROR % ("no", "content_policy_violation"), Refused, "HTTP 404"),
+        ("429 Too Many Requests", ERROR % ("no", "moderation"), RateLimited, "HTTP 429"),
         ("404 Not Found", ERROR % ("The model `m` does not exist", "model_not_found"), Denied, "does not exist"),
         ("404 Not Found", '{"detail":"Not Found"}', Denied, "Not Found"),
         ("400 Bad Request", ERROR % ("no such model", "model_not_found"), Denied, "no such model"),

@@ -234,3 +234,9 @@ def test_nobody_there() -> None:
     with pytest.raises(Transient):
         probed(client)
     assert client.calls == 3
+
+
+def test_an_error_object_or_a_page_in_the_place_of_a_reply_is_waited_out() -> None:
+    faults = [FaultRule("error_object", at=(0,)), FaultRule("html", at=(1,))]
+    with RunningServer(faults=faults) as server:
+        assert over_http(server) == EVERYTHING

@@ -7,7 +7,17 @@ import math
 import numpy as np
 import pytest
 
-from autointerp.llm.call_errors import CallError, Denied, InvalidReply, RateLimited, Rejected, Transient
+from autointerp.llm.call_errors import (
+    CallError,
+    Denied,
+    Forbidden,
+    InvalidReply,
+    NoReply,
+    RateLimited,
+    Refused,
+    Rejected,
+    Transient,
+)
 from autointerp.llm.retrying import Tries, next_wait
 
 RNG = np.random.default_rng(0)
@@ -43,7 +53,10 @@ def test_without_a_time_that_makes_sense_waits_double_up_to_half_a_minute(told: 
         (Transient("500", status=500), False, 6),
         (Transient("500", status=500), True, 2),
         (Transient("slow", timed_out=True, maybe_paid=True), False, 3),
-        (InvalidReply("html"), False, 2),
+        (NoReply("html"), True, 6),
+        (InvalidReply("cut off"), False, 2),
+        (Refused("moderation"), False, 1),
+        (Forbidden("403"), False, 1),
         (Rejected("400"), False, 1),
         (Denied("401"), False, 1),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 import time
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from autointerp.llm.call_errors import CallError, Denied, Transient
 from autointerp.llm.pricing import Budget
 from autointerp.llm.protocol import Capability, Completion, CompletionRequest, LLMClient
 from autointerp.llm.runtime import LLMRuntime
+from autointerp.pipeline.interruption import Interrupted
 from autointerp.store import LabelStore
 from autointerp.store.calls import Amount, open_account, reserve
 from autointerp.store.ledger import spend_by_latent, spend_by_purpose
@@ -135,6 +137,73 @@ def test_stopping_cancels_what_is_under_way_and_waits_for_it(store: LabelStore) 
     assert outcomes(store) == {"lost": 1}
     spent, reserved = books_balance(store)
     assert (spent > 0, reserved) == (True, 0)
+
+
+def waiting_calls(llms: LLMRuntime, count: int) -> Any:
+    async def chunk() -> None:
+        await asyncio.gather(*(llms.llms("s", n).of("", "fuzz").ask(ask(n), say) for n in range(count)))
+
+    return chunk
+
+
+@pytest.mark.parametrize("stop", [Interrupted(2), KeyboardInterrupt()])
+def test_who_is_asked_to_stop_sends_nothing_more_and_keeps_the_replies_of_calls_under_way(
+    store: LabelStore, stop: BaseException
+) -> None:
+    endpoint = Opened(latency_s=1.0, max_concurrency=4)
+    with runtime(store, endpoint) as llms:
+
+        def poll() -> None:
+            if endpoint._clients and endpoint._clients[0].busy == 4:
+                raise stop
+
+        with pytest.raises(type(stop)):
+            llms.run(waiting_calls(llms, 20), poll)
+        sent = len(endpoint._clients[0].sent)
+    assert sent == 5, "the first one alone, then four"
+    assert outcomes(store) == {"reply": 5}
+    assert books_balance(store) == (5 * 22, 0)
+
+
+def test_who_asks_twice_to_stop_waits_for_nothing(store: LabelStore) -> None:
+    endpoint = Opened(latency_s=60.0)
+    began = time.monotonic()
+    with runtime(store, endpoint) as llms:
+
+        def poll() -> None:
+            if endpoint._clients and endpoint._clients[0].busy:
+                signal.setitimer(signal.ITIMER_REAL, 0.5)
+                raise Interrupted(2)
+
+        def again(number: int, frame: object) -> None:
+            raise Interrupted(15)
+
+        before = signal.signal(signal.SIGALRM, again)
+        try:
+            with pytest.raises(Interrupted) as caught:
+                llms.run(waiting_calls(llms, 3), poll)
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        assert caught.value.signal_number == 15
+    assert time.monotonic() - began < 5
+    assert outcomes(store) == {"lost": 1}
+    assert books_balance(store)[1] == 0
+
+
+def test_calls_that_take_long_are_cut_off_all_the_same(store: LabelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autointerp.llm.runtime._DRAIN_S", 0.5)
+    endpoint = Opened(latency_s=60.0)
+    began = time.monotonic()
+    with runtime(store, endpoint) as llms:
+
+        def poll() -> None:
+            if endpoint._clients and endpoint._clients[0].busy:
+                raise Interrupted(2)
+
+        with pytest.raises(Interrupted):
+            llms.run(waiting_calls(llms, 3), poll)
+    assert 0.5 < time.monotonic() - began < 5
+    assert outcomes(store) == {"lost": 1}
 
 
 def test_an_error_of_the_coroutine_is_the_callers(store: LabelStore) -> None:

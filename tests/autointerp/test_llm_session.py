@@ -17,8 +17,18 @@ import numpy as np
 import pytest
 
 from autointerp.failure import FailureKind
-from autointerp.llm.asking import AskFailed, BadAnswer
-from autointerp.llm.call_errors import CallError, Denied, InvalidReply, RateLimited, Rejected, Transient
+from autointerp.judging.logprob_fallback import WithoutLogprobsAtNeed
+from autointerp.llm.asking import AskFailed, BadAnswer, NoLogprobs
+from autointerp.llm.call_errors import (
+    CallError,
+    Denied,
+    Forbidden,
+    InvalidReply,
+    RateLimited,
+    Refused,
+    Rejected,
+    Transient,
+)
 from autointerp.llm.pricing import Budget, most_amount, most_usage
 from autointerp.llm.protocol import Capability, Completion, CompletionRequest
 from autointerp.llm.server_line import ServerLine
@@ -354,9 +364,7 @@ def test_a_client_that_hangs_beyond_its_deadline_is_cut_off_and_entered_as_lost(
 # row 18: garbage
 
 
-@pytest.mark.parametrize(
-    "garbage", ["<html>502</html>", '{"error": {"message": "busy"}}', '{"choices": []}', "[" * 100_000]
-)
+@pytest.mark.parametrize("garbage", ['{"id": "x", "choi', '{"choices": [{"index": 0}]}', "[" * 100_000])
 def test_garbage_is_asked_once_more_and_then_kept_so_that_it_is_not_asked_for_ever(
     store: LabelStore, garbage: str
 ) -> None:
@@ -374,9 +382,195 @@ def test_garbage_is_asked_once_more_and_then_kept_so_that_it_is_not_asked_for_ev
         elsewhere = new_session(store, ScriptedServer(after(0)), scope="tomorrow")
         assert (await elsewhere.complete(ask(), PLACE)).text == "yes"
         await elsewhere.close()
+        still = ScriptedServer(script)
+        session = new_session(store, still, asks_again=True)
+        for _ in range(2):
+            with pytest.raises(InvalidReply):
+                await session.complete(ask(), PLACE)
+        assert len(still.sent) == 2, "asked again once, by a session that is to"
+        await session.close()
+        session = new_session(store, ScriptedServer(after(0)), asks_again=True)
+        assert (await session.complete(ask(), PLACE)).text == "yes"
+        await session.close()
 
     run(main)
-    assert books_balance(store) == (2 * MOST + 110, 0), "nobody knows what garbage cost: all that was reserved"
+    assert books_balance(store) == (4 * MOST + 220, 0), "nobody knows what garbage cost: all that was reserved"
+
+
+PAGE = "<html>Back soon</html>"
+
+
+@pytest.mark.parametrize("trouble", [PAGE, "", '{"error": {"message": "slow down", "code": 429}}', "data: {}\n\n"])
+def test_a_burst_of_what_is_no_reply_fails_no_request(store: LabelStore, trouble: str) -> None:
+    async def main() -> None:
+        async def script(request: CompletionRequest, number: int) -> str:
+            await asyncio.sleep(0.05)
+            now = asyncio.get_running_loop().time()
+            return trouble if 0.2 < now < 3.0 else body()
+
+        session = new_session(store, ScriptedServer(script), endpoint=FakeEndpoint(max_concurrency=16))
+        found = await gathered(*(session.complete(ask(n), PLACE) for n in range(100)))
+        assert [getattr(answer, "text", answer) for answer in found] == ["yes"] * 100
+        assert session.counts.failed == {}
+        assert (session.counts.limited > 0) is ("429" in trouble)
+        await session.close()
+
+    run(main)
+    lost = outcomes(store).get("lost", 0)
+    assert (lost > 0) is (trouble in ("", "data: {}\n\n")), "a page of HTML is a gateway's, and a refusal costs nothing"
+    assert outcomes(store)["reply"] == 100
+    assert books_balance(store)[1] == 0
+
+
+@pytest.mark.parametrize("trouble", [PAGE, '{"choices": []}', "data: {}\n\n"])
+def test_where_that_goes_on_the_run_pauses_and_nothing_of_it_is_kept(store: LabelStore, trouble: str) -> None:
+    async def main() -> None:
+        async def script(request: CompletionRequest, number: int) -> str:
+            await asyncio.sleep(0.05)
+            return body() if number < 5 else trouble
+
+        server = ScriptedServer(script)
+        session = new_session(store, server, endpoint=FakeEndpoint(max_concurrency=4))
+        found = await gathered(*(session.complete(ask(n), PLACE) for n in range(30)))
+        assert sum(isinstance(answer, Completion) for answer in found) == 5
+        assert sum(isinstance(answer, EndpointError) for answer in found) == 25
+        assert len(server.sent) <= 5 + 4 + 8, "once it is plain, one asks for all"
+        assert 30 < asyncio.get_running_loop().time() < 60
+        assert "no reply of the API" in str(found[29])
+        assert session.counts.failed.get("server_error", 0) == 0
+        await session.close()
+        well = ScriptedServer(after(0))
+        session = new_session(store, well)
+        await asyncio.gather(*(session.complete(ask(n), PLACE) for n in range(30)))
+        assert len(well.sent) == 25
+        await session.close()
+
+    run(main)
+
+
+def test_a_request_that_always_gets_a_page_is_a_failure_of_its_own(store: LabelStore) -> None:
+    async def main() -> None:
+        async def script(request: CompletionRequest, number: int) -> str:
+            await asyncio.sleep(0.05)
+            return PAGE if "Item 5?" in request.messages[-1].content else body()
+
+        server = ScriptedServer(script)
+        session = new_session(store, server)
+        found = await gathered(*(session.complete(ask(n), PLACE) for n in range(10)))
+        assert [n for n, answer in enumerate(found) if isinstance(answer, Exception)] == [5]
+        assert session.counts.failed == {"server_error": 1}
+        assert len(server.sent) == 9 + 6
+        await session.close()
+
+    run(main)
+
+
+# moderation, and what a server forbids
+
+
+def moderated(request: CompletionRequest, error: CallError, *numbers: int) -> None:
+    if any(f"Item {n}?" in request.messages[-1].content for n in numbers):
+        raise error
+
+
+def test_a_prompt_that_moderation_refuses_is_refused_without_another_try(store: LabelStore) -> None:
+    async def main() -> None:
+        async def script(request: CompletionRequest, number: int) -> str:
+            moderated(request, Refused("the server's moderation refuses the prompt (HTTP 403)"), 0)
+            return body()
+
+        server = ScriptedServer(script)
+        llm = new_session(store, server).bound("s", 1, "fuzz")
+        found = await gathered(*(llm.ask(ask(n), say) for n in range(4)))
+        assert isinstance(found[0], AskFailed)
+        assert found[0].failure.kind is FailureKind.REFUSED
+        assert len(server.sent) == 4
+
+    run(main)
+
+
+def test_a_403_is_the_request_s_own_failure_where_others_are_answered_also_after_a_restart(store: LabelStore) -> None:
+    async def main() -> None:
+        async def script(request: CompletionRequest, number: int) -> str:
+            moderated(request, Forbidden("not permitted (HTTP 403)"), 5, 6)
+            return body()
+
+        server = ScriptedServer(script)
+        session = new_session(store, server)
+        for n in range(10):
+            if n in (5, 6):
+                with pytest.raises(Forbidden):
+                    await session.complete(ask(n), PLACE)
+            else:
+                assert (await session.complete(ask(n), PLACE)).text == "yes"
+        assert session.counts.failed == {"server_error": 2}
+        assert len(server.sent) == 10
+        await session.close()
+        again = new_session(store, ScriptedServer(script))
+        with pytest.raises(Forbidden):  # and no EndpointError, though it is the first one that is asked
+            await again.complete(ask(5), PLACE)
+        assert (await again.complete(ask(11), PLACE)).text == "yes"
+        await again.close()
+
+    run(main)
+
+
+def test_403_to_several_requests_in_a_row_or_to_the_first_one_stops_the_run(store: LabelStore) -> None:
+    async def main() -> None:
+        async def script(request: CompletionRequest, number: int) -> str:
+            moderated(request, Forbidden("not permitted (HTTP 403)"), *range(5, 50))
+            return body()
+
+        server = ScriptedServer(script)
+        session = new_session(store, server)
+        with pytest.raises(EndpointError, match="not permitted"):
+            await session.complete(ask(7), PLACE)
+        assert len(server.sent) == 1
+        session = new_session(store, server)
+        assert (await session.complete(ask(0), PLACE)).text == "yes"
+        for n in (5, 5, 6):
+            with pytest.raises(Forbidden):
+                await session.complete(ask(n), PLACE)
+        with pytest.raises(EndpointError, match="not permitted"):
+            await session.complete(ask(7), PLACE)
+        await session.close()
+
+    run(main)
+
+
+# log-probabilities that cannot be used
+
+
+@pytest.mark.parametrize("spoiled", ["nan", "null", "none", "500"])
+def test_an_answer_without_usable_log_probabilities_is_asked_for_without_them(store: LabelStore, spoiled: str) -> None:
+    async def main() -> None:
+        async def script(request: CompletionRequest, number: int) -> str:
+            if not request.top_logprobs:
+                return body("good")
+            if spoiled == "500":
+                raise Transient("500: Out of range float values", status=500)
+            value = {"nan": float("nan"), "null": None}.get(spoiled)
+            reply = json.loads(body("good"))
+            reply["choices"][0]["logprobs"] = None
+            if spoiled != "none":
+                reply["choices"][0]["logprobs"] = {"content": [{"token": "good", "logprob": value, "top_logprobs": []}]}
+            return json.dumps(reply)
+
+        server = ScriptedServer(script)
+        llm = new_session(store, server).bound("s", 1, "fuzz")
+        answer = await WithoutLogprobsAtNeed(llm).ask(ask(top_logprobs=5), say)
+        assert (answer.value, answer.completion.logprobs) == ("good", ())
+        assert [request.top_logprobs for request in server.sent] == [5, 5, 0]
+        with pytest.raises(NoLogprobs) as caught:  # who must have them
+            await llm.ask(ask(1, top_logprobs=5), say)
+        assert caught.value.failure.kind is FailureKind.SERVER_ERROR
+        if spoiled != "500":
+            later = ScriptedServer(after(0, "never asked"))
+            llm = new_session(store, later).bound("s", 1, "fuzz")
+            assert await WithoutLogprobsAtNeed(llm).ask(ask(top_logprobs=5), say) == answer
+            assert later.sent == []
+
+    run(main)
 
 
 def test_garbage_that_is_over_at_the_second_try_is_no_failure(store: LabelStore) -> None:
@@ -636,6 +830,40 @@ def test_a_budget_in_dollars_without_a_price_is_refused_before_anything_is_sent(
 
     run(main)
     assert spend(store, "r-1").cost_usd is None
+
+
+@pytest.mark.parametrize("concurrency", [1, 64])
+def test_a_server_that_bills_more_than_the_limits_is_reserved_more_for(store: LabelStore, concurrency: int) -> None:
+    cap = 20_000
+
+    async def main() -> None:
+        async def script(request: CompletionRequest, number: int) -> str:
+            await asyncio.sleep(0.1)
+            return body(answer=1900)  # of 50
+
+        server = ScriptedServer(script)
+        session = new_session(
+            store, server, budget=Budget(tokens=cap), endpoint=FakeEndpoint(max_concurrency=concurrency)
+        )
+        found = await gathered(*(session.complete(ask(n), PLACE) for n in range(100)))
+        refused = [str(error) for error in found if isinstance(error, BudgetError)]
+        assert len(server.sent) == 100 - len(refused) == 9
+        assert "'default' 1,850 tokens" in refused[0]
+        await session.close()
+
+    run(main)
+    assert books_balance(store) == (18_000, 0)
+
+    async def later() -> None:  # another process knows it from the first reply that is stored
+        server = ScriptedServer(after(0, answer=1900))
+        session = new_session(store, server, budget=Budget(tokens=cap - 1000), owner="again")
+        await session.complete(ask(0), PLACE)
+        with pytest.raises(BudgetError):
+            await session.complete(ask(99), PLACE)
+        assert server.sent == []
+        await session.close()
+
+    run(later)
 
 
 def test_a_call_too_big_for_the_whole_budget_is_refused_at_once(store: LabelStore) -> None:

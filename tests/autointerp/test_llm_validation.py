@@ -11,7 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autointerp.llm.call_errors import InvalidReply
+from autointerp.llm.call_errors import (
+    BadLogprobs,
+    CallError,
+    Denied,
+    Forbidden,
+    InvalidReply,
+    NoReply,
+    RateLimited,
+    Refused,
+    Rejected,
+    Transient,
+)
+from autointerp.llm.http_failures import false_success
 from autointerp.llm.protocol import Completion, CompletionRequest, Message, TokenLogprob, Usage
 from autointerp.llm.validation import read_reply
 
@@ -228,6 +240,34 @@ def test_usage_that_is_left_out_is_a_token_for_each_three_bytes() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "usage"),
+    [
+        ("usage", [1], (4, 0, 2)),
+        ("usage", "many", (4, 0, 2)),
+        ("usage.prompt_tokens", -1, (4, 0, 2)),
+        ("usage.prompt_tokens", 10**12, (4, 0, 2)),
+        ("usage.completion_tokens", -3, (11, 8, 2)),
+        ("usage.completion_tokens", "12", (11, 8, 2)),
+        ("usage.completion_tokens", True, (11, 8, 2)),
+        ("usage.completion_tokens", math.nan, (11, 8, 2)),
+        ("usage.prompt_tokens_details.cached_tokens", 12, (11, 0, 2)),
+        ("usage.prompt_tokens_details.cached_tokens", -12, (11, 0, 2)),
+        ("usage.prompt_tokens_details", "all", (11, 0, 2)),
+    ],
+)
+def test_usage_that_cannot_be_is_estimated_and_the_answer_stands(
+    path: str, value: Any, usage: tuple[int, int, int]
+) -> None:
+    found = read_reply(changed(REPLY, path, value), CHAT)
+    assert found.text == "Hello."
+    assert found.usage.output_tokens in (usage[2], 2)
+    if path != "usage.prompt_tokens":
+        assert (found.usage.input_tokens, found.usage.cached_tokens) == usage[:2]
+    else:
+        assert found.usage.input_tokens == 4
+
+
 GARBAGE = [
     ("", "empty"),
     ("  \n", "empty"),
@@ -264,14 +304,80 @@ GARBAGE = [
     (changed(REPLY, "choices.0.finish_reason", "abort"), "'abort'"),
     (changed(REPLY, "choices.0.finish_reason", None), "finish_reason is a JSON null"),
     (changed(REPLY, "choices.0.finish_reason", ["stop"]), "finish_reason is a JSON array"),
-    (changed(REPLY, "usage", [1]), "usage is a JSON array"),
-    (changed(REPLY, "usage.prompt_tokens", -1), "-1"),
-    (changed(REPLY, "usage.prompt_tokens", 10**12), "10000"),
-    (changed(REPLY, "usage.completion_tokens", "12"), "JSON string as completion_tokens"),
-    (changed(REPLY, "usage.completion_tokens", True), "JSON truth value"),
-    (changed(REPLY, "usage.completion_tokens", math.nan), "JSON number"),
-    (changed(REPLY, "usage.prompt_tokens_details.cached_tokens", 12), "12 of 11"),
 ]
+
+
+ERROR_OBJECTS: list[tuple[dict[str, Any], type[CallError]]] = [
+    ({"message": "Rate limit reached", "type": "requests", "code": "rate_limit_exceeded"}, RateLimited),
+    ({"message": "slow down", "code": 429}, RateLimited),
+    ({"message": "Too many requests"}, RateLimited),
+    ({"message": "You exceeded your current quota", "type": "insufficient_quota", "code": None}, Denied),
+    ({"message": "Incorrect API key", "code": "invalid_api_key", "type": "invalid_request_error"}, Denied),
+    ({"message": "no key", "type": "authentication_error"}, Denied),
+    ({"message": "no such model", "code": "model_not_found"}, Denied),
+    ({"message": "not yours", "code": 403}, Forbidden),
+    ({"message": "not yours", "code": 403, "type": "content_filter"}, Refused),
+    ({"message": "no", "code": "content_policy_violation", "type": "invalid_request_error"}, Refused),
+    ({"message": "filtered", "code": "x", "innererror": {"code": "ResponsibleAIPolicyViolation"}}, Refused),
+    ({"message": "Your chosen model requires moderation and your input was flagged"}, Refused),
+    ({"message": "maximum context length", "type": "invalid_request_error"}, Rejected),
+    ({"message": "busy"}, Transient),
+    ({"message": "overloaded", "code": 529}, Transient),
+    ({"message": "late", "type": "timeout"}, Transient),
+]
+
+
+@pytest.mark.parametrize(("error", "kind"), ERROR_OBJECTS)
+def test_an_error_object_with_the_status_of_a_success_means_what_its_status_would(
+    error: dict[str, Any], kind: type[CallError]
+) -> None:
+    for reply in ({"error": error}, {"error": error, "choices": []}, {"object": "error", **error}):
+        found = false_success(json.dumps(reply), key_name="K")
+        assert type(found) is kind, (reply, found)
+        assert str(error["message"]) in str(found) or "does not accept K" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("body", "maybe_paid", "message"),
+    [
+        ("", True, "empty"),
+        (" \n" * 2000, True, "empty"),
+        ("<!DOCTYPE html><h1>Maintenance</h1>", False, "HTML"),
+        (f"data: {json.dumps(REPLY)}\n\n", True, "event stream"),
+        (": ping\n\ndata: {}", True, "event stream"),
+        ("upstream connect error", True, "not JSON"),
+        ("null", True, "JSON null"),
+        ('["choices"]', True, "JSON array"),
+        ("{}", True, "no choices"),
+        ('{"choices": []}', True, "no choices"),
+    ],
+)
+def test_what_is_no_reply_of_the_api_is_trouble_of_the_server(body: str, maybe_paid: bool, message: str) -> None:
+    found = false_success(body, key_name="K")
+    assert type(found) is NoReply
+    assert message in str(found)
+    assert found.maybe_paid is maybe_paid
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        json.dumps(REPLY),
+        json.dumps(REPLY)[:-20],
+        "{",
+        "[" * 100_000,
+        changed(REPLY, "choices.0.message", "delete"),
+        '{"choices": ["Hello."]}',
+        changed(REPLY, "error", {"message": "none"}),
+    ],
+)
+def test_a_reply_of_the_api_is_left_to_validation(body: str) -> None:
+    assert false_success(body, key_name="K") is None
+
+
+def test_a_text_about_choices_is_no_choice() -> None:
+    body = json.dumps({"error": {"message": '"choices": [{'}})
+    assert type(false_success(body, key_name="K")) is Transient
 
 
 @pytest.mark.parametrize(("body", "message"), GARBAGE)
@@ -306,7 +412,7 @@ def test_garbage_is_named(body: str, message: str) -> None:
     ],
 )
 def test_log_probabilities_that_cannot_be(path: str, value: Any, message: str) -> None:
-    with pytest.raises(InvalidReply) as caught:
+    with pytest.raises(BadLogprobs) as caught:
         read_reply(changed(with_logprobs(), path, value), LOGPROBS)
     assert message in str(caught.value)
 

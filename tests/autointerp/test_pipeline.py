@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -144,7 +145,7 @@ def test_any_other_exception_is_stored_counted_and_raised(tmp_path: Path) -> Non
     with pytest.raises(StoreError, match="has ended its process 5 times; its last error: ZeroDivisionError: a bug"):
         LocalDriver(context, fragile(break_down), SilentDisplay()).run()
     assert only_chunk(context.store)[0] == ChunkState.POISONED
-    LocalDriver(context, fragile(lambda progress: ChunkResult()), SilentDisplay()).run(retry_poisoned=True)
+    LocalDriver(context, fragile(lambda progress: ChunkResult()), SilentDisplay()).run(retry=True)
     assert only_chunk(context.store)[0] == ChunkState.DONE
 
 
@@ -283,5 +284,75 @@ def test_retry_does_poisoned_chunks_and_what_followed_them_again(tmp_path: Path,
     LocalDriver(context, stages(Sick), SilentDisplay()).run()
     assert context.store.run(world.RUN_ID).state == "done"
     assert [c.state for c in context.store.chunks(world.RUN_ID, ChunkState.POISONED)] == ["poisoned"]
-    LocalDriver(context, stages(type(explain)), SilentDisplay()).run(retry_poisoned=True)
+    LocalDriver(context, stages(type(explain)), SilentDisplay()).run(retry=True)
     assert world.final_tables(context.store) == unbroken
+
+
+@pytest.mark.parametrize("where", ["explain", "score", "in part"])
+def test_retry_gives_back_what_a_server_failed_and_leaves_a_person_s_text(
+    tmp_path: Path, unbroken: dict[str, object], where: str
+) -> None:
+    """A server failed at one latent and the run ended; a retry ends like an unbroken run, and another finds nothing to do."""
+    from autointerp.failure import Failure, FailureKind
+    from autointerp.pipeline.retrying import anything_to_retry
+    from autointerp.pipeline.stage import decode_latents
+    from autointerp.score import Score
+    from autointerp.store.models import ExplanationRow, LabelRow, ScoreRow
+    from autointerp.store.rows import score_row
+
+    shards, total, explain, score, label = world.STAGES
+
+    class Explains(type(explain)):  # type: ignore[misc]
+        writes = (ExplanationRow,)
+
+        def run(self, context: world.RunContext, spec: ChunkSpec, progress: Progress) -> ChunkResult:
+            result = super().run(context, spec, progress)
+            for row in result.rows:
+                if ill and where == "explain" and (row.source, row.latent) == ("one", 4):
+                    row.text, row.failure_kind, row.failure_message = "", "server_error", "HTTP 500"
+            return ChunkResult(result.rows)
+
+    class Scores(type(score)):  # type: ignore[misc]
+        writes = (ScoreRow,)
+
+        def run(self, context: world.RunContext, spec: ChunkSpec, progress: Progress) -> ChunkResult:
+            rows = []
+            for e in context.store.explanations(context.run_id, spec.source, decode_latents(spec)):
+                if e.explainer != "fake":
+                    continue
+                sick = ill and (spec.source, e.latent) == ("one", 4)
+                values = {"f1": 1 / len(e.text or "x")} | (
+                    {"detection_failed_server_error": 20} if sick and where == "in part" else {}
+                )
+                failure = Failure(kind=FailureKind.TIMEOUT, message="no answer") if sick and where == "score" else None
+                score = Score(latent=e.latent, scorer="length", explainer="fake", values=values, failure=failure)
+                rows.append(score_row(context.run_id, spec.source, score))
+            return ChunkResult(rows)
+
+    class Labels(type(label)):  # type: ignore[misc]
+        writes = (LabelRow,)
+
+    stages = (shards, total, Explains(), Scores(), Labels())
+    ill = True
+    context = world.open_context(tmp_path)
+    LocalDriver(context, stages, SilentDisplay()).run()
+    assert context.store.run(world.RUN_ID).state == "done"
+    assert world.final_tables(context.store) != unbroken
+    assert anything_to_retry(context.store, world.RUN_ID)
+    with sqlite3.connect(tmp_path / "autointerp.db") as connection:
+        names = [row[1] for row in connection.execute("PRAGMA table_info(explanation)") if row[1] != "id"]
+        chosen = ", ".join("'human'" if name == "explainer" else name for name in names)
+        connection.execute(
+            f"INSERT INTO explanation ({', '.join(names)}) SELECT {chosen} FROM explanation WHERE source = 'one' AND latent = 3"
+        )
+    fences = {
+        chunk.id: chunk.fence for chunk in context.store.chunks(world.RUN_ID) if chunk.stage in ("explain", "score")
+    }
+    ill = False
+    LocalDriver(context, stages, SilentDisplay()).run(retry=True)
+    after = {chunk.id: chunk.fence for chunk in context.store.chunks(world.RUN_ID) if chunk.id in fences}
+    assert sum(after[number] != fence for number, fence in fences.items()) == (2 if where == "explain" else 1)
+    with sqlite3.connect(tmp_path / "autointerp.db") as connection:
+        assert connection.execute("DELETE FROM explanation WHERE explainer = 'human'").rowcount == 1
+    assert world.final_tables(context.store) == unbroken
+    assert not anything_to_retry(context.store, world.RUN_ID)

@@ -199,6 +199,19 @@ def test_saebenchs_score_is_the_share_of_fourteen_windows_told_right(
     assert found.values["saebench_never_yes"] == pytest.approx(10 / 14)
 
 
+def test_saebench_judges_no_window_that_was_seen(store: HandStore) -> None:
+    """All but the last 50 contexts of the score side were shown to somebody: neither strong nor random windows are of them."""
+    pool = store.pool(Side.SCORE)
+    first = 10_000 * int(Side.SCORE) + 450
+    places = zip(pool.context.tolist(), pool.position.tolist(), strict=True)
+    seen = frozenset((context, position) for context, position in places if context < first)
+    found = score(SaebenchScorer(), store, judge(lambda text: True), excluded=seen)
+    assert found.failure is None
+    windows = Verdicts.from_json(found.verdicts).windows
+    assert len(windows) == 14
+    assert min(int(name.split(":")[0]) for name in windows) >= first
+
+
 def test_saebenchs_strong_windows_are_strong_and_its_weighted_ones_weaker(store: HandStore) -> None:
     top = [f"{e.context}:{e.position}" for e in store.exemplars(0, Side.SCORE, Origin.TOP)]
     for seed in range(5):

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from autointerp.prompting import load_prompt, quoting
+from autointerp.prompting.prompt import Prompt, Shot
 from autointerp.prompting.quoting import json_text, marked_text, quote_lines, quote_lists, quote_windows, window_text
 from autointerp.sampling.window import ShownWindow, Stratum
 from sae_core.errors import ConfigError
@@ -294,3 +295,22 @@ def test_system_texts_say_that_windows_are_data() -> None:
 def test_an_unknown_prompt_is_a_sentence() -> None:
     with pytest.raises(ConfigError, match="did you mean 'max_activating'"):
         load_prompt("max_activatin")
+
+
+def test_the_hash_holds_everything_that_is_sent() -> None:
+    """Equal hashes stand for equal prompts: a run that is continued is the same one, and stored replies are found by it."""
+    prompt = load_prompt("detection")
+    shot = prompt.shots[0] if prompt.shots else Shot(user="u", answer="a")
+    changes: list[dict[str, Any]] = [
+        {"name": "other"},
+        {"version": prompt.version + 1},
+        {"system": prompt.system + " "},
+        {"user": prompt.user + " "},
+        {"answer": None},
+        {"shots": (*prompt.shots, shot)},
+        {"shots": (shot.model_copy(update={"answer": shot.answer + " "}), *prompt.shots[1:])},
+    ]
+    assert {name for change in changes for name in change} == set(Prompt.model_fields)
+    hashes = [prompt.hash, *(prompt.model_copy(update=change).hash for change in changes)]
+    assert len(set(hashes)) == len(hashes)
+    assert load_prompt("detection").hash == prompt.hash

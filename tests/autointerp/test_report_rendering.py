@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ from autointerp.report import (
     print_summary,
     quotable_sentence,
 )
-from autointerp.report.overview import draw_overview
+from autointerp.report.overview import _drawn_judge, draw_overview
 from sae_core.records import Side
 from tests.autointerp.report_world import WORDS, Pieces, Store, exemplar, tables
 
@@ -86,6 +87,80 @@ def test_best_labels_come_by_lower_bound_and_worst_by_f1() -> None:
     shown = [int(number) for part in (best, worst) for number in re.findall(r"^ +(\d+)  F1", part, re.MULTILINE)]
     assert shown[:3] == labelled.nlargest(3, "f1_low").latent.tolist()
     assert shown[3:] == labelled.nsmallest(3, "f1").latent.tolist()
+
+
+def _judged(**changes: Any) -> str:
+    """The end of a run with one judge; ``changes`` are shares by arm, and models."""
+    table, controls = tables(20)
+    table["detection_score"] = np.nan if changes.get("labels") == 1 else 0.9
+    arms = {arm: changes.get(arm, 0.0) for arm in ("labels", "shuffled", "random_direction")}
+    judgings = pd.DataFrame(
+        [
+            {
+                "source": "demo", "arm": arm, "scorer": "detection", "latent": 1, "failure": None, "models": changes.get("models", ["m"]),
+                "judged": round(1000 * (1 - share)), "failed": round(1000 * share), "asked_model": "m",
+                "failures": {"truncated": round(1000 * share)} if share else {},
+            }
+            for arm, share in arms.items()
+        ]
+    )  # fmt: skip
+    summary = build_summary(table, controls, {}, {}, {}, np.random.default_rng(0), 100, judgings=judgings)
+    console, out = _console()
+    print_summary(summary, console)
+    return " ".join(out.getvalue().replace("│", " ").split())
+
+
+def test_a_judge_that_does_not_answer_is_said_at_the_end() -> None:
+    text = _judged(labels=1.0, shuffled=0.5)
+    assert "detection – – – 0 of 19 100% · 50% · 0%" in text
+    assert (
+        "Warning: detection has no answer to part of its questions, and they are in no figure: "
+        "100% on labels (truncated 1,000 of 1,000), 50% on shuffled labels (truncated 500 of 1,000)."
+    ) in text
+    assert "Warning" in _judged(random_direction=0.04)
+    few = _judged(labels=0.02)
+    assert "Warning" not in few
+    assert "2% · 0% · 0%" in few
+    assert "19 of 19 0%" in _judged()
+
+
+def test_another_model_than_the_one_asked_is_said() -> None:
+    assert "Judge:" not in _judged()
+    assert "Judge: m was asked, a and b\\x1b answered." in _judged(models=["a", "b\x1b"])
+
+
+def test_what_no_judge_has_judged_is_not_called_wrong() -> None:
+    row = pd.Series(
+        {
+            "source": "demo", "latent": 7, "status": "labelled", "label": "self after (", "precision": None,
+            "precision_method": None, "detection_score": None, "detection_failure": "truncated",
+            "detection_failure_message": "no window was judged: 2 of 2 calls failed.", "steering_failure": "unreachable",
+            "fuzz_score": None, "fuzz_failure": None,
+        }
+    )  # fmt: skip
+    assert quotable_sentence(row) == (
+        "Latent 7 of demo is labelled “self after (”: nothing has measured how far this holds; "
+        "detection has no figure: no window was judged: 2 of 2 calls failed."
+    )
+    exported = row.drop("detection_failure_message")  # a dictionary has the kind alone
+    assert quotable_sentence(exported).endswith("detection has no figure: truncated.")
+    half = quotable_sentence(pd.concat([row.drop("fuzz_score"), pd.Series({"fuzz_score": 0.9, "num_judged": 40})]))
+    assert "on 40 held-out windows: fuzz .90" in half
+    assert "detection has no figure" in half
+    console, out = _console()
+    print_latent(row, None, console)
+    assert "not judged: truncated" in out.getvalue()
+    assert "precision" not in out.getvalue()
+
+
+def test_the_picture_shows_a_judge_that_has_figures(tmp_path: Path) -> None:
+    table, controls = tables(40)
+    uncounted = table.assign(precision_method=None, detection_score=np.nan, fuzz_score=0.8)
+    for frame in (uncounted, uncounted.assign(fuzz_score=np.nan)):
+        summary = build_summary(frame, controls, {}, {}, {}, np.random.default_rng(0), 100)
+        judge = _drawn_judge(summary["judged"])
+        assert judge == ("fuzz" if frame.fuzz_score.notna().any() else "detection")
+        draw_overview(frame, summary, tmp_path / "overview.png", controls)
 
 
 def test_nothing_labelled_prints_no_empty_lists() -> None:

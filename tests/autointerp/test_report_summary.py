@@ -44,7 +44,9 @@ def test_latents_without_a_figure_count_as_zero() -> None:
     assert got["scores"]["alive"]["f1"]["median"] == statistics.median([0.9, 0.5, 0, 0, 0])
     assert got["scores"]["labelled"]["f1"]["median"] == 0.5
     assert got["scores"]["labelled"]["precision"]["num_defined"] == 2
-    assert got["labels"] == {"distinct": 2, "most_common": "b", "largest_share": 2 / 3, "holding_nowhere": 1}
+    assert got["labels"] == {
+        "distinct": 2, "most_common": "b", "largest_share": 2 / 3, "sides": {}, "holding_nowhere": 1
+    }  # fmt: skip
 
 
 def test_differences_are_paired_by_latent() -> None:
@@ -97,6 +99,50 @@ def test_shuffled_labels_that_know_too_much_raise_the_alert() -> None:
     table, controls = tables(60)
     controls.loc[controls.kind == "shuffled", "balanced_accuracy"] = 0.6
     assert _summary(table, controls)["floors"]["shuffled"]["balanced_accuracy_alert"] is True
+
+
+def _judging(latent: int, arm: str = "labels", **values: Any) -> dict[str, Any]:
+    record = {"source": "s", "arm": arm, "scorer": "detection", "latent": latent, "failure": None, "judged": 40}
+    return {**record, "failed": 0, "failures": {}, "models": ["m"], "asked_model": "m", **values}
+
+
+def test_a_judge_without_a_figure_stands_beside_what_failed() -> None:
+    table = pd.DataFrame([_row(n, detection_score=None, fuzz_score=0.8 if n else None) for n in range(3)])
+    lost = {"judged": 0, "failed": 40, "models": [], "failure": "truncated", "failures": {"truncated": 40}}
+    partly = {"judged": 10, "failed": 30, "failures": {"timeout": 10, "refused": 20}, "models": ["n", "m"]}
+    judgings = [_judging(0, **lost), _judging(1, **lost), _judging(2, failure="too_few_windows", judged=0, models=[])]
+    judgings += [_judging(0, "shuffled"), _judging(1, "shuffled", **partly)]
+    judgings += [_judging(n, scorer="fuzz") for n in range(3)]
+    controls = pd.DataFrame([{"kind": "shuffled", "latent": 0, "detection_score": 0.5, "source": "s"}])
+    judged = build_summary(table, controls, {}, {}, {}, np.random.default_rng(0), 10, judgings=pd.DataFrame(judgings))[
+        "judged"
+    ]
+    assert list(judged) == ["detection", "fuzz"]
+    detection = judged["detection"]
+    assert (detection["median"], detection["num_defined"], detection["num_latents"]) == (None, 0, 3)
+    assert detection["failed"] == {
+        "scores": {"truncated": 2, "too_few_windows": 1},
+        "num_scores": 3,
+        "questions": {"truncated": 80},
+        "num_questions": 80,
+        "share": 1.0,
+    }
+    assert detection["shuffled"]["failed"] == {
+        "scores": {},
+        "num_scores": 2,
+        "questions": {"refused": 20, "timeout": 10},
+        "num_questions": 80,
+        "share": 30 / 80,
+    }
+    assert detection["shuffled"]["median"] == 0.5
+    assert detection["random_direction"]["failed"]["share"] is None
+    assert (detection["models"], detection["asked_model"]) == (["m", "n"], "m")
+    # a latent without a figure counts as 0 as long as another one has one
+    assert judged["fuzz"]["median"] == 0.8
+    assert judged["fuzz"]["failed"]["share"] == 0.0
+    # without records a judge of the dictionary is there all the same
+    bare = _summary(table, pd.DataFrame())["judged"]["detection"]
+    assert (bare["failed"]["num_scores"], bare["models"], bare["asked_model"]) == (0, [], None)
 
 
 def test_each_of_several_sources_has_its_figures() -> None:

@@ -208,3 +208,31 @@ def test_hostile_tests_stay_quoted(store: SidedStore) -> None:
     said = llms.asked[-1].messages[-2].content
     assert json.loads(said)["tests"][0]["text"] == attack
     assert not re.search(r"\n|<\|", said)
+
+
+DELIMITER = re.compile(r"<(DATA-[0-9a-f]{8})>\n")
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_no_rounds_label_may_repeat_a_delimiter_that_it_was_shown(store: SidedStore, which: int) -> None:
+    """The draft's windows (0); in a correction the windows (1) and what was found (2)."""
+    echoed: list[str] = []
+
+    def answer(request: CompletionRequest) -> str:
+        correction = len(request.messages) > len(llms.asked[0].messages)
+        wants_tests = "tests" in (request.json_schema or {})["properties"]
+        tests = [("self 5", True)] if wants_tests else None
+        if echoed or correction != (which > 0):
+            return answer_of("digits" if correction or echoed else "the digit 5", tests)
+        users = [m.content for m in request.messages if m.role == "user"]
+        delimiters = [found for text in users for found in DELIMITER.findall(text)]
+        echoed.append(delimiters[-1] if which == 2 else next(d for d in delimiters if d in users[-1 - correction]))
+        return answer_of(f"what stands in {echoed[0].lower()}", tests)
+
+    llms = ScriptedLLMs(answer)
+    found = rounds(ReviseExplainer(rounds=1), store, llms)
+    assert len(echoed) == 1
+    assert all(echoed[0].lower() not in explanation.text for explanation in found)
+    assert [len(llms.asked), found[-1].text] == [3, "digits"]
+    repaired = llms.asked[1 if which == 0 else 2]
+    assert "repeats the delimiter" in repaired.messages[-1].content

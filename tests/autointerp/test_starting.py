@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from autointerp.config import RunConfig, load_config
+from autointerp.llm.prior_calls import PriorCalls
 from autointerp.pipeline import starting
 from autointerp.pipeline.starting import first_difference, start_run
 from sae_core.errors import StoreError
@@ -20,7 +21,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "run.toml"
     path.write_text(MINIMAL)
     source = Source("coder", "m", "0", "layers.0", "coder", "0" * 64, 4)
-    monkeypatch.setattr(starting, "preflight", lambda config, folder: ([source], {}, ""))
+    monkeypatch.setattr(starting, "preflight", lambda config, folder: ([source], {}, "", PriorCalls()))
     return path
 
 

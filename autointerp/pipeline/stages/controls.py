@@ -54,8 +54,9 @@ class Controls(Stage):
     def run(self, context: RunContext, spec: ChunkSpec, progress: Progress) -> ChunkResult:
         donor_of: dict[int, int] = {int(latent): int(donor) for latent, donor in spec.payload["pairs"]}
         given: dict[int, list[Explanation]] = {}
+        kinds = _kinds(context)
         for explanation in context.store.explanations(context.run_id, spec.source, sorted(donor_of.values())):
-            if explanation.failure is None and explanation.side == "input":
+            if explanation.failure is None and explanation.side == "input" and explanation.explainer in kinds:
                 given.setdefault(explanation.latent, []).append(explanation)
         scores: dict[int, list[Score]] = {latent: [] for latent in donor_of}
         for asks in (False, True):
@@ -83,11 +84,12 @@ class Controls(Stage):
 
 def shuffled_pairs(context: RunContext, source: str) -> list[list[int]]:
     """``[latent, donor]``: labelled latents (all, or a random ``shuffled_latents``), each with another one's label."""
+    kinds = _kinds(context)
     labelled = sorted(
         {
             e.latent
             for e in context.store.explanations(context.run_id, source)
-            if e.failure is None and e.side == "input"
+            if e.failure is None and e.side == "input" and e.explainer in kinds
         }
     )
     if len(labelled) < 2:
@@ -98,6 +100,11 @@ def shuffled_pairs(context: RunContext, source: str) -> list[list[int]]:
     # a cycle through a random order is uniform among its kind and leaves no latent with its own label
     donors = [*chosen[1:], chosen[0]]
     return sorted([int(latent), int(donor)] for latent, donor in zip(chosen, donors, strict=True))
+
+
+def _kinds(context: RunContext) -> set[str]:
+    """The run's explainers; a person's text, which may be there when a part of a run is done again, is none of them."""
+    return {explainer.kind for explainer in context.explainers}
 
 
 def null_answers(latent: int, counted: Score) -> dict[str, Score]:

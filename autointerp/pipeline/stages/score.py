@@ -56,9 +56,12 @@ class ScoreStage(Stage):
 
 
 def explanations_of(context: RunContext, spec: ChunkSpec) -> dict[int, list[Explanation]]:
-    """The explanations of a chunk's latents."""
+    """The explanations of a chunk's latents; a person's text is judged when it is written."""
+    kinds = {explainer.kind for explainer in context.explainers}
     found: dict[int, list[Explanation]] = {}
     for explanation in context.store.explanations(context.run_id, spec.source, decode_latents(spec)):
+        if explanation.explainer not in kinds:
+            continue
         found.setdefault(explanation.latent, []).append(explanation)
     return found
 

@@ -36,6 +36,7 @@ def write_summary(context: RunContext) -> None:
     """Write ``summary.json`` and ``overview.png`` from the exported dictionary and the store."""
     import pandas as pd
 
+    from autointerp.pipeline.judge_records import judge_records
     from autointerp.report.overview import draw_overview
     from autointerp.report.summary import build_summary, summary_json
 
@@ -68,6 +69,7 @@ def write_summary(context: RunContext) -> None:
             "store": folder.database.name,
         },
         np.random.default_rng(seed_for(context.config.seed, "summary")),
+        judgings=pd.DataFrame(judge_records(context)),
     )
     summary["llm"] = [
         {"purpose": purpose, "endpoint": endpoint, **spend._asdict()}
