@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from autointerp.pipeline.finding import find_run
 from autointerp.pipeline.starting import start_run
 from sae_core.errors import ConfigError
 from tests import planted_world
+from tests.cli_process import run_cli
 from tests.planted_world import VOCABULARY
 
 ROOT = Path(__file__).parents[2]
@@ -54,9 +54,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(world: Path, out: str, *more: str, fault: str | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "autointerp.cli", "run", str(world / "run.toml"), "--out", str(world / out)]
     environment = os.environ | ({"AUTOINTERP_FAULT": fault} if fault else {})
-    return subprocess.run([*command, *more], capture_output=True, text=True, cwd=ROOT, check=False, env=environment)
+    return run_cli(["run", str(world / "run.toml"), "--out", str(world / out), *more], environment)
 
 
 def bytes_of(out: Path) -> dict[str, str]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,8 @@ import pytest
 from autointerp.llm.server import RunningServer
 from autointerp.llm.server.faults import FaultRule
 from tests import planted_world
-from tests.autointerp.test_llm_runs import LABELS, ROOT, dictionary, oracle, run, write_config
+from tests.autointerp.test_llm_runs import LABELS, dictionary, oracle, run, write_config
+from tests.cli_process import run_cli
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +32,7 @@ def labelled_by(world: Path, name: str, *faults: FaultRule) -> tuple[Path, str]:
 
 
 def show(out: Path, latent: int) -> str:
-    command = [sys.executable, "-m", "autointerp.cli", "show", str(out), str(latent)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=100)
+    done = run_cli(["show", str(out), str(latent)])
     assert done.returncode == 0, done.stderr
     return " ".join(done.stdout.split())
 

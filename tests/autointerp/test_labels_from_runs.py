@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,7 +19,6 @@ from sae_core.records import Side
 from tests import planted_world
 from tests.autointerp.test_llm_runs import (
     CONFIG,
-    ROOT,
     answered,
     dictionary,
     environment,
@@ -31,6 +28,7 @@ from tests.autointerp.test_llm_runs import (
     windows_of,
     write_config,
 )
+from tests.cli_process import run_cli
 from tests.planted_text import SENTENCES
 
 EDITED = 5
@@ -62,15 +60,7 @@ def first(world: Path) -> tuple[Path, list[Call], set[str]]:
 
 def command(*words: object) -> str:
     """What a command prints; it must go well."""
-    done = subprocess.run(
-        [sys.executable, "-m", "autointerp.cli", *map(str, words)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        env=environment(),
-        timeout=200,
-    )
+    done = run_cli(list(map(str, words)), environment())
     assert done.returncode == 0, done.stderr
     return done.stdout
 

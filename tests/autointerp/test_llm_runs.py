@@ -11,7 +11,6 @@ import re
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -26,6 +25,7 @@ from autointerp.llm.server.ledger import Call, totals
 from autointerp.prompting import load_prompt
 from sae_core.exemplar_store import ExemplarStore
 from tests import planted_world
+from tests.cli_process import CliProcess, run_cli
 from tests.oracle import Oracle
 from tests.planted_text import SENTENCES, PlantedText
 
@@ -93,7 +93,7 @@ def write_config(world: Path, name: str, url: str, more: str = LABELS) -> Path:
 
 
 def command(config: Path, out: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "autointerp.cli", "run", str(config), "--out", str(out), *more]
+    return ["run", str(config), "--out", str(out), *more]
 
 
 def environment(key: str = KEY) -> dict[str, str]:
@@ -101,15 +101,7 @@ def environment(key: str = KEY) -> dict[str, str]:
 
 
 def run(config: Path, out: Path, *more: str, key: str = KEY) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(config, out, *more),
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-        env=environment(key),
-        timeout=200,
-    )
+    return run_cli(command(config, out, *more), environment(key))
 
 
 def dictionary(out: Path) -> pd.DataFrame:
@@ -349,9 +341,7 @@ def test_a_killed_run_asks_only_what_was_under_way_again(world: Path, labelled: 
     with RunningServer(oracle(world), latency_s=0.1) as server:
         config = write_config(world, "killed", server.url, LABELS)
         for wanted in (20, 60):
-            child = subprocess.Popen(
-                command(config, out), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
+            child = CliProcess(command(config, out), environment())
             deadline = time.monotonic() + 120
             while len(answered(server.calls)) < wanted and child.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.02)
@@ -372,14 +362,7 @@ def test_a_server_that_dies_pauses_the_run_and_another_one_goes_on(
     out = world / "dying"
     with RunningServer(oracle(world), latency_s=0.1) as server:
         config = write_config(world, "dying", server.url)
-        child = subprocess.Popen(
-            command(config, out, "--set", "endpoints.0.give_up_s=5.0"),
-            cwd=ROOT,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        child = CliProcess(command(config, out, "--set", "endpoints.0.give_up_s=5.0"), environment())
         while len(answered(server.calls)) < 30 and child.poll() is None:
             time.sleep(0.02)
         server.die()
@@ -466,10 +449,7 @@ def test_what_a_server_failed_is_given_back_by_retry(world: Path, labelled: tupl
         again = run(config, out)
         assert "nothing to do" in again.stdout
         assert server.calls == []
-        edit = [*command(config, out)[:3], "review", str(out), "9", "--by", "ann", "--edit", SENTENCES[9]]
-        edited = subprocess.run(
-            edit, capture_output=True, text=True, cwd=ROOT, check=False, env=environment(), timeout=200
-        )
+        edited = run_cli(["review", str(out), "9", "--by", "ann", "--edit", SENTENCES[9]], environment())
         assert edited.returncode == 0, edited.stderr
         before |= {json.dumps(call.request) for call in answered(server.calls)}
         seen = len(server.calls)
@@ -505,14 +485,7 @@ def test_ctrl_c_keeps_what_is_under_way(world: Path, labelled: tuple[Path, list[
     out = world / "interrupted"
     with RunningServer(oracle(world), latency_s=1.0) as server:
         config = write_config(world, "interrupted", server.url)
-        child = subprocess.Popen(
-            command(config, out),
-            cwd=ROOT,
-            env=environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        child = CliProcess(command(config, out), environment())
         deadline = time.monotonic() + 120
         while child.poll() is None and time.monotonic() < deadline:
             seen = [call for call in server.calls if BLOCK.search(call.prompt)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,8 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
+
+from tests.cli_process import run_cli
 
 ROOT = Path(__file__).parents[2]
 WORDS = [f"word{i}" for i in range(60)]
@@ -86,8 +87,7 @@ def write_world(folder: Path) -> None:
 
 def label(folder: Path) -> subprocess.CompletedProcess[str]:
     """``autointerp run`` of the world in ``folder``."""
-    command = [sys.executable, "-m", "autointerp.cli", "run", str(folder / "run.toml"), "--out", str(folder / "out")]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    return run_cli(["run", str(folder / "run.toml"), "--out", str(folder / "out")])
 
 
 def test_a_subject_that_cannot_be_intervened_on_is_refused_at_once(tmp_path: Path) -> None:

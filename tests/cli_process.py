@@ -1,0 +1,217 @@
+"""The command line in processes of their own that start at once: a server imports everything, each run is a fork of it.
+
+Seven of the nine seconds of a small run are imports. A fork is a process like any other (it has its pid, its signals, its exit
+status and its files), and what it computes does not hang on who imported the modules. The entry point itself is tried elsewhere
+(``test_planted_run``, ``test_cli``, ``test_inspect`` start Python).
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+_MOST_BYTES = 2**20
+_IMPORTED = [
+    "aiohttp",
+    "alembic.command",
+    "autointerp.cli",
+    "autointerp.llm.bounded_transport",
+    "autointerp.llm.endpoints.openai",
+    "autointerp.llm.runtime",
+    "autointerp.pipeline.attaching",
+    "autointerp.pipeline.driver",
+    "autointerp.pipeline.stages",
+    "autointerp.report.overview",
+    "matplotlib.backends.backend_agg",
+    "openai.resources.chat.completions",
+    "pandas.io.parquet",
+    "sae_core.extraction",
+    "sae_core.intervention",
+    "sae_core.probe",
+    "scipy.stats",
+    "sqlalchemy.dialects.sqlite",
+    "transformers.models.gpt2.modeling_gpt2",
+    "transformers.models.gpt_neox.modeling_gpt_neox",
+    "transformers.models.llama.modeling_llama",
+    "transformers.tokenization_utils_tokenizers",
+]
+"""What a run imports, much of it late."""
+
+
+class CliProcess:
+    """One run of the command line."""
+
+    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+        self.args = ["autointerp", *arguments]
+        self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - until communicate()
+        self._line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._line.connect(_server())
+        asked = json.dumps({"arguments": list(arguments), "environment": dict(environment or os.environ)}).encode()
+        socket.send_fds(self._line, [len(asked).to_bytes(8, "big")], [self._out.fileno(), self._err.fileno()])
+        self._line.sendall(asked)
+        self._replies = self._line.makefile("r")
+        self.pid = int(self._replies.readline())
+        self.returncode: int | None = None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit status, -N for a signal. Errors: subprocess.TimeoutExpired."""
+        if self.returncode is None:
+            if not select.select([self._line], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(self.args, timeout or 0)
+            self.returncode = int(self._replies.readline())
+            self._replies.close()
+            self._line.close()
+        return self.returncode
+
+    def poll(self) -> int | None:
+        """The exit status, None while it runs."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.wait(0)
+        return None
+
+    def send_signal(self, number: int) -> None:
+        """As ``kill -number``."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """As ``kill -9``."""
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """What it wrote, once it has ended. Errors: subprocess.TimeoutExpired."""
+        self.wait(timeout)
+        texts = []
+        for file in (self._out, self._err):
+            file.seek(0)
+            texts.append(file.read().decode())
+        return texts[0], texts[1]
+
+
+def run_cli(
+    arguments: Sequence[str], environment: Mapping[str, str] | None = None, timeout: float = 200
+) -> subprocess.CompletedProcess[str]:
+    """A whole run. Errors: subprocess.TimeoutExpired, after it was killed."""
+    process = CliProcess(arguments, environment)
+    try:
+        out, err = process.communicate(timeout)
+    except BaseException:
+        process.kill()
+        process.wait(10)
+        raise
+    assert process.returncode is not None
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+@cache
+def _server() -> str:
+    """Address of this test process' server, which ends with it."""
+    folder = tempfile.mkdtemp(prefix="autointerp-cli-")
+    address = str(Path(folder) / "socket")
+    ends, ours = os.pipe()
+    # a fork takes one thread along, so none may begin with an import
+    single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.cli_process", address, str(ends)],
+        pass_fds=[ends],
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        env={**os.environ, **single},
+    )
+    os.close(ends)
+    assert server.stdout is not None
+    assert server.stdout.readline() == b"ready\n"
+
+    def stop() -> None:
+        os.close(ours)
+        server.wait()
+        Path(address).unlink(missing_ok=True)
+        Path(folder).rmdir()
+
+    atexit.register(stop)
+    return address
+
+
+def _serve(address: str, ends: int) -> None:
+    for name in _IMPORTED:
+        importlib.import_module(name)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listening.bind(address)
+    listening.listen(64)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # minders are waited for by nobody
+    print("ready", flush=True)
+    while True:
+        ready, _, _ = select.select([listening, ends], [], [])
+        if ends in ready:
+            return
+        line, _ = listening.accept()
+        threads = [Path(f"/proc/self/task/{task}/comm").read_text().strip() for task in os.listdir("/proc/self/task")]
+        # pyarrow's allocator has a thread, and begins it again after a fork
+        assert len([name for name in threads if not name.startswith("jemalloc")]) == 1, f"imports began {threads}"
+        if os.fork() == 0:
+            listening.close()
+            os.close(ends)
+            _mind(line)
+        line.close()
+
+
+def _mind(line: socket.socket) -> None:
+    """Fork the run, say its pid and in the end its status."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    head, fds, _, _ = socket.recv_fds(line, 8, 2)
+    body = b""
+    while len(body) < int.from_bytes(head, "big"):
+        body += line.recv(_MOST_BYTES)
+    asked = json.loads(body)
+    pid = os.fork()
+    if pid == 0:
+        line.close()
+        _be_the_command(asked["arguments"], asked["environment"], fds)
+    with contextlib.suppress(BrokenPipeError):
+        line.sendall(f"{pid}\n".encode())
+        _, status = os.waitpid(pid, 0)
+        line.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+    os._exit(0)
+
+
+def _be_the_command(arguments: list[str], environment: dict[str, str], fds: list[int]) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.clear()
+    os.environ.update(environment)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((nothing, 0), (fds[0], 1), (fds[1], 2)):
+        os.dup2(source, target)
+    sys.argv = ["autointerp", *arguments]
+    from autointerp.cli import main
+
+    code: object = 0
+    try:
+        main()
+    except SystemExit as done:
+        code = done.code
+    except BaseException:  # noqa: BLE001 - printed as Python does
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1], int(sys.argv[2]))
