@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "transformers"}
 # sae_core's modules that LLM workers, API and UI read
 TORCH_FREE = (
-    "records", "hashing", "evidence_file", "lens_evidence", "tried_texts", "errors", "exemplar_store", "partial", "reservoir", "token_text", "tokens", "documents",
+    "compiled", "records", "hashing", "evidence_file", "lens_evidence", "tried_texts", "errors", "exemplar_store", "partial", "reservoir", "token_text", "tokens", "documents",
     "document", "corpus_files", "corpus_writer", "dataset_files", "packing", "saved_dataset", "seen_digests", "token_cache",
     "token_corpus",
     "readers/scanning", "readers/file", "readers/field", "readers/table", "readers/text", "readers/jsonl", "readers/parquet",
