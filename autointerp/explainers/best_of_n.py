@@ -173,7 +173,8 @@ def _best(drafts: list[_Draft], scorer: Scorer) -> tuple[_Draft | None, str]:
     frequent = max(range(len(drafts)), key=lambda i: (drafts[i].times, -i))
     if len(drafts) == 1:
         return drafts[0], "all drafts agree"
-    failure = drafts[frequent].score.failure if drafts[frequent].score else None  # type: ignore[union-attr]
+    score = drafts[frequent].score
+    failure = None if score is None else score.failure
     reason = f"{failure.kind.value}: {failure.message}" if failure else f"{scorer.headline} is not defined"
     return drafts[frequent], f"how often it came, as no draft could be scored ({reason})"
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -89,7 +90,7 @@ class LLMRuntime:
                 endpoint = self.endpoint(name)
                 if endpoint.name not in self._sessions:
                     check_price(endpoint, self._budget)
-                    self._sessions[endpoint.name] = self._wait(lambda endpoint=endpoint: self._open(endpoint))  # type: ignore[misc]
+                    self._sessions[endpoint.name] = self._wait(partial(self._open, endpoint))
 
     def endpoint(self, name: str) -> Endpoint:
         """The endpoint of a name, "" for the first one. Errors: ConfigError."""

@@ -49,13 +49,14 @@ class Progress(Protocol):
 class Stage(ABC):
     """A step of a run. Stages hold no state: they are data for the drivers."""
 
-    name: ClassVar[str]
+    name: str
+    """Of its chunks in the store; stages of rounds have one for each of theirs."""
     queue: ClassVar[Queue]
     unit: ClassVar[str] = "chunks"
     """What is counted in progress bars."""
     after_all: ClassVar[tuple[str, ...]] = ()
     """Stages that must have settled whole before this one is planned: what makes it a barrier."""
-    after_same: ClassVar[tuple[str, ...]] = ()
+    after_same: tuple[str, ...] = ()
     """Stages of which the chunk with the same source and ordinal must have settled."""
     writes: ClassVar[tuple[type[Base], ...]] = ()
     """Tables that its chunks write, with a source and a latent in each row: what a second try must clear first."""

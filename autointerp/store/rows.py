@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from autointerp.explanation import Explanation
 from autointerp.failure import Failure, FailureKind
@@ -52,34 +52,29 @@ def read_explanation(row: ExplanationRow) -> Explanation:
     )
 
 
+def _score_columns(run_id: str, source: str, score: Score) -> dict[str, Any]:
+    """A score as columns, on whichever side it was counted."""
+    kind, message = _failure_columns(score.failure)
+    return {
+        "run_id": run_id,
+        "source": source,
+        "latent": score.latent,
+        "scorer": score.scorer,
+        "explainer": score.explainer or "",
+        "values": dict(score.values),
+        "failure_kind": kind,
+        "failure_message": message,
+    }
+
+
 def score_row(run_id: str, source: str, score: Score) -> ScoreRow:
     """The row of a score."""
-    kind, message = _failure_columns(score.failure)
-    return ScoreRow(
-        run_id=run_id,
-        source=source,
-        latent=score.latent,
-        scorer=score.scorer,
-        explainer=score.explainer or "",
-        values=dict(score.values),
-        failure_kind=kind,
-        failure_message=message,
-    )
+    return ScoreRow(**_score_columns(run_id, source, score))
 
 
 def choice_row(run_id: str, source: str, score: Score) -> ChoiceRow:
     """The row of a score on the choose side."""
-    kind, message = _failure_columns(score.failure)
-    return ChoiceRow(
-        run_id=run_id,
-        source=source,
-        latent=score.latent,
-        scorer=score.scorer,
-        explainer=score.explainer or "",
-        values=dict(score.values),
-        failure_kind=kind,
-        failure_message=message,
-    )
+    return ChoiceRow(**_score_columns(run_id, source, score))
 
 
 def verdict_rows(run_id: str, source: str, scores: Sequence[Score]) -> list[VerdictRow]:

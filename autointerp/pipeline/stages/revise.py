@@ -37,8 +37,8 @@ class TryTexts(Stage):
     def __init__(self, number: int) -> None:
         self.number = number
         """Ordinal of the round, from 1."""
-        self.name = f"try_{number}"  # type: ignore[misc]  # one stage a round
-        self.after_same = ("explain" if number == 1 else f"revise_{number - 1}",)  # type: ignore[misc]
+        self.name = f"try_{number}"
+        self.after_same = ("explain" if number == 1 else f"revise_{number - 1}",)
 
     def plan(self, context: RunContext) -> list[ChunkSpec]:
         return latent_chunks(context) if _in_rounds(context, self.number) else []
@@ -70,8 +70,8 @@ class Revise(Stage):
     def __init__(self, number: int) -> None:
         self.number = number
         """Ordinal of the round, from 1."""
-        self.name = f"revise_{number}"  # type: ignore[misc]
-        self.after_same = (f"try_{number}",)  # type: ignore[misc]
+        self.name = f"revise_{number}"
+        self.after_same = (f"try_{number}",)
 
     def plan(self, context: RunContext) -> list[ChunkSpec]:
         return latent_chunks(context) if _in_rounds(context, self.number) else []
