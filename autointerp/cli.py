@@ -361,12 +361,12 @@ def _token_bar(total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
 
 def _print_dry_run(config: RunConfig) -> None:
     from autointerp.pipeline.attaching import load_configured
+    from autointerp.planning.expected_precision import expected_precision
     from autointerp.planning.plan import plan_run
     from autointerp.report.plan import print_plan
 
-    print_plan(
-        plan_run(config, num_latents=[load_configured(coder).num_latents for coder in config.coders]), _console()
-    )
+    num_latents = [load_configured(coder).num_latents for coder in config.coders]
+    print_plan(plan_run(config, num_latents=num_latents), _console(), expected_precision(config, num_latents))
 
 
 def _go_on(started: StartedRun, retry: bool) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sae_core.records import Exemplar, LatentStatistics, Origin, Side, Source, SuffixProbe, WindowPool
 
 if TYPE_CHECKING:
+    from autointerp.judging.written_texts import WrittenTexts
     from sae_core.intervention.evidence import AblationEvidence, SteeringEvidence
     from sae_core.lens_evidence import LensEvidence, TokenChangeEvidence
     from sae_core.token_text import TokenText
@@ -122,6 +123,18 @@ class EvidenceStore(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class ScreenedWindows:
+    """Bulk windows of the score side (rows of its pool) that a cheap screen was shown with a label (METHODS 4)."""
+
+    shown: tuple[int, ...]
+    """A uniform sample of them, in random order."""
+    flagged: tuple[int, ...]
+    """All that the screen says the label fits, in random order."""
+    verify: int
+    """How many of them, from the first one on, the judge itself is to be asked about."""
+
+
+@dataclass(frozen=True, slots=True)
 class LatentEvidence:
     """Everything that has been measured about one latent. An explainer keeps to the explain and choose sides."""
 
@@ -144,7 +157,11 @@ class LatentEvidence:
     excluded: frozenset[tuple[int, int]] = frozenset()
     """Windows (context, position) that must not be scored: a person has seen them."""
     tried: Sequence[TriedText] = ()
-    """Texts that were tried on the subject, for explainers that revise in rounds."""
+    """Texts that were tried on the subject, for explainers that revise in rounds and for scorers that have texts written."""
+    written: Sequence[WrittenTexts] = ()
+    """Texts that scorers had written from the latent's labels; empty where the stage did not run."""
+    screened: Mapping[str, ScreenedWindows] = field(default_factory=dict)
+    """What a screen said of the latent's labels, by explainer; empty where the stage did not run."""
 
     @property
     def is_dead(self) -> bool:

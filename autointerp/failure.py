@@ -26,6 +26,8 @@ class FailureKind(StrEnum):
     """The latent never fires in the corpus."""
     TOO_FEW_WINDOWS = "too_few_windows"
     """Fewer windows on a side than the component needs; the message has the numbers."""
+    TOO_FEW_TEXTS = "too_few_texts"
+    """Fewer usable texts of a language model than the component needs; the message has the numbers."""
     NO_PATTERN = "no_pattern"
     """No pattern was found that predicts the latent."""
     NO_EVIDENCE = "no_evidence"

@@ -1,6 +1,6 @@
-"""Runs texts that an explainer proposed, each alone after the BOS, and keeps what the latents they are for do on them.
+"""Runs texts that a language model wrote, each alone after the BOS, and keeps what the latents they are for do on them.
 
-The texts come from a language model, so nothing about them can be relied on: empty ones, very long ones and half characters are
+Nothing about such texts can be relied on: empty ones, very long ones and half characters are
 cut or give no tokens, and never end a run.
 """
 

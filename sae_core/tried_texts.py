@@ -1,4 +1,7 @@
-"""Texts that an explainer proposed and what the latent did on them: evidence for explanations in rounds. Torch-free."""
+"""Texts that a language model wrote and what the latent did on them: evidence for explanations in rounds, and for scores.
+
+Torch-free.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ class TriedText:
     latent: int
     """The latent it was tried for."""
     round: int
-    """Ordinal of the round, from 1."""
+    """Ordinal of the explainer's round, from 1; 0 for a text that a scorer had written."""
     text: str
     """The text, as it was proposed."""
     token_ids: NDArray[np.int32]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import random
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from autointerp.llm.server import PlainAnswerer, Reply, TokenOdds
 from autointerp.llm.server.answers import CERTAIN, schema_of
 from tests.planted_text import SENTENCES, Fires, Passage, PlantedText, meaning_of, of_latent, strength_of
-from tests.planted_world import MEANING
+from tests.planted_world import BOS, MEANING, VOCABULARY
 
 # shots have shorter delimiters
 BLOCK = re.compile(r"<(DATA-[0-9a-f]{8})>\n(.*?)\n</\1>", re.DOTALL)
@@ -25,6 +26,7 @@ LINE = re.compile(r'^\S+:? ("(?:[^"\\]|\\.)*")', re.MULTILINE)
 LISTED = re.compile(r"^([^\n:]+): (\[.*\])$", re.MULTILINE)
 LABEL = re.compile(r'^(?:Label|Description): ("(?:[^"\\]|\\.)*")', re.MULTILINE)
 TOKEN = re.compile(r'^("(?:[^"\\]|\\.)*")\t(\?)', re.MULTILINE)
+ASKED_TEXTS = re.compile(r"^Write (\d+) matching texts and (\d+) near misses", re.MULTILINE)
 ALLOWED: dict[str, tuple[int, ...]] = {"matches": (0, 1), "intruders": (1, 2, 3, 4, 5), "sets": (1, 2, 3, 4)}
 """Answers that may be given to the questions of a judge, by the key of the list that they stand in."""
 EXAMPLES = {0: "7", 1: "( self", 2: "( w5", 4: "zzz", 5: "def", 6: "return", 7: "cls", 8: "w16"}
@@ -44,8 +46,11 @@ class Oracle(PlainAnswerer):
         label_error_rate: float = 0.0,
         confidence: float | None = None,
         seed: int = 0,
+        meaning: Callable[[str], Fires] = meaning_of,
     ) -> None:
         """``text``: how windows are cut into words; with a corpus, it knows what stands before them as well.
+
+        ``meaning``: what a label says to a judge.
 
         ``error_rate``: share of judgements that are wrong; ``label_error_rate``: share of labels that are another latent's.
         ``confidence``: probability that it gives what it says, by default the share of its judgements that are right.
@@ -53,6 +58,7 @@ class Oracle(PlainAnswerer):
         super().__init__("I know the planted world only.")
         self.planted = text if text is not None else PlantedText()
         self.error_rate, self.label_error_rate, self.seed = error_rate, label_error_rate, seed
+        self._meaning_of = meaning
         self.confidence = confidence if confidence is not None else min(1 - error_rate, _CERTAIN)
 
     def answer(self, request: dict[str, Any]) -> Reply:
@@ -61,13 +67,17 @@ class Oracle(PlainAnswerer):
         # repairs come in later turns, and further rounds have more data
         asked = [m["content"] for m in messages if m["role"] == "user" and BLOCK.search(m["content"])]
         schema = schema_of(request)
-        if not asked:
-            return super().answer(request)
         properties = (schema or {}).get("properties", {})
         # a server that is not bound by a schema reads of it in the instructions
         keys = list(properties) or KEY.findall("\n".join(m["content"] for m in messages if m["role"] == "system"))
+        if "matching" in keys:
+            return self._written(next(m["content"] for m in reversed(messages) if LABEL.search(m["content"])))
+        if not asked:
+            return super().answer(request)
         if "label" in keys:
             return self._label(asked, properties)
+        if "fits" in keys:
+            return self._screened(asked[-1])
         for key, allowed in ALLOWED.items():
             if key in keys:
                 allowed = tuple(properties.get(key, {}).get("items", {}).get("enum", allowed))
@@ -124,6 +134,10 @@ class Oracle(PlainAnswerer):
         digest = hashlib.sha256(repr((self.seed, *purpose)).encode("utf-8", "surrogatepass")).digest()
         return int.from_bytes(digest[:7], "big") / 2**56
 
+    def _errs(self, *purpose: object) -> bool:
+        """Whether a judgement is wrong."""
+        return self.error_rate > 0 and self.draw(*purpose) < self.error_rate
+
     # --- explaining
 
     def _label(self, asked: list[str], properties: dict[str, Any]) -> Reply:
@@ -153,6 +167,19 @@ class Oracle(PlainAnswerer):
         """1 for each window that the label fits, or whose marks it fits."""
         meaning = self._meaning(prompt)
         return [int(_fits(passage, meaning)) for passage in self._passages(prompt)]
+
+    def _screened(self, prompt: str) -> Reply:
+        """For each window the numbers of the labels that fit it; an error about a pair tells nothing of any other call's."""
+        labels, windows = (block for _, block in BLOCK.findall(prompt))
+        meanings = [self._meaning_of(json.loads(line)) for line in LINE.findall(labels)]
+        # pairs are many, so they do not hash the whole text each
+        call = hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()
+        fits = []
+        for place, passage in enumerate(self._passages_in(windows)):
+            truth = [_fits(passage, meaning) for meaning in meanings]
+            said = [right != self._errs("screen", call, place, number) for number, right in enumerate(truth)]
+            fits.append([number for number, one in enumerate(said, 1) if one])
+        return Reply(json.dumps({"fits": fits}))
 
     def _intruders(self, prompt: str, num_choices: int) -> list[int]:
         """For each set the window that lacks what the others share: the rarest thing that four of the five have."""
@@ -188,12 +215,38 @@ class Oracle(PlainAnswerer):
             found[name] = [10 - number if wrong else number for number, wrong in zip(numbers, errs, strict=True)]
         return Reply(json.dumps(found))
 
+    def _written(self, prompt: str) -> Reply:
+        """Texts in which the label holds, over all that it covers in turn, and texts in which it does not.
+
+        Of a label that holds in every text there are no near misses, and of one that holds in none nothing matches: then they
+        are wrong, as they would be whoever writes them.
+        """
+        label, meaning = self._said(prompt), self._meaning(prompt)
+        asked = ASKED_TEXTS.search(prompt)
+        assert asked is not None, f"no numbers of texts stand in the prompt: {prompt[:300]}"
+        rng = random.Random(repr(("written", self.seed, label)))
+        cores = _shortest_that_fire(meaning)
+        found: dict[str, list[str]] = {"matching": [], "near": []}
+        for sort, count in zip(found, map(int, asked.groups()), strict=True):
+            for number in range(count):
+                holds = (sort == "matching") != self._errs("written", prompt, sort, number)
+                for _ in range(200):
+                    words = rng.choices(VOCABULARY[1:], k=5)
+                    if holds and cores:
+                        place = rng.randrange(6)
+                        words[place:place] = cores[number % len(cores)]
+                    alone = [BOS, *words]
+                    if any(meaning(alone, i) for i in range(1, len(alone))) == holds:
+                        break
+                found[sort].append(" ".join(words))
+        return Reply(json.dumps(found))
+
     def _chosen(self, key: str, truth: list[int], allowed: tuple[int, ...], prompt: str) -> Reply:
         """The answers, some of them wrong at the stated rate, with log-probabilities of their digits."""
         said = []
         for number, right in enumerate(truth):
             wrong = [value for value in allowed if value != right]
-            errs = self.draw(prompt, number) < self.error_rate
+            errs = self._errs(prompt, number)
             said.append(wrong[int(self.draw("which", prompt, number) * len(wrong))] if errs else right)
         text, odds = f'{{"{key}": [', {}
         for number, value in enumerate(said):
@@ -214,7 +267,7 @@ class Oracle(PlainAnswerer):
         return str(json.loads(found.group(1)))
 
     def _meaning(self, prompt: str) -> Fires:
-        return meaning_of(self._said(prompt))
+        return self._meaning_of(self._said(prompt))
 
     def _passages(self, prompt: str) -> list[Passage]:
         return [passage for _, block in BLOCK.findall(prompt) for passage in self._passages_in(block)]
@@ -229,6 +282,13 @@ def _fits(passage: Passage, meaning: Fires) -> bool:
     if passage.marks:
         return 2 * len(places & passage.marks) >= len(passage.marks)
     return bool(places)
+
+
+def _shortest_that_fire(meaning: Fires) -> list[list[str]]:
+    """Single words on which a meaning fires wherever they stand, else pairs of words."""
+    words = VOCABULARY[1:]
+    single = [[word] for word in words if meaning(["?", "?", word], 2)]
+    return single or [[one, other] for one in words for other in words if meaning(["?", "?", one, other], 3)]
 
 
 def _agreement(passages: Iterable[Passage], meaning: Fires) -> float:

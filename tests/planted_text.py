@@ -79,12 +79,18 @@ def of_latent(latent: int) -> Fires:
 class PlantedText:
     """Cuts windows into words."""
 
-    def __init__(self, documents: Iterable[Sequence[str]] = (), window_length: int | None = None) -> None:
+    def __init__(
+        self,
+        documents: Iterable[Sequence[str]] = (),
+        window_length: int | None = None,
+        word: re.Pattern[str] = _WORD,
+    ) -> None:
         """``documents``: words of each document, as the corpus has them.
 
         ``window_length``: of a text that stands in several places, the one where a window can begin and end is taken.
+        ``word``: what a text that is not found is cut into.
         """
-        self._window = window_length
+        self._window, self._word = window_length, word
         self._documents = [list(document) for document in documents]
         self._starts: dict[int, tuple[int, int]] = {}
         parts, at = [], 0
@@ -121,7 +127,7 @@ class PlantedText:
             return self._marked(*self._in_context(*found), marked_spans)
         words, borders = [], sorted({0, len(text), *(edge for span in marked_spans for edge in span)})
         for begin, end in pairwise(borders):
-            words += _WORD.findall(text[begin:end])
+            words += self._word.findall(text[begin:end])
         return self._marked(*_alone(words), marked_spans)
 
     def read_words(self, words: Sequence[str]) -> Passage:

@@ -21,7 +21,7 @@ from autointerp.llm.asking import NO_LLMS, LLMNeed, LLMs
 from autointerp.planning.planned import PlannedCalls, PlanSizes
 from autointerp.score import Score
 from autointerp.scorers.base import Scorer
-from autointerp.scorers.comparing import ANY_TEXT
+from autointerp.scorers.comparing import can_compare
 from sae_core.records import Side
 
 T = TypeVar("T")
@@ -75,9 +75,9 @@ class BestOfNExplainer(Explainer):
     @classmethod
     def _comparing(cls, table: dict[str, Any]) -> dict[str, Any]:
         scorer = parse_component("scorers", table)
-        if not scorer.judges_explanation or not scorer.can_judge(ANY_TEXT):
+        if not can_compare(scorer):
             raise ValueError(
-                f"{scorer.kind!r} does not judge texts: give a scorer that does, such as 'detection' or 'fuzz'"
+                f"{scorer.kind!r} does not judge texts on the choose side: give a scorer that does, such as 'detection' or 'fuzz'"
             )
         return scorer.model_dump(mode="json")
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from sae_core.errors import InputError
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 
 _TEXT = pa.string()
 _COUNT = pa.int64()
@@ -88,8 +88,19 @@ COLUMNS: tuple[Column, ...] = (
         _TEXT,
         "What the interval rests on: `counted`, `own`, `borrowed`, `judge_limited` or `unresolved`.",
     ),
+    Column(
+        "precision_failure",
+        _TEXT,
+        "Why a judged label has no precision, e.g. `too_few_windows` or the judge's own failure; null where it has one.",
+    ),
     Column("precision_own_low", _REAL, "Lower bound from the latent's own windows alone (Clopper-Pearson)."),
     Column("precision_own_high", _REAL, "Upper bound from the latent's own windows alone (Clopper-Pearson)."),
+    Column(
+        "best_precision", _REAL, "Precision that a perfect label would show with this judge, at this latent's rate."
+    ),
+    Column("natural_rate", _REAL, "Share of the windows that may be judged in which the latent fires."),
+    Column("prior_num_latents", _COUNT, "Labels over which a judged precision was estimated together."),
+    Column("prior_num_yes", _COUNT, "Confirmed yeses on the bulk of the text among their verdicts."),
     Column("recall", _REAL, "Share of the windows in which the latent fires where the label holds."),
     Column("recall_low", _REAL, "Lower bound of its 95% interval."),
     Column("recall_high", _REAL, "Upper bound of its 95% interval."),
@@ -104,6 +115,20 @@ COLUMNS: tuple[Column, ...] = (
         _REAL,
         "Mean of recall and of the share of silent windows left silent, for comparison only.",
     ),
+    Column(
+        "written_precision",
+        _REAL,
+        "Share of the texts that a language model wrote to match the label on which the latent fires; not the text it reads.",
+    ),
+    Column("written_precision_low", _REAL, "Lower bound of its 95% interval (Clopper-Pearson)."),
+    Column("written_precision_high", _REAL, "Upper bound of its 95% interval (Clopper-Pearson)."),
+    Column(
+        "written_near_rate", _REAL, "Share of the near misses that it wrote on which the latent fires all the same."
+    ),
+    Column("written_near_rate_low", _REAL, "Lower bound of its 95% interval (Clopper-Pearson)."),
+    Column("written_near_rate_high", _REAL, "Upper bound of its 95% interval (Clopper-Pearson)."),
+    Column("written_matching", _COUNT, "Texts written to match the label that were run on the subject."),
+    Column("written_near", _COUNT, "Near misses that were run on the subject."),
     Column("correlation", _REAL, "Correlation of predicted and true activations over all score tokens."),
     Column("correlation_low", _REAL, "Lower bound of its 95% interval over documents."),
     Column("correlation_high", _REAL, "Upper bound of its 95% interval over documents."),

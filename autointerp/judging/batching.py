@@ -44,6 +44,11 @@ class Asked(Generic[T]):
     """Models that gave the answers, as they name themselves (the configured one where a reply does not say), sorted; what a
     router sends elsewhere is seen here. None of them where no call was answered."""
 
+    def __add__(self, other: Asked[T]) -> Asked[T]:
+        """What came of both."""
+        models = tuple(sorted({*self.models, *other.models}))
+        return Asked((*self.results, *other.results), self.usage + other.usage, models)
+
     @property
     def num_calls(self) -> int:
         """Calls that were asked, repairs not counted."""

@@ -20,10 +20,10 @@ from autointerp.sampling.window import ShownWindow
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Choice:
-    """One question: sets of windows as text, and which of the choices is right."""
+    """One question: sets of windows, and which of the choices is right."""
 
-    blocks: tuple[str, ...]
-    """Quoted windows, one block a set."""
+    sets: tuple[tuple[ShownWindow, ...], ...]
+    """What is shown; with one set the choice is among its windows, with several among these."""
     right: int
     """The right choice, from 1 on."""
     window: ShownWindow
@@ -59,17 +59,27 @@ async def judge_choices(
 
         requests.append((request, read))
     asked = await ask_all(llm, requests)
-    found = []
-    for call, result in zip(calls, asked.results, strict=True):
-        for number, choice in enumerate(call):
-            found.append(
-                Verdict(
-                    choice.window.id,
-                    choice.window.stratum,
-                    True,
-                    None if isinstance(result, Failure) else result[number] == choice.right,
-                    failure=result.kind if isinstance(result, Failure) else None,
-                    company=choice.company,
-                )
-            )
-    return Verdicts(tuple(found)), asked
+    return Verdicts(
+        tuple(
+            _verdict(choice, result if isinstance(result, Failure) else result[number])
+            for call, result in zip(calls, asked.results, strict=True)
+            for number, choice in enumerate(call)
+        )
+    ), asked
+
+
+def chosen_verdicts(choices: Sequence[Choice], chosen: Sequence[int]) -> Verdicts:
+    """The verdicts of a judge who has ``chosen`` so, one a question."""
+    return Verdicts(tuple(_verdict(choice, number) for choice, number in zip(choices, chosen, strict=True)))
+
+
+def _verdict(choice: Choice, chosen: int | Failure) -> Verdict:
+    failed = isinstance(chosen, Failure)
+    return Verdict(
+        choice.window.id,
+        choice.window.stratum,
+        True,
+        None if failed else chosen == choice.right,
+        failure=chosen.kind if isinstance(chosen, Failure) else None,
+        company=choice.company,
+    )

@@ -14,6 +14,7 @@ from autointerp.explanation import Explanation
 from autointerp.failure import Failure
 from autointerp.judging.batching import Asked
 from autointerp.judging.outcome import failed_of, spent, too_few
+from autointerp.judging.supposed import SupposedLabel
 from autointerp.sampling.natural import NaturalSample, natural_sample
 from autointerp.sampling.window import ShownWindow
 from autointerp.score import Score, ScoreValue, defined
@@ -78,6 +79,16 @@ class NaturalJudge(Scorer):
             values=defined(scored),
             failure=failure,
         )
+
+    def ranked_if(self, labels: Sequence[SupposedLabel], evidence: LatentEvidence) -> list[Score]:
+        """The scores of labels that are worth 1 in each window in which they hold and 0 in every other, drawn as ever."""
+        sample = self.draw(evidence)
+        scores = []
+        for label in labels:
+            short = self.shortage(sample, label.explanation, evidence, self.min_windows)
+            numbers = label.holds(sample.windows).astype(np.float64).tolist()
+            scores.append(short or self.ranked(label.explanation, sample, numbers, {}))
+        return scores
 
     def counted(self, sample: NaturalSample, found: Sequence[object]) -> dict[str, ScoreValue]:
         """Windows with a number and without, ``found`` being one or a failure for each of the sample's."""

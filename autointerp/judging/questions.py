@@ -32,6 +32,8 @@ class Question:
     """The right answer."""
     marks: frozenset[int] | None = None
     """Indices of the tokens that are marked; None where the question is about the whole window."""
+    flagged: bool = False
+    """Whether a screen has flagged the window for this label."""
 
     def line(self, pieces: TokenText, context_tokens: int) -> str:
         """The window's text as the judge reads it."""
@@ -82,6 +84,12 @@ async def judge_questions(
     return found, asked
 
 
+def answered(questions: Sequence[Question], answers: Sequence[bool]) -> dict[Question, Verdict]:
+    """The verdicts on ``questions`` of a judge who gives these ``answers``, one each, and no probabilities."""
+    said = Said(tuple(bool(answer) for answer in answers), None)
+    return {question: _verdict(question, said, number) for number, question in enumerate(questions)}
+
+
 def _reader(request: CompletionRequest) -> Callable[[Completion], Said]:
     schema = request.json_schema
     assert schema is not None, "the prompt of a judge has an answer schema"
@@ -96,7 +104,17 @@ def _reader(request: CompletionRequest) -> Callable[[Completion], Said]:
 
 def _verdict(question: Question, result: Said | Failure, number: int) -> Verdict:
     window = question.window
-    if isinstance(result, Failure):
-        return Verdict(window.id, window.stratum, question.truth, None, failure=result.kind)
-    probability = None if result.probabilities is None else result.probabilities[number]
-    return Verdict(window.id, window.stratum, question.truth, result.answers[number], probability)
+    of_label = question.marks is None and question.truth
+    return Verdict(
+        window=window.id,
+        stratum=window.stratum,
+        truth=question.truth,
+        answer=None if isinstance(result, Failure) else result.answers[number],
+        probability=None
+        if isinstance(result, Failure) or result.probabilities is None
+        else result.probabilities[number],
+        failure=result.kind if isinstance(result, Failure) else None,
+        flagged=question.flagged,
+        peak=window.max_activation if of_label else None,
+        first=int(window.firing_positions[0]) if of_label else None,
+    )

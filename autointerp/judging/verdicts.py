@@ -19,8 +19,11 @@ _LETTER: dict[Stratum, str] = {
     Stratum.TOKEN: "t",
     Stratum.NEAR: "e",
     Stratum.BULK: "b",
+    Stratum.FLAGGED: "s",
 }
 _STRATUM = {letter: stratum for stratum, letter in _LETTER.items()}
+_FLAGGED = "B"
+"""A bulk window that a screen flagged."""
 _ANSWER: dict[bool | None, str] = {True: "1", False: "0", None: "-"}
 _SAID = {sign: answer for answer, sign in _ANSWER.items()}
 
@@ -43,9 +46,26 @@ class Verdict:
     """Why there is no answer."""
     company: tuple[str, ...] = ()
     """Other windows that were shown with it as one question."""
+    again: bool | None = None
+    """What the judge said when it was asked once more, in other company; None where it was not, or gave no answer."""
+    flagged: bool = False
+    """Whether the screen had flagged the window for this label."""
+    peak: float | None = None
+    """Largest activation in the window, by magnitude; None where the latent is silent, and for a choice among several."""
+    first: int | None = None
+    """Position in the window of the first token on which the latent fires; None as before."""
 
     def __post_init__(self) -> None:
         assert (self.answer is None) == (self.failure is not None), "a verdict has either an answer or a failure"
+        assert self.again is None or self.answer is not None, "only what was answered is asked again"
+
+    @property
+    def confirmed(self) -> bool | None:
+        """The answer that counts at the natural rate: a yes on a silent window only if it was said twice (METHODS 4).
+
+        None where there is no answer, or such a yes got no second answer: it then counts neither way.
+        """
+        return self.again if self.answer and not self.truth else self.answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +74,16 @@ class Verdicts:
 
     items: tuple[Verdict, ...]
     """In the order in which the windows were drawn."""
-    weights: Mapping[Stratum, float] = field(default_factory=dict)
-    """Share of each silent stratum among the side's silent windows; empty where strata play no part."""
+    pool: Mapping[Stratum, int] = field(default_factory=dict)
+    """Silent windows of each stratum in the side's pool; empty where strata play no part."""
+    rate: float | None = None
+    """pi, the share of the side's windows in which the latent fires, of those that may be judged; None as before."""
+
+    @property
+    def weights(self) -> dict[Stratum, float]:
+        """Share of each silent stratum among the side's silent windows; empty where strata play no part."""
+        whole = sum(self.pool.values())
+        return {stratum: count / whole for stratum, count in self.pool.items()} if whole else {}
 
     @property
     def judged(self) -> tuple[Verdict, ...]:
@@ -78,14 +106,16 @@ class Verdicts:
         return frozenset(name for item in self.items for name in (item.window, *item.company))
 
     def num_judged_of(self, *, truth: bool, stratum: Stratum | None = None) -> int:
-        """Answered questions of one side, of one stratum where it is given."""
+        """Answered questions of one side, of one stratum where it is given, else of all but the flagged windows."""
         return len(self._answers(truth, stratum))
 
     def _answers(self, truth: bool, stratum: Stratum | None = None) -> list[bool]:
         return [
             item.answer
             for item in self.items
-            if item.answer is not None and item.truth is truth and stratum in (None, item.stratum)
+            if item.answer is not None
+            and item.truth is truth
+            and (item.stratum is not Stratum.FLAGGED if stratum is None else item.stratum is stratum)
         ]
 
     @property
@@ -95,7 +125,7 @@ class Verdicts:
 
     @property
     def fpr(self) -> float | None:
-        """Share of yes where no is right, each window counting the same."""
+        """Share of yes where no is right, each window counting the same but the flagged ones, which no sample has drawn."""
         return _share(self._answers(False))
 
     def fpr_of(self, stratum: Stratum) -> float | None:
@@ -128,7 +158,11 @@ class Verdicts:
     @property
     def auroc(self) -> float | None:
         """Area under the curve of the probabilities, over the answers that have one."""
-        known = [(item.probability, item.truth) for item in self.judged if item.probability is not None]
+        known = [
+            (item.probability, item.truth)
+            for item in self.judged
+            if item.probability is not None and item.stratum is not Stratum.FLAGGED
+        ]
         return auroc([p for p, _ in known], [truth for _, truth in known])
 
     @property
@@ -146,7 +180,7 @@ class Verdicts:
         """A compact JSON object for a table row: one sign a verdict where that suffices, probabilities with 4 decimals."""
         out: dict[str, Any] = {
             "windows": [item.window for item in self.items],
-            "strata": "".join(_LETTER[item.stratum] for item in self.items),
+            "strata": "".join(_stratum_letter(item) for item in self.items),
             "truths": "".join(_ANSWER[item.truth] for item in self.items),
             "answers": "".join(_ANSWER[item.answer] for item in self.items),
         }
@@ -158,8 +192,15 @@ class Verdicts:
             out["failures"] = [None if item.failure is None else item.failure.value for item in self.items]
         if any(item.company for item in self.items):
             out["company"] = [list(item.company) for item in self.items]
-        if self.weights:
-            out["weights"] = {stratum.value: weight for stratum, weight in self.weights.items()}
+        if any(item.again is not None for item in self.items):
+            out["again"] = "".join(_ANSWER[item.again] for item in self.items)
+        if any(item.peak is not None for item in self.items):
+            out["peaks"] = [None if item.peak is None else float(f"{item.peak:.5g}") for item in self.items]
+            out["firsts"] = [item.first for item in self.items]
+        if self.pool:
+            out["pool"] = {stratum.value: count for stratum, count in self.pool.items()}
+        if self.rate is not None:
+            out["rate"] = self.rate
         return out
 
     @classmethod
@@ -169,16 +210,24 @@ class Verdicts:
         nothing: list[None] = [None] * len(windows)
         rows = zip(
             windows,
-            (_STRATUM[letter] for letter in data["strata"]),
+            (Stratum.BULK if letter == _FLAGGED else _STRATUM[letter] for letter in data["strata"]),
             (_SAID[sign] is True for sign in data["truths"]),
             (_SAID[sign] for sign in data["answers"]),
             data.get("probabilities", nothing),
             (None if kind is None else FailureKind(kind) for kind in data.get("failures", nothing)),
             (tuple(others) for others in data.get("company", [()] * len(windows))),
+            (_SAID[sign] for sign in data.get("again", "-" * len(windows))),
+            (letter in (_FLAGGED, _LETTER[Stratum.FLAGGED]) for letter in data["strata"]),
+            data.get("peaks", nothing),
+            data.get("firsts", nothing),
             strict=True,
         )
-        weights = {Stratum(name): float(weight) for name, weight in data.get("weights", {}).items()}
-        return cls(tuple(Verdict(*row) for row in rows), weights)
+        pool = {Stratum(name): int(count) for name, count in data.get("pool", {}).items()}
+        return cls(tuple(Verdict(*row) for row in rows), pool, data.get("rate"))
+
+
+def _stratum_letter(item: Verdict) -> str:
+    return _FLAGGED if item.flagged and item.stratum is Stratum.BULK else _LETTER[item.stratum]
 
 
 def _share(answers: Iterable[bool]) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import Field
@@ -64,6 +65,20 @@ class WindowJudge(Scorer):
             most_answer=6 * math.ceil(units / calls) * unit + 40,
         )
         return [call]
+
+    def planned_windows(self, sizes: PlanSizes, calls: float, windows: float) -> PlannedCalls:
+        """``calls`` with the prompt of this judge's kind about ``windows`` windows in all; where these only join other calls, 0."""
+        call = planned_calls(
+            load_prompt(self.kind),
+            self.kind,
+            self.endpoint,
+            calls=calls,
+            filled=sizes.label_tokens + sizes.windows(0),
+            answer=LABEL_KEY_TOKENS,
+            most_answer=6 * self.per_call + 40,
+        )
+        each = sizes.windows(1, context_tokens=self.context_tokens) - sizes.windows(0)
+        return replace(call, joined_tokens=windows * each, joined_answer_tokens=windows * ITEM_TOKENS)
 
     def wants_logprobs(self, llm: LLM) -> Literal[False, "auto", "always"]:
         """Whether this judge is asked for log-probabilities, and must give them."""

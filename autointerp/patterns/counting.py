@@ -122,6 +122,23 @@ def count_windows(trie: PatternTrie, latent: int, windows: ScoredWindows) -> Win
     return _count(prediction.ordinal, prediction.activation, prediction.fires, latent, windows)
 
 
+def count_supposed(holds: Bools, latent: int, windows: ScoredWindows) -> WindowCounts:
+    """Counts of a label of which no more is known than the windows of the pool in which it ``holds`` [W].
+
+    Where it holds rightly it is taken to foretell the activations as they are, where wrongly their median at the first token.
+    """
+    index = windows.index
+    firing, values = index.firing(latent)
+    right = holds[index.window[firing]]
+    fires = index.windows_firing(latent)
+    wrong = index.first_in(holds & ~fires)
+    typical = float(np.median(values)) if len(values) else 0.0
+    matched = np.concatenate([firing[right], wrong])
+    activation = np.concatenate([np.asarray(values[right], dtype=np.float64), np.full(len(wrong), typical)])
+    order = np.argsort(matched, kind="stable")
+    return _count(matched[order], activation[order], np.ones(len(matched), dtype=np.bool_), latent, windows)
+
+
 def _count(
     matched: NDArray[np.int32], activation: Floats, fires: Bools, latent: int, windows: ScoredWindows
 ) -> WindowCounts:

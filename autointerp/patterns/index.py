@@ -119,6 +119,11 @@ class PoolIndex:
         out[self.window[ordinals]] = True
         return out
 
+    def first_in(self, chosen: NDArray[np.bool_]) -> NDArray[np.int32]:
+        """First counting position of each of the ``chosen`` [W] windows that has one, ascending."""
+        first = self._first_of_window
+        return first[chosen[self.window[first]]].astype(np.int32)
+
     @property
     def start_literal(self) -> int:
         """Literal that stands before the first real token of a context: the BOS where there is one, else START."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from autointerp.evidence import LatentEvidence
+from autointerp.patterns.counting import ScoredWindows, count_windows, scored_windows
 from autointerp.patterns.index import pool_index
 from autointerp.patterns.trie import Pattern, PatternTrie
 from sae_core.records import Side
@@ -31,3 +32,25 @@ def token_rule_trie(evidence: LatentEvidence) -> PatternTrie:
             for token, g in zip(tokens, chosen, strict=True)
         )
     )
+
+
+def rule_values(rule: PatternTrie, latent: int, windows: ScoredWindows) -> dict[str, float | int | None]:
+    """What a label must beat: precision, recall and F1 of the token rule, counted on the scored windows; None where not defined."""
+    counts = count_windows(rule, latent, windows)
+    return {
+        "token_rule_precision": _share(counts.num_both, counts.num_predicted),
+        "token_rule_recall": _share(counts.num_both, counts.num_firing),
+        "token_rule_f1": _share(2 * counts.num_both, counts.num_predicted + counts.num_firing),
+        "token_rule_num_tokens": len(rule.patterns),
+    }
+
+
+def counted_rule(evidence: LatentEvidence) -> dict[str, float | int | None]:
+    """``rule_values`` of one latent on its scored side."""
+    store = evidence.store
+    windows = scored_windows(store.pool(evidence.scored_side), store.pool(Side.EXPLAIN))
+    return rule_values(token_rule_trie(evidence), evidence.latent, windows)
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

@@ -20,6 +20,7 @@ _LATENTS_AT_ONCE = 512
 _CHUNKS_AT_ONCE = 4
 """Chunks of a stage that are asked about at once, so that the servers have work while one of them comes to its end."""
 R = TypeVar("R")
+T = TypeVar("T")
 Work = Callable[[LatentEvidence, LLMs], Awaitable[Sequence[R]]]
 """What is done for one latent."""
 
@@ -45,29 +46,48 @@ def over_latents(
     """
     if not asks:
         return asyncio.run(_in_turn(evidence, work, progress))
-    evidence = _with_first_prepared(evidence)
+
+    async def of_latent(item: LatentEvidence) -> Sequence[R]:
+        return await work(item, context.llms.llms(source, item.latent))
+
+    return together(context, _with_first_prepared(evidence), of_latent, progress)
+
+
+def together(
+    context: RunContext,
+    items: Iterable[T],
+    work: Callable[[T], Awaitable[Sequence[R]]],
+    progress: Progress,
+    *,
+    at_once: int = _LATENTS_AT_ONCE,
+    units: Callable[[T], int] = lambda _: 1,
+) -> list[R]:
+    """The results of ``work`` for each item, in their order, at most ``at_once`` under way in the thread that holds the connections.
+
+    ``progress`` hears how many ``units`` are done, and may raise to stop; what is under way is then cancelled.
+    """
     done = 0
 
-    async def together() -> list[R]:
-        room = asyncio.Semaphore(_LATENTS_AT_ONCE)
+    async def all_items() -> list[R]:
+        room = asyncio.Semaphore(at_once)
 
-        async def one(item: LatentEvidence) -> Sequence[R]:
+        async def one(item: T) -> Sequence[R]:
             nonlocal done
             try:
-                return await work(item, context.llms.llms(source, item.latent))
+                return await work(item)
             finally:
                 room.release()
-                done += 1
+                done += units(item)
 
         async with asyncio.TaskGroup() as group:
             tasks = []
-            for item in evidence:
+            for item in items:
                 await room.acquire()
                 tasks.append(group.create_task(one(item)))
         return [result for task in tasks for result in task.result()]
 
     try:
-        return context.llms.run(together, lambda: progress(done))
+        return context.llms.run(all_items, lambda: progress(done))
     except BaseExceptionGroup as errors:
         raise _first(errors) from None
 

@@ -10,11 +10,14 @@ import numpy as np
 from autointerp.explanation import Explanation
 from autointerp.failure import LatentStatus
 from autointerp.pipeline.context import RunContext
+from autointerp.pipeline.control_kinds import NULL_EVERYTHING, SHUFFLED, VERDICTS
 from autointerp.pipeline.control_sources import real_name
+from autointerp.pipeline.estimating import last_estimates
 from autointerp.review.effective import EffectiveLabel, effective_labels
 from autointerp.review.recording import is_human
 from autointerp.score import Score, ScoreValue
 from autointerp.store.ledger import spend_by_latent
+from autointerp.store.models import EstimateRow
 from sae_core.errors import StoreError
 from sae_core.lens_evidence import LensEvidence
 from sae_core.records import LatentStatistics, Source
@@ -58,6 +61,8 @@ def latent_row(context: RunContext, source: str, latent: int) -> dict[str, Any]:
     version = context.store.run(context.run_id).code_version
     scores = context.store.scores(context.run_id, source, [latent])
     columns = {name for score in scores for name in score.values}
+    for row in last_estimates(context, source, [latent]).values():
+        columns |= estimate_values(row).keys()
     columns |= {name for kind in judge_kinds(context) for name in (f"{kind}_failure", f"{kind}_failure_message")}
     rows = _batch(context, record, [latent], frozenset(columns), version)
     if not rows:
@@ -83,6 +88,13 @@ def score_values(scores: Sequence[Score], explainer: str | None, otherwise: str 
                 if values.get(name) is None and (explainer is not None or not about_text):
                     values[name] = value
     return values
+
+
+def estimate_values(row: EstimateRow) -> dict[str, ScoreValue]:
+    """The values of a label's estimate by column; of one that could not be made, why (``precision_failure``)."""
+    if row.failure_kind is not None:
+        return {"precision_failure": row.failure_kind, "precision_failure_message": row.failure_message}
+    return dict(row.values)
 
 
 def score_failures(scores: Sequence[Score], explainer: str | None, otherwise: str | None = None) -> dict[str, str]:
@@ -129,9 +141,14 @@ def _batch(
     }
     rows: list[dict[str, Any]] = []
     otherwise = _first_explainer(context)
+    estimates = last_estimates(context, source.name, latents)
     for label in effective_labels(store, run_id, source.name, latents):
         own = scores[label.latent]
         values = score_values(own, label.explainer, otherwise)
+        estimate = estimates.get((label.latent, label.explainer or ""))
+        # a label has one method: what was counted over the corpus is not mixed with what was judged
+        if estimate is not None and values.get("precision_method") is None:
+            values = estimate_values(estimate) | {name: v for name, v in values.items() if v is not None}
         said = {**score_failures(own, label.explainer, otherwise), **values}
         row = {name: value for name, value in said.items() if name in columns}
         explanation = explanations.get((label.latent, label.explainer or ""))
@@ -151,8 +168,11 @@ def _batch(
 
 def _judges(values: Mapping[str, ScoreValue], counted: Any) -> dict[str, Any]:
     """Windows that language models judged, where none were counted."""
-    judged = [value for name, value in values.items() if name.endswith("_judged") and isinstance(value, int)]
-    failed = [value for name, value in values.items() if name.endswith("_failed") and isinstance(value, int)]
+    kinds = [name.removesuffix("_judged") for name in values if name.endswith("_judged")]
+    judged, failed = (
+        [value for kind in kinds if isinstance(value := values.get(f"{kind}_{what}"), int)]
+        for what in ("judged", "failed")
+    )
     if not judged:
         return {}
     return {
@@ -230,22 +250,34 @@ def control_records(context: RunContext) -> list[Mapping[str, Any]]:
     merged: dict[tuple[str, str, int], dict[str, Any]] = {}
     for row in context.store.controls(context.run_id):
         record = merged.setdefault((row.source, row.kind, row.latent), {})
-        record |= {name: value for name, value in row.values.items() if record.get(name) is None}
+        own = {name: value for name, value in row.values.items() if name != VERDICTS}
+        record |= {name: value for name, value in own.items() if record.get(name) is None}
     for source in context.sources:
         scores: dict[int, list[Score]] = {}
         for score in context.store.scores(context.run_id, source.name):
             scores.setdefault(score.latent, []).append(score)
+        estimates = last_estimates(context, source.name)
         labels = context.store.labels(context.run_id, source.name)
         chosen = {label.latent: label.explainer for label in labels}
         dead = {label.latent for label in labels if label.status == LatentStatus.DEAD.value}
-        for latent, own in scores.items():
-            values = score_values(own, chosen.get(latent), _first_explainer(context))
+        for latent, own_scores in scores.items():
+            values = score_values(own_scores, chosen.get(latent), _first_explainer(context))
+            estimate = estimates.get((latent, chosen.get(latent) or ""))
+            if estimate is not None and values.get("precision_method") is None:
+                values = estimate_values(estimate) | values
             if source.control:
                 merged[(real_name(source.name), "random_direction", latent)] = dict(values)
             elif latent not in dead:  # the rule stands beside labels, and those are of alive latents
                 rule = {name.removeprefix(_RULE): value for name, value in values.items() if name.startswith(_RULE)}
                 if rule:
                     merged[(source.name, "token_rule", latent)] = rule
+                if isinstance(rate := values.get("natural_rate"), float):  # follows from pi alone (METHODS 4)
+                    always = {"precision": rate, "recall": 1.0, "f1": 2 * rate / (1 + rate)}
+                    merged.setdefault((source.name, NULL_EVERYTHING, latent), {}).update(always)
+        for (latent, explainer), estimate in estimates.items():
+            if explainer.startswith(f"{SHUFFLED}/") and not source.control:
+                record = merged.setdefault((source.name, SHUFFLED, latent), {})
+                record |= {name: v for name, v in estimate_values(estimate).items() if record.get(name) is None}
     return [
         {"source": source, "kind": kind, "latent": latent, **values}
         for (source, kind, latent), values in merged.items()

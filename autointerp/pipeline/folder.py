@@ -111,6 +111,14 @@ class RunFolder:
         """What one chunk's latents did on the texts of a round."""
         return self.source(name) / "evidence" / f"tried-{number}-{ordinal:06d}.json"
 
+    def written(self, name: str, what: str, ordinal: int) -> Path:
+        """Texts that scorers had written for one chunk's latents; ``what``: from their own ``labels`` or ``shuffled`` ones."""
+        return self.source(name) / "evidence" / f"written-{what}-{ordinal:06d}.json"
+
+    def tried_written(self, name: str, what: str, ordinal: int) -> Path:
+        """What the latents did on these texts."""
+        return self.source(name) / "evidence" / f"tried-{what}-{ordinal:06d}.json"
+
     def read_note(self) -> RunNote | None:
         """The note, None where there is none. Errors: StoreError for a note that cannot be read."""
         path = self.root / NOTE

@@ -20,8 +20,9 @@ def judge_records(context: RunContext) -> list[dict[str, Any]]:
 
     ``source`` (for random directions the one beside which they stand), ``arm`` (labels, shuffled or random_direction),
     ``scorer``, ``latent``, ``failure`` (kind, None where there is a figure), ``judged``, ``failed`` (questions with an answer
-    and without), ``failures`` (questions without one by kind), ``models`` (that answered) and ``asked_model``. Of labels and
-    directions those scores count that are about the chosen text or about the latent itself, of shuffled labels all.
+    and without; of written texts those that were run, and not), ``failures`` (questions without one by kind), ``models`` (that
+    answered) and ``asked_model``. Of labels and directions those scores count that are about the chosen text or about the latent
+    itself, of shuffled labels all.
     """
     kinds = judge_kinds(context)
     found: list[dict[str, Any]] = []
@@ -51,7 +52,7 @@ def _record(scorer: str, failure: str | None, values: Mapping[str, ScoreValue]) 
     return {
         "scorer": scorer,
         "failure": failure,
-        "judged": values.get(f"{scorer}_judged") or 0,
+        "judged": values.get(f"{scorer}_judged") or values.get(f"{scorer}_tried") or 0,
         "failed": values.get(f"{scorer}_failed") or 0,
         "failures": failures,
         "models": str(model).split(", ") if model else [],

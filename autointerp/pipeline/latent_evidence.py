@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from autointerp.evidence import EvidenceStore, LatentEvidence
+from autointerp.evidence import EvidenceStore, LatentEvidence, ScreenedWindows
 from autointerp.explainers.imported import ImportedExplainer
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.stage import ChunkSpec, decode_latents
@@ -12,8 +12,13 @@ from sae_core.lens_evidence import TokenChangeEvidence
 from sae_core.suffix_evidence import load_suffix_probes
 
 
-def chunk_evidence(context: RunContext, spec: ChunkSpec, *, causal: bool) -> Iterator[LatentEvidence]:
-    """The evidence of each latent of a chunk, ascending; ``causal`` adds ablation and steering where they were made."""
+def chunk_evidence(
+    context: RunContext, spec: ChunkSpec, *, causal: bool, screened: bool = False
+) -> Iterator[LatentEvidence]:
+    """The evidence of each latent of a chunk, ascending.
+
+    ``causal`` adds ablation and steering where they were made, ``screened`` what a screen said of the latents' labels.
+    """
     latents = decode_latents(spec)
     store, excluded = _scorable(context, spec.source, latents)
     path = context.folder.evidence(spec.source, "suffix", spec.ordinal)
@@ -29,6 +34,7 @@ def chunk_evidence(context: RunContext, spec: ChunkSpec, *, causal: bool) -> Ite
     path = context.folder.evidence(spec.source, "token_change", spec.ordinal)
     token_change = TokenChangeEvidence.load(path) if path.is_file() else None
     lens = context.lens(spec.source)
+    screens = _screened(context, spec.source, latents) if screened else {}
     for latent in latents:
         yield LatentEvidence(
             latent,
@@ -39,7 +45,18 @@ def chunk_evidence(context: RunContext, spec: ChunkSpec, *, causal: bool) -> Ite
             lens,
             token_change,
             excluded=excluded.get(latent, frozenset()),
+            screened=screens.get(latent, {}),
         )
+
+
+def _screened(context: RunContext, source: str, latents: Sequence[int]) -> dict[int, dict[str, ScreenedWindows]]:
+    found: dict[int, dict[str, ScreenedWindows]] = {}
+    for row in context.store.screens(context.run_id, source, latents, stage="screen_1"):
+        if row.failure_kind is None:
+            items = row.items
+            windows = ScreenedWindows(tuple(items["shown_rows"]), tuple(items["flagged_rows"]), items["verify"])
+            found.setdefault(row.latent, {})[row.explainer] = windows
+    return found
 
 
 def evidence_of(context: RunContext, source: str, latent: int) -> LatentEvidence:

@@ -15,12 +15,12 @@ from sqlalchemy import Connection, delete, not_, or_, select, update
 from autointerp.failure import FailureKind
 from autointerp.pipeline.stage import ChunkSpec, Stage, decode_latents
 from autointerp.store import ChunkState, LabelStore
-from autointerp.store.models import Artefact, Base, ChoiceRow, Chunk, ControlRow, ExplanationRow, ScoreRow
+from autointerp.store.models import Artefact, Base, ChoiceRow, Chunk, ControlRow, ExplanationRow, ScoreRow, ScreenRow
 
 _OF_SERVERS = (FailureKind.SERVER_ERROR.value, FailureKind.TIMEOUT.value)
 _ENDS = tuple(f"_failed_{kind}" for kind in _OF_SERVERS)
 """Of the values of a score that count windows without an answer by their failure."""
-_TABLES: tuple[type[Base], ...] = (ExplanationRow, ChoiceRow, ScoreRow, ControlRow)
+_TABLES: tuple[type[Base], ...] = (ExplanationRow, ScreenRow, ChoiceRow, ScoreRow, ControlRow)
 """Those with failures in them."""
 
 
@@ -78,15 +78,27 @@ def retry_failures(store: LabelStore, run_id: str, stages: Sequence[Stage]) -> i
 
 def _failed_chunks(store: LabelStore, run_id: str, stages: Sequence[Stage]) -> Iterator[Chunk]:
     """The settled chunks in which a server failed at a latent."""
-    with store.reading() as connection:
-        failed = {table: set(_failed_latents(connection, run_id, table)) for table in _TABLES}
     chunks = store.chunks(run_id, ChunkState.DONE)
-    for table, latents in failed.items():
-        # texts that were corrected in rounds began in the first stage that writes them
-        stage = next((stage.name for stage in stages if table in stage.writes), None)
+    with store.reading() as connection:
+        failed = [(stage, set(_failed_latents(connection, run_id, table, stage))) for stage, table in _writers(stages)]
+    for stage, latents in failed:
         for chunk in chunks if latents else ():
-            if chunk.stage == stage and not latents.isdisjoint(_latents_of(chunk)):
+            if chunk.stage == stage.name and not latents.isdisjoint(_latents_of(chunk)):
                 yield chunk
+
+
+def _writers(stages: Sequence[Stage]) -> Iterator[tuple[Stage, type[Base]]]:
+    """Each table with failures, and the stage that writes it: every one whose name stands in its rows, else the first one, in
+    which texts that are corrected in rounds began. Before it those that it rests on."""
+    for table in _TABLES:
+        writing = [stage for stage in stages if table in stage.writes]
+        preparing = [stage for stage in stages if table in stage.prepares]
+        for stage in [*preparing, *(writing if _has_stages(table) else writing[:1])]:
+            yield stage, table
+
+
+def _has_stages(table: type[Base]) -> bool:
+    return "stage" in table.__table__.columns
 
 
 def _latents_of(chunk: Chunk) -> set[tuple[str, int]]:
@@ -95,14 +107,18 @@ def _latents_of(chunk: Chunk) -> set[tuple[str, int]]:
     return {(chunk.source, int(latent)) for latent, _ in chunk.spec["pairs"]}
 
 
-def _failed_latents(connection: Connection, run_id: str, table: type[Base]) -> Iterator[tuple[str, int]]:
+def _failed_latents(
+    connection: Connection, run_id: str, table: type[Base], stage: Stage | None = None
+) -> Iterator[tuple[str, int]]:
     """Source and latent of the rows that a server's failure stands in, or went into: of the run's own, no person's."""
     rows: Any = table
     mine = [rows.run_id == run_id, *_not_a_persons(table)]
+    if stage is not None:
+        mine += _of_stage(table, stage)
     query = select(rows.source, rows.latent).where(*mine, rows.failure_kind.in_(_OF_SERVERS))
     for source, latent in connection.execute(query):
         yield source, latent
-    if table is ExplanationRow:
+    if "values" not in table.__table__.columns:
         return
     for source, latent, values in connection.execute(
         select(rows.source, rows.latent, rows.values).where(*mine, rows.failure_kind.is_(None))
@@ -124,10 +140,11 @@ def _not_a_persons(table: type[Base]) -> list[Any]:
 def _clear(connection: Connection, run_id: str, stage: Stage) -> None:
     """Forget a barrier stage: its plan, its chunks, its rows."""
     connection.execute(delete(Chunk).where(Chunk.run_id == run_id, Chunk.stage == stage.name))
-    connection.execute(delete(Artefact).where(Artefact.run_id == run_id, Artefact.kind == f"plan/{stage.name}"))
+    own = or_(Artefact.kind == f"plan/{stage.name}", Artefact.kind.startswith(f"{stage.name}/"))
+    connection.execute(delete(Artefact).where(Artefact.run_id == run_id, own))
     for table in stage.writes:
         rows: Any = table
-        connection.execute(delete(table).where(rows.run_id == run_id))
+        connection.execute(delete(table).where(rows.run_id == run_id, *_of_stage(table, stage)))
 
 
 def _reset(
@@ -162,4 +179,10 @@ def _reset(
         for start in range(0, len(latents), 500):  # databases limit the number of parameters
             part = latents[start : start + 500]
             mine = (rows.run_id == run_id, rows.source == source, rows.latent.in_(part))
-            connection.execute(delete(table).where(*mine, *_not_a_persons(table)))
+            connection.execute(delete(table).where(*mine, *_of_stage(table, stage), *_not_a_persons(table)))
+
+
+def _of_stage(table: type[Base], stage: Stage) -> list[Any]:
+    """Of a table that several stages write, with their names in it, the rows of one."""
+    rows: Any = table
+    return [rows.stage == stage.name] if _has_stages(table) else []

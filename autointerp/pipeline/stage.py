@@ -54,12 +54,14 @@ class Stage(ABC):
     queue: ClassVar[Queue]
     unit: ClassVar[str] = "chunks"
     """What is counted in progress bars."""
-    after_all: ClassVar[tuple[str, ...]] = ()
+    after_all: tuple[str, ...] = ()
     """Stages that must have settled whole before this one is planned: what makes it a barrier."""
     after_same: tuple[str, ...] = ()
     """Stages of which the chunk with the same source and ordinal must have settled."""
     writes: ClassVar[tuple[type[Base], ...]] = ()
     """Tables that its chunks write, with a source and a latent in each row: what a second try must clear first."""
+    prepares: ClassVar[tuple[type[Base], ...]] = ()
+    """Tables that a later stage writes from what servers answered in this one: a second try of their rows begins here."""
     essential: ClassVar[bool] = True
     """Whether the run stops where a chunk is poisoned; else its latents get typed failures and the run goes on."""
 

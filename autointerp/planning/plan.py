@@ -1,13 +1,14 @@
 """The plan of a run: calls, tokens and dollars of each component that asks a language model (``--dry-run``).
 
-Every count is an upper one: latents that are dead, rare or failed ask less. Repairs of bad answers and retries are not planned.
+Latents that are dead, rare or failed ask less. What hangs on answers (what a screen flags, what is asked again) is planned as it is
+expected, and at most. Repairs of bad answers and retries are not planned.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from autointerp.explanation import Explanation
@@ -15,7 +16,7 @@ from autointerp.llm.pricing import check_price
 from autointerp.llm.protocol import Usage
 from autointerp.planning.planned import PlannedCalls, PlanSizes
 from autointerp.planning.sizes import plan_sizes
-from autointerp.scorers.comparing import comparing_scorer
+from autointerp.scorers.comparing import can_compare, comparing_scorer
 from sae_core.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -41,11 +42,28 @@ class PlanLine:
     """Latents that it asks about at most, None where that is not known."""
     price: Endpoint
     """What knows the price."""
+    beside: bool = False
+    """Whether it is asked about some latents alone: controls, and what checks the estimate."""
 
     @property
     def calls_per_latent(self) -> float:
         """Calls for one latent."""
         return self.planned.calls * self.texts
+
+    @property
+    def prompt_per_latent(self) -> float:
+        """Prompt tokens for one latent."""
+        return self.calls_per_latent * self.planned.prompt_tokens + self.planned.joined_tokens * self.texts
+
+    @property
+    def answer_per_latent(self) -> float:
+        """Answer tokens for one latent."""
+        return self.calls_per_latent * self.planned.answer_tokens + self.planned.joined_answer_tokens * self.texts
+
+    @property
+    def at_most(self) -> PlanLine:
+        """The same where all answers are such that most is asked."""
+        return replace(self, planned=self.planned.most or self.planned)
 
     @property
     def calls(self) -> float | None:
@@ -60,9 +78,9 @@ class PlanLine:
         # the first call of all finds nothing there
         found = max(0.0, calls - 1) * self.planned.static_tokens if cached else 0.0
         return Usage(
-            input_tokens=round(calls * self.planned.prompt_tokens),
+            input_tokens=round(self.prompt_per_latent * latents),
             cached_tokens=round(found),
-            output_tokens=round(calls * (self.planned.answer_tokens + thoughts)),
+            output_tokens=round(self.answer_per_latent * latents + calls * thoughts),
         )
 
     def cost(self, latents: int, *, cached: bool = False) -> float | None:
@@ -107,8 +125,13 @@ class RunPlan:
         return _total((line.calls_per_latent * count, line, count) for line, count in known)
 
     def per_latent(self) -> PlanTotal:
-        """What one latent takes, controls left out."""
-        return _total((line.calls_per_latent, line, 1) for line in self.lines if not line.what.endswith(_BESIDE))
+        """What each latent takes; what is asked about some alone is left out."""
+        return _total((line.calls_per_latent, line, 1) for line in self.lines if not line.beside)
+
+    @property
+    def at_most(self) -> RunPlan:
+        """The same where all answers are such that most is asked."""
+        return replace(self, lines=tuple(line.at_most for line in self.lines))
 
     @property
     def endpoints(self) -> list[str]:
@@ -118,27 +141,34 @@ class RunPlan:
     @property
     def over_budget(self) -> list[str]:
         """A sentence for each budget that does not suffice for the plan."""
-        total = self.total()
-        if total is None:
+        total, most = self.total(), self.at_most.total()
+        if total is None or most is None:
             return []
         said = []
-        tokens = total.usage.input_tokens + total.usage.output_tokens
-        if self.budget_tokens is not None and tokens > self.budget_tokens:
+        tokens, most_tokens = (all_.usage.input_tokens + all_.usage.output_tokens for all_ in (total, most))
+        if self.budget_tokens is not None and most_tokens > self.budget_tokens:
             said.append(
-                f"the plan takes about {tokens:,} tokens and budget.tokens is {self.budget_tokens:,}: the run would pause on "
-                "the way; raise it, or label fewer latents"
+                f"the plan takes about {tokens:,} tokens{_up_to(tokens, most_tokens, '{:,}')} and budget.tokens is "
+                f"{self.budget_tokens:,}: the run {_would(tokens > self.budget_tokens)} pause on the way; raise it, or label fewer latents"
             )
-        cost = total.usage.cost_usd
-        if self.budget_usd is not None and cost is not None and cost > self.budget_usd:
+        cost, most_cost = total.usage.cost_usd, most.usage.cost_usd
+        if self.budget_usd is not None and cost is not None and most_cost is not None and most_cost > self.budget_usd:
             said.append(
-                f"the plan costs about ${cost:,.2f} and budget.usd is {self.budget_usd:,.2f}: the run would pause on the way; "
-                "raise it, or label fewer latents"
+                f"the plan costs about ${cost:,.2f}{_up_to(cost, most_cost, '${:,.2f}')} and budget.usd is {self.budget_usd:,.2f}: "
+                f"the run {_would(cost > self.budget_usd)} pause on the way; raise it, or label fewer latents"
             )
         return said
 
 
-_SHUFFLED, _RANDOM = ", shuffled", ", directions"
-_BESIDE = (_SHUFFLED, _RANDOM)
+def _up_to(expected: float, most: float, form: str) -> str:
+    return f", at most {form.format(most)}," if most > expected else ""
+
+
+def _would(surely: bool) -> str:
+    return "would" if surely else "might"
+
+
+_SHUFFLED, _RANDOM, _AGAIN, _NULL = ", shuffled", ", directions", ", again", ", null labels"
 
 
 def plan_run(
@@ -158,30 +188,54 @@ def plan_run(
     directions = config.controls.random_directions * len(config.coders)
     lines: list[PlanLine] = []
 
-    def add(component: Explainer | Scorer, what: str, texts: int, latents: int | None) -> None:
-        if not texts or latents == 0:
-            return
-        for planned in component.planned(sizes):
-            endpoint = _endpoint(endpoints, planned.endpoint)
-            lines.append(PlanLine(what, endpoint.name, planned, texts, latents, endpoint))
+    def line(
+        what: str, planned: Iterable[PlannedCalls], texts: int, latents: int | None, *, beside: bool = False
+    ) -> None:
+        for calls in planned if texts and latents != 0 else ():
+            endpoint = _endpoint(endpoints, calls.endpoint)
+            lines.append(PlanLine(what, endpoint.name, calls, texts, latents, endpoint, beside))
+
+    def score(scorer: Scorer, what: str, latents: int | None, *, beside: bool = False) -> None:
+        texts = _texts(scorer, inputs)
+        line(scorer.kind + what, scorer.planned(sizes), texts, latents, beside=beside)
+        line(scorer.kind + what + _AGAIN, scorer.planned_again(sizes), texts, latents, beside=beside)
 
     for explainer in explainers:
-        add(explainer, explainer.kind, 1, real)
+        line(explainer.kind, explainer.planned(sizes), 1, real)
     for scorer in scorers:
-        add(scorer, scorer.kind, _texts(scorer, inputs), real)
+        score(scorer, "", real)
     judge = comparing_scorer(explainers, scorers, config.labels.choose, config.labels.by)
     if judge is not None:
-        add(judge, f"{judge.kind}, to choose", _texts(judge, inputs), real)
+        line(f"{judge.kind}, to choose", judge.planned(sizes), _texts(judge, inputs), real)
+    estimated = config.estimated_scorer()
+    if estimated is not None and (texts := _texts(estimated, inputs)):
+        from autointerp.planning.natural_rate import estimate_calls  # loads scipy
+
+        labels = None if selected is None else [texts * count for count in selected]
+        audited = None if labels is None else sum(min(config.precision.audit_latents, count) for count in labels)
+        for calls in estimate_calls(estimated, config.precision, labels, sizes):
+            if calls.audit:
+                line(calls.what, [calls.planned], 1, audited, beside=True)
+            else:
+                line(calls.what, [calls.planned], texts, real)
+    null = None if selected is None else sum(config.controls.null_size(count) for count in selected)
+    for scorer in scorers:
+        if config.controls.null_latents and can_compare(scorer):
+            line(scorer.kind + _NULL, scorer.planned(sizes), 2, null, beside=True)
+            # "everything" fits every silent window, and all of these are asked again
+            again = [calls.most or calls for calls in scorer.planned_again(sizes)]
+            line(scorer.kind + _NULL + _AGAIN, again, 1, null, beside=True)
     shuffled = None
     if selected is not None:
         shuffled = sum(_shuffled(config.controls.shuffled_latents, count) for count in selected)
     for scorer in scorers:
-        if scorer.judges_explanation:
-            add(scorer, scorer.kind + _SHUFFLED, _texts(scorer, inputs), shuffled)
+        # written texts are the label's, whichever latent it is given to
+        if scorer.judges_explanation and not scorer.writes_texts:
+            score(scorer, _SHUFFLED, shuffled, beside=True)
     for explainer in explainers:
-        add(explainer, explainer.kind + _RANDOM, 1, directions)
+        line(explainer.kind + _RANDOM, explainer.planned(sizes), 1, directions, beside=True)
     for scorer in scorers:
-        add(scorer, scorer.kind + _RANDOM, _texts(scorer, inputs), directions)
+        score(scorer, _RANDOM, directions, beside=True)
     for name in dict.fromkeys(line.endpoint for line in lines):
         check_price(endpoints[name], config.budget)
     return RunPlan(tuple(lines), real, sizes, config.budget.tokens, config.budget.usd)
@@ -196,6 +250,15 @@ def _selected(config: RunConfig, num_latents: Sequence[int] | int | None) -> lis
         return [len(config.latents)] * len(config.coders)
     match = re.fullmatch(r"(\d*):(\d+)", config.latents)
     return None if match is None else [int(match[2]) - int(match[1] or 0)] * len(config.coders)
+
+
+def labels_of_sources(config: RunConfig, num_latents: Sequence[int] | int | None = None) -> list[int] | None:
+    """Labels of each coder whose precision is estimated, 0 where none is; None where the number of latents is not known."""
+    estimated, selected = config.estimated_scorer(), _selected(config, num_latents)
+    if estimated is None or selected is None:
+        return None if selected is None else [0] * len(selected)
+    texts = _texts(estimated, [explainer for explainer in config.build_explainers() if explainer.side == "input"])
+    return [texts * count for count in selected]
 
 
 def _shuffled(wanted: int, latents: int) -> int:

@@ -66,6 +66,12 @@ class PlannedCalls:
     """Tokens of the answer, as it is expected."""
     most_answer_tokens: int
     """Tokens that the answer may have."""
+    joined_tokens: float = 0.0
+    """Prompt tokens, all calls together, of windows that join calls which are counted elsewhere."""
+    joined_answer_tokens: float = 0.0
+    """Tokens of the answers about them."""
+    most: PlannedCalls | None = None
+    """The same at most, where how many they are hangs on answers and the rest is what is expected; None where it does not."""
 
     @property
     def prompt_tokens(self) -> float:

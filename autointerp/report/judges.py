@@ -89,7 +89,7 @@ def _median(values: Any) -> float | None:
 def judges_table(block: Mapping[str, Mapping[str, Any]]) -> Table:
     """A row a judge."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
-    table.add_column("judged on held-out windows, median")
+    table.add_column("scores by judges, median")
     for name in ("labels", "shuffled", "random directions", "judged", "no answer"):
         table.add_column(name, justify="right")
     for kind, row in block.items():

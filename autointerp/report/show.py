@@ -21,6 +21,7 @@ from autointerp.report.figures import (
     size_text,
 )
 from autointerp.report.highlight import ExemplarReader, plain_line
+from autointerp.report.precision import judged_precision_sentence
 from autointerp.report.terminal import exemplar_lines
 from autointerp.scorers.base import Scorer
 
@@ -39,7 +40,7 @@ def quotable_sentence(row: pd.Series[Any]) -> str:
         return f"{name}{fires} has no label, status {status}: {why.rstrip('.')}."
     sentence = f"{name} is labelled “{_text(row, 'label')}”{fires}: "
     precision, recall = known(row.get("precision")), known(row.get("recall"))
-    judged = judged_scores(row)
+    judged, written = judged_scores(row), _on_written_texts(row)
     if not _text(row, "precision_method") and judged:
         said = ", ".join(f"{kind} {share_text(value)}{_chance(kind)}" for kind, value in judged.items())
         judge = _text(row, "judge_model") or "a language model"
@@ -50,7 +51,8 @@ def quotable_sentence(row: pd.Series[Any]) -> str:
             "none of this is a precision at the natural rate"
         )
     elif precision is None and not _text(row, "precision_method"):
-        sentence += "nothing has measured how far this holds"
+        sentence += written or "nothing has measured how far this holds"
+        written = ""
     elif precision is None:
         holding = "the label holds nowhere in the held-out text, so its precision is not defined"
         sentence += holding + (f" (recall {share_text(recall)})" if recall is not None else "")
@@ -58,7 +60,11 @@ def quotable_sentence(row: pd.Series[Any]) -> str:
         sentence += f"where it holds the latent fires {_measured(row, 'precision')} of the time, "
         sentence += f"and it holds in {_measured(row, 'recall')} of the windows where the latent fires"
         method = _text(row, "precision_method")
-        sentence += f" ({method} on held-out documents, 95% intervals)" if method else ""
+        if method == "judged":
+            sentence += f" ({judged_precision_sentence(row)})"
+        elif method:
+            sentence += f" ({method} on held-out documents, 95% intervals)"
+    sentence += f"; {written}" if written else ""
     for kind, why in judge_failures(row).items():
         sentence += f"; {kind} has no figure: {why}"
     if _text(row, "label_sides") == "unknown":
@@ -111,10 +117,16 @@ def _figures(row: pd.Series[Any]) -> Table:
     }
     for kind, score in judged_scores(row).items():
         table.add_row(kind, share_text(score), "", "judged")
+    matching, near = known(row.get("written_matching")), known(row.get("written_near"))
+    if matching and near and (gap := known(row.get("written_score"))) is not None:
+        bounds = interval_text(known(row.get("written_score_low")), known(row.get("written_score_high")), signed=True)
+        note = f"fires on {share_text(known(row.get('written_precision')))} of {matching:.0f} matching texts less "
+        note += f"{share_text(known(row.get('written_near_rate')))} of {near:.0f} near misses; 0 by chance"
+        table.add_row("on written texts", signed_text(gap), bounds, note)
     for kind in judge_failures(row):
         table.add_row(kind, UNDEFINED, "", f"not judged: {_text(row, f'{kind}_failure')}")
     columns = ("precision", "recall", "f1", "correlation", "causal_effect")
-    judged = judged_scores(row) or judge_failures(row)
+    judged = judged_scores(row) or judge_failures(row) or matching
     for column in columns if _text(row, "precision_method") or not judged else columns[-1:]:
         signed = column == "causal_effect"
         value = known(row.get(column))
@@ -133,9 +145,22 @@ def _figures(row: pd.Series[Any]) -> Table:
 
 
 def judged_scores(row: pd.Series[Any]) -> dict[str, float]:
-    """Headline figures of language models that judged, by kind."""
+    """Headline figures of language models that judged windows, by kind; written texts are none."""
     found = {str(name).removesuffix("_score"): known(row[name]) for name in row.index if str(name).endswith("_score")}
-    return {kind: value for kind, value in found.items() if value is not None}
+    return {kind: value for kind, value in found.items() if value is not None and kind != "written"}
+
+
+def _on_written_texts(row: pd.Series[Any]) -> str:
+    """What the latent does on texts written from its label, as a part of the sentence; empty where none were run."""
+    matching, near = known(row.get("written_matching")), known(row.get("written_near"))
+    precision, near_rate = known(row.get("written_precision")), known(row.get("written_near_rate"))
+    if not matching or not near or precision is None or near_rate is None:
+        return ""
+    return (
+        f"it fires on {precision * matching:.0f} of {matching:.0f} texts that {_text(row, 'judge_model') or 'a language model'} "
+        f"wrote to match the label ({_measured(row, 'written_precision')}) and on {near_rate * near:.0f} of {near:.0f} near "
+        f"misses ({_measured(row, 'written_near_rate')}), which is not a precision at the natural rate"
+    )
 
 
 def judge_failures(row: pd.Series[Any]) -> dict[str, str]:

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from autointerp.report.figures import numbers, plain
 from autointerp.report.judges import judged_block
+from autointerp.report.precision import precision_block
 from autointerp.statistics.bootstrap import paired_difference
 
-SUMMARY_VERSION = "1.1"
+SUMMARY_VERSION = "1.2"
 STATUSES = ("labelled", "dead", "rare", "failed")
 HARD_TOKEN_RULE_F1 = 0.7
 """Below it the tokens alone do not say when the latent fires: there a label has something to add."""
@@ -39,6 +40,7 @@ def build_summary(
     rng: np.random.Generator,
     resamples: int = 2000,
     judgings: pd.DataFrame | None = None,
+    precision: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The summary as JSON-ready values (None where not defined, never NaN).
 
@@ -49,7 +51,8 @@ def build_summary(
     in their order, ``files`` names to paths relative to the run's folder. With several sources, ``sources`` repeats the
     figures for each. Figures of ``comparisons`` are mean differences over latents in F1 with a 95% bootstrap interval;
     shuffled labels are compared over those alive latents that were scored under another's label (``num_pairs``).
-    ``judgings`` has a row for each score of a judge, as ``pipeline.judge_records`` makes them.
+    ``judgings`` has a row for each score of a judge, as ``pipeline.judge_records`` makes them; ``precision`` is what
+    ``pipeline.precision_record`` says of precision and recall that a judge's verdicts were turned into.
     """
     summary: dict[str, Any] = {"summary_version": SUMMARY_VERSION, "run": dict(run)}
     judged = pd.DataFrame() if judgings is None else judgings
@@ -70,6 +73,7 @@ def build_summary(
             )
             for name in names
         }
+    summary["precision"] = precision_block(table[table["status"].astype(str) == "labelled"], precision)
     summary["timings_s"] = {stage: round(float(seconds), 3) for stage, seconds in timings.items()}
     summary["total_s"] = round(float(sum(timings.values())), 3)
     summary["files"] = dict(files)
@@ -127,9 +131,10 @@ def _score_block(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def _floor_block(rows: pd.DataFrame) -> dict[str, Any]:
-    block: dict[str, Any] = {"num_latents": len(rows)}
+    measured = rows[_measured(rows)]
+    block: dict[str, Any] = {"num_latents": len(measured)}
     for metric in _METRICS:
-        block[metric] = _median(np.nan_to_num(numbers(rows, metric)))
+        block[metric] = _median(np.nan_to_num(numbers(measured, metric)))
     accuracy = numbers(rows, "balanced_accuracy")
     accuracy = accuracy[~np.isnan(accuracy)]
     block["balanced_accuracy_mean"] = plain(accuracy.mean()) if len(accuracy) else None
@@ -137,6 +142,12 @@ def _floor_block(rows: pd.DataFrame) -> dict[str, Any]:
         low, high = _SHUFFLED_BALANCED_ACCURACY
         block["balanced_accuracy_alert"] = bool(not low <= accuracy.mean() <= high)
     return block
+
+
+def _measured(rows: pd.DataFrame) -> NDArray[np.bool_]:
+    """Rows of a control that are about precision and recall at all; others hold a judge's own figures, and null is not 0."""
+    columns = np.stack([numbers(rows, metric) for metric in _METRICS])
+    return np.asarray(~np.isnan(columns).all(axis=0), dtype=np.bool_)
 
 
 def _comparisons(
@@ -147,11 +158,15 @@ def _comparisons(
     rule = np.nan_to_num(numbers(alive, "token_rule_f1"))
     if "precision_method" in alive.columns and not alive["precision_method"].notna().any():
         alive, label, rule = alive[:0], label[:0], rule[:0]  # nothing was measured on these latents
+    counted = np.ones(len(alive), dtype=np.bool_)
+    if "token_rule_f1" in alive.columns and not alive["token_rule_f1"].notna().any():
+        counted[:] = False  # the rule was counted for none
     hard = rule < HARD_TOKEN_RULE_F1
     keys = ["source", "latent"] if {"source"} <= set(alive.columns) & set(shuffled.columns) else ["latent"]
     own = alive[keys].assign(
         label_f1=label, hard=hard, labelled=(alive["status"] == "labelled").to_numpy(dtype=np.bool_)
     )
+    shuffled = shuffled[_measured(shuffled)]
     floor = shuffled[keys].assign(floor=np.nan_to_num(numbers(shuffled, "f1")))
     if floor.empty:  # without rows the keys have no type to join by
         floor = floor.astype(own[keys].dtypes.to_dict())
@@ -159,8 +174,10 @@ def _comparisons(
     paired, floors, hard_pairs = numbers(pairs, "label_f1"), numbers(pairs, "floor"), pairs["hard"].to_numpy(np.bool_)
     return {
         "label_minus_token_rule_f1": {
-            "alive": asdict(paired_difference(label, rule, rng, resamples)),
-            "token_rule_below_0.7": asdict(paired_difference(label[hard], rule[hard], rng, resamples)),
+            "alive": asdict(paired_difference(label[counted], rule[counted], rng, resamples)),
+            "token_rule_below_0.7": asdict(
+                paired_difference(label[hard & counted], rule[hard & counted], rng, resamples)
+            ),
         },
         "label_minus_shuffled_f1": {
             "alive": asdict(paired_difference(paired, floors, rng, resamples)),

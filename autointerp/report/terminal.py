@@ -27,6 +27,8 @@ from autointerp.report.figures import (
 )
 from autointerp.report.highlight import ExemplarReader, exemplar_line, held_out_exemplars, needs_marks, plain_line
 from autointerp.report.judges import judge_notes, judges_table, spend_line
+from autointerp.report.precision import precision_notes
+from autointerp.report.self_test import self_test_note
 
 _GOOD, _BAD, _QUIET = "bold green", "bold red", "dim"
 
@@ -220,6 +222,10 @@ def _findings(summary: Mapping[str, Any]) -> list[Text]:
         line.append(".")
         found.append(line)
     found += judge_notes(summary.get("judged", {}))
+    found += precision_notes(summary.get("precision"))
+    seen = self_test_note(summary.get("self_test", {}))
+    if seen is not None:
+        found.append(seen)
     unknown = labels.get("sides", {}).get("unknown", 0)
     if unknown:
         found.append(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autointerp.evidence import LatentEvidence
+from autointerp.evidence import LatentEvidence, ScreenedWindows
 from autointerp.sampling.firing import fires_in
 from autointerp.sampling.scorable import kept_windows
 from autointerp.sampling.token_windows import token_windows
@@ -146,14 +146,34 @@ def uniform_counts(strata: SilentStrata, total: int, rng: np.random.Generator) -
 
 
 def sample_silent(
-    strata: SilentStrata, evidence: LatentEvidence, counts: Mapping[Stratum, int], seed: int
+    strata: SilentStrata,
+    evidence: LatentEvidence,
+    counts: Mapping[Stratum, int],
+    seed: int,
+    screened: ScreenedWindows | None = None,
 ) -> list[ShownWindow]:
-    """Uniform samples of the strata, one after the other, each in random order; one with too few windows is taken whole."""
+    """Uniform samples of the strata, one after the other, each in random order; one with too few windows is taken whole.
+
+    Where a screen was shown a uniform sample of the bulk, the bulk's windows come from that, and those of its flagged windows follow
+    that are to be verified (and did not come up by chance), as FLAGGED.
+    """
     pool, latent = evidence.store.pool(strata.side), evidence.latent
     found: list[ShownWindow] = []
     for stratum, rows in strata.rows.items():
-        rng = np.random.default_rng(seed_for(seed, "silent", latent, int(strata.side), stratum.value))
-        drawn = rng.choice(rows, min(counts.get(stratum, 0), len(rows)), replace=False)
+        count = min(counts.get(stratum, 0), len(rows))
+        if stratum is Stratum.BULK and screened is not None:
+            drawn = np.asarray(screened.shown[:count], dtype=np.intp)
+        else:
+            rng = np.random.default_rng(seed_for(seed, "silent", latent, int(strata.side), stratum.value))
+            drawn = rng.choice(rows, count, replace=False)
         found += [of_pool(pool, int(row), latent, stratum) for row in drawn]
+        if stratum is Stratum.BULK and screened is not None:
+            further = [row for row in screened.flagged[: screened.verify] if row not in set(drawn.tolist())]
+            found += [of_pool(pool, row, latent, Stratum.FLAGGED) for row in further]
     assert not any(window.fires for window in found)
     return found
+
+
+def places(pool: WindowPool, rows: Sequence[int]) -> set[tuple[int, int]]:
+    """(context, position) of some rows of a pool."""
+    return {(int(pool.context[row]), int(pool.position[row])) for row in rows}

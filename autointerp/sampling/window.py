@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -25,6 +25,8 @@ class Stratum(StrEnum):
     """Silent, and its meaning is near that of the label, by embedding."""
     BULK = "bulk"
     """All other silent windows."""
+    FLAGGED = "flagged"
+    """Of the bulk, windows that were looked at because a screen says that the label fits them: no sample of anything."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,3 +112,11 @@ def of_pool(pool: WindowPool, row: int, latent: int, stratum: Stratum) -> ShownW
         position=int(pool.position[row]),
         stratum=stratum,
     )
+
+
+def rows_of(pool: WindowPool, ids: Sequence[str]) -> set[int]:
+    """Rows of a pool whose windows have these ids (``context:position``); ids of other windows are passed over."""
+    wanted = np.array([[int(number) for number in one.split(":")] for one in ids], dtype=np.int64).reshape(-1, 2)
+    places = (pool.context.astype(np.int64) << 32) | pool.position.astype(np.int64)
+    found = np.flatnonzero(np.isin(places, (wanted[:, 0] << 32) | wanted[:, 1]))
+    return set(found.tolist())

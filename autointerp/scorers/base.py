@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -12,6 +13,10 @@ from autointerp.explanation import Explanation
 from autointerp.llm.asking import NO_LLMS, LLMNeed, LLMs
 from autointerp.planning.planned import PlannedCalls, PlanSizes
 from autointerp.score import Score
+
+if TYPE_CHECKING:
+    from autointerp.judging.supposed import SupposedLabel
+    from autointerp.judging.written_texts import WrittenTexts
 
 
 class Scorer(BaseModel, ABC):
@@ -22,6 +27,12 @@ class Scorer(BaseModel, ABC):
     CHANCE: ClassVar[float | None] = None
     """What the headline comes to where nothing of the label is used; None where that is not one number."""
 
+    COUNTS: ClassVar[bool] = False
+    """Whether its precision and recall are counted over the corpus, so that no judge has to estimate them."""
+
+    NOT_TESTED: ClassVar[str | None] = None
+    """Why the self-test has nothing to say of it, where that lies in what it measures."""
+
     kind: str
     """Name in the config file; a concrete class narrows it to a ``Literal``."""
 
@@ -29,6 +40,14 @@ class Scorer(BaseModel, ABC):
     def judges_explanation(self) -> bool:
         """Whether an explanation is scored; False for scores of the latent itself, which are made once a latent."""
         return True
+
+    @property
+    def writes_texts(self) -> bool:
+        """Whether it has texts written from each label (:meth:`write`), which the subject is run on before it scores.
+
+        Such a scorer reads no side's windows, so it cannot compare labels on the choose side.
+        """
+        return False
 
     @property
     def headline(self) -> str:
@@ -54,6 +73,24 @@ class Scorer(BaseModel, ABC):
         """Its calls for one label, or one latent, worked out from its fields; none where it asks nobody."""
         return []
 
+    def planned_again(self, sizes: PlanSizes) -> list[PlannedCalls]:
+        """Its further calls for one label on the score side, where what it asks again hangs on answers: as is expected, and at most."""
+        return []
+
+    async def write(self, explanation: Explanation, llms: LLMs = NO_LLMS) -> WrittenTexts:
+        """Texts for one label without a failure, where ``writes_texts``; ``score`` finds them in ``evidence.written`` and what
+        the latent does on them in ``evidence.tried``. What goes wrong is their ``failure``, not an exception.
+        """
+        raise NotImplementedError(f"{self.kind} has no texts written")
+
     @abstractmethod
     async def score(self, explanation: Explanation | None, evidence: LatentEvidence, llms: LLMs = NO_LLMS) -> Score:
         """One score on ``evidence.scored_side``; what goes wrong with the latent is its ``failure``, not an exception."""
+
+    def scores_if(self, labels: Sequence[SupposedLabel], evidence: LatentEvidence) -> list[Score] | None:
+        """The scores of labels that hold in given windows, as ``score`` would make them if it read these without fault.
+
+        Windows are drawn and answers counted as ever, but nobody is asked. None where it cannot be told without asking; then the
+        self-test leaves it out. All are labels of the latent, and the windows are the same for all of them.
+        """
+        return None

@@ -13,6 +13,11 @@ ANY_TEXT = Explanation(latent=0, explainer="any", text="any text")
 """An explanation that is a text and nothing else."""
 
 
+def can_compare(scorer: Scorer) -> bool:
+    """Whether a scorer can say of any texts, on the choose side, which one is better."""
+    return scorer.judges_explanation and not scorer.writes_texts and scorer.can_judge(ANY_TEXT)
+
+
 def comparing_scorer(explainers: Sequence[Explainer], scorers: Sequence[Scorer], choose: str, by: str) -> Scorer | None:
     """The scorer of kind ``by``, "" for the first one that judges texts; None where nothing is compared.
 
@@ -20,7 +25,7 @@ def comparing_scorer(explainers: Sequence[Explainer], scorers: Sequence[Scorer],
     """
     if choose != "best" or sum(explainer.side == "input" for explainer in explainers) < 2:
         return None
-    judges = {scorer.kind: scorer for scorer in scorers if scorer.judges_explanation and scorer.can_judge(ANY_TEXT)}
+    judges = {scorer.kind: scorer for scorer in scorers if can_compare(scorer)}
     if not judges:
         raise ConfigError(
             'labels.choose is "best" and no scorer judges texts, so explanations could not be compared: add one to [[scorers]], '
@@ -31,7 +36,7 @@ def comparing_scorer(explainers: Sequence[Explainer], scorers: Sequence[Scorer],
     if by not in judges:
         if any(scorer.kind == by for scorer in scorers):
             raise ConfigError(
-                f"labels.by is {by!r}, which cannot judge every explanation that may come up: "
+                f"labels.by is {by!r}, which cannot judge every explanation that may come up on the choose side: "
                 f"name one that can ({', '.join(judges)}), or leave labels.by out."
             )
         raise ConfigError(f"labels.by is {by!r}: {did_you_mean(by, judges)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -15,8 +15,9 @@ from autointerp.evidence import EvidenceRequest, LatentEvidence, LensRequest
 from autointerp.explanation import Explanation
 from autointerp.failure import Failure, FailureKind
 from autointerp.judging.batching import deal
-from autointerp.judging.choices import Choice, judge_choices, spread
+from autointerp.judging.choices import Choice, chosen_verdicts, judge_choices, spread
 from autointerp.judging.outcome import accuracy_score, missing_label, too_few
+from autointerp.judging.supposed import NOT_ASKED, SupposedLabel
 from autointerp.llm.asking import NO_LLMS, LLMNeed, LLMs
 from autointerp.planning.planned import (
     HEADING_TOKENS,
@@ -38,6 +39,16 @@ from sae_core.hashing import seed_for
 
 _NEIGHBOURS = 3
 """Neighbours beside the latent; with it as many sets as the prompt names."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Drawn:
+    """What is asked about a label."""
+
+    choices: list[Choice]
+    """The questions."""
+    values: dict[str, ScoreValue]
+    """Known of the score before anybody is asked."""
 
 
 class DiscriminationScorer(Scorer):
@@ -97,6 +108,46 @@ class DiscriminationScorer(Scorer):
         if explanation is None or missing is not None:
             assert missing is not None
             return missing
+        rng = np.random.default_rng(seed_for(self.seed, "discrimination", latent))
+        drawn = self._drawn(explanation, evidence, rng)
+        if isinstance(drawn, Score):
+            return drawn
+        llm = llms.of(self.endpoint, self.kind)
+        calls = deal([[choice] for choice in drawn.choices], self.per_call, rng)
+        label = json_text(explanation.text)
+
+        def values_of(call: Sequence[Choice]) -> dict[str, Any]:
+            questions = "\n".join(
+                f"Question {question}, set {number}\n"
+                + quote_windows(windows, evidence.store.pieces, context_tokens=self.context_tokens).block
+                for question, choice in enumerate(call, 1)
+                for number, windows in enumerate(choice.sets, 1)
+            )
+            return {"label": label, "questions": questions, "count": len(call)}
+
+        verdicts, asked = await judge_choices(llm, load_prompt("discrimination"), "sets", calls, values_of)
+        return accuracy_score(self.kind, latent, explanation, verdicts, asked, llm.model, drawn.values)
+
+    def scores_if(self, labels: Sequence[SupposedLabel], evidence: LatentEvidence) -> list[Score] | None:
+        """See the base class."""
+        if not labels:
+            return []
+        rng = np.random.default_rng(seed_for(self.seed, "discrimination", evidence.latent))
+        drawn = self._drawn(labels[0].explanation, evidence, rng)
+        if isinstance(drawn, Score):
+            return [drawn] * len(labels)
+        scores = []
+        for label in labels:
+            verdicts = chosen_verdicts(drawn.choices, label.chosen(drawn.choices))
+            explanation = label.explanation
+            scores.append(
+                accuracy_score(self.kind, evidence.latent, explanation, verdicts, NOT_ASKED, "", drawn.values)
+            )
+        return scores
+
+    def _drawn(self, explanation: Explanation, evidence: LatentEvidence, rng: np.random.Generator) -> _Drawn | Score:
+        """The questions, or the failed score of a latent with too few windows or neighbours."""
+        latent = evidence.latent
         if evidence.lens is None:
             failure = Failure(kind=FailureKind.NO_EVIDENCE, message="the lens stage left no decoder neighbours")
             return Score(latent=latent, scorer=self.kind, explainer=explanation.explainer, failure=failure)
@@ -115,17 +166,11 @@ class DiscriminationScorer(Scorer):
                 f"which the latent is silent; {need} windows and {_NEIGHBOURS} neighbours are needed"
             )
             return too_few(self.kind, evidence, explanation, found, values)
-
-        rng = np.random.default_rng(seed_for(self.seed, "discrimination", latent))
         choices = [
-            self._choice(evidence, [own, *neighbours.values()], item, right, rng)
+            self._choice([own, *neighbours.values()], item, right, rng)
             for item, right in enumerate(spread(min(self.items, num_items), _NEIGHBOURS + 1, rng))
         ]
-        llm = llms.of(self.endpoint, self.kind)
-        calls = deal([[choice] for choice in choices], self.per_call, rng)
-        label = partial(_values, json_text(explanation.text))
-        verdicts, asked = await judge_choices(llm, load_prompt("discrimination"), "sets", calls, label)
-        return accuracy_score(self.kind, latent, explanation, verdicts, asked, llm.model, values)
+        return _Drawn(choices, values)
 
     def _neighbours(self, evidence: LatentEvidence) -> dict[int, list[ShownWindow]]:
         """Windows in which a neighbour fires and the latent does not, nearest neighbour first; no window stands for two."""
@@ -146,27 +191,11 @@ class DiscriminationScorer(Scorer):
         return found
 
     def _choice(
-        self,
-        evidence: LatentEvidence,
-        groups: Sequence[Sequence[ShownWindow]],
-        item: int,
-        right: int,
-        rng: np.random.Generator,
+        self, groups: Sequence[Sequence[ShownWindow]], item: int, right: int, rng: np.random.Generator
     ) -> Choice:
         """One question: the ``item``-th windows of each group (the latent's is the first), its own set at ``right``."""
-        own, *others = [list(group[item * self.windows : (item + 1) * self.windows]) for group in groups]
+        own, *others = [tuple(group[item * self.windows : (item + 1) * self.windows]) for group in groups]
         sets = [others[i] for i in rng.permutation(len(others))]
         sets.insert(right - 1, own)
-        pieces = evidence.store.pieces
-        blocks = tuple(quote_windows(windows, pieces, context_tokens=self.context_tokens).block for windows in sets)
         company = tuple(window.id for windows in (own[1:], *others) for window in windows)
-        return Choice(blocks, right, own[0], company)
-
-
-def _values(label: str, call: Sequence[Choice]) -> dict[str, Any]:
-    questions = "\n".join(
-        f"Question {question}, set {number}\n{block}"
-        for question, choice in enumerate(call, 1)
-        for number, block in enumerate(choice.blocks, 1)
-    )
-    return {"label": label, "questions": questions, "count": len(call)}
+        return Choice(tuple(sets), right, own[0], company)

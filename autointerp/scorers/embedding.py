@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from autointerp.evidence import LatentEvidence
 from autointerp.explanation import Explanation
 from autointerp.judging.natural_judge import NaturalJudge
 from autointerp.judging.outcome import missing_label
+from autointerp.judging.supposed import SupposedLabel
 from autointerp.llm.asking import NO_LLMS, LLMs
 from autointerp.prompting.quoting import window_text
 from autointerp.score import Score
@@ -55,3 +57,7 @@ class EmbeddingScorer(NaturalJudge):
         unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
         cosines = [float(cosine) for cosine in unit[1:] @ unit[0]]
         return self.ranked(explanation, sample, cosines, {"embedding_model": embedder.name})
+
+    def scores_if(self, labels: Sequence[SupposedLabel], evidence: LatentEvidence) -> list[Score] | None:
+        """See the base class."""
+        return self.ranked_if(labels, evidence)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
 from typing import ClassVar, Literal
 
@@ -11,11 +12,12 @@ from pydantic import Field
 
 from autointerp.evidence import EvidenceRequest, LatentEvidence, LensRequest
 from autointerp.explanation import Explanation
-from autointerp.judging.batching import deal
+from autointerp.judging.batching import Asked, deal
 from autointerp.judging.marking import MarkedPair, mark_pairs
 from autointerp.judging.outcome import missing_label, too_few, two_sided_score
-from autointerp.judging.questions import judge_questions
-from autointerp.judging.verdicts import Verdicts
+from autointerp.judging.questions import Question, Said, answered, judge_questions
+from autointerp.judging.supposed import NOT_ASKED, SupposedLabel
+from autointerp.judging.verdicts import Verdict, Verdicts
 from autointerp.judging.window_judge import WindowJudge
 from autointerp.llm.asking import NO_LLMS, LLMs
 from autointerp.planning.planned import MARK_TOKENS, PlannedCalls, PlanSizes
@@ -26,6 +28,21 @@ from autointerp.sampling.silent import SILENT_STRATA, SilentStrata, sample_silen
 from autointerp.sampling.window import ShownWindow, Stratum
 from autointerp.score import Score, ScoreValue
 from sae_core.hashing import seed_for
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Drawn:
+    """What is asked about a label."""
+
+    pairs: list[MarkedPair]
+    """In random order."""
+    values: dict[str, ScoreValue]
+    """Known of the score before anybody is asked."""
+
+    @property
+    def questions(self) -> list[Question]:
+        """Both of each pair."""
+        return [question for pair in self.pairs for question in pair]
 
 
 class FuzzScorer(WindowJudge):
@@ -64,6 +81,41 @@ class FuzzScorer(WindowJudge):
             return missing
         if not self.leak_free:
             evidence = without_sides(evidence)
+        drawn = self._drawn(explanation, evidence)
+        if isinstance(drawn, Score):
+            return drawn
+        rng = np.random.default_rng(seed_for(self.seed, "fuzz calls", evidence.latent))
+        # both of a pair in one call: a failed call takes whole pairs with it
+        calls = deal(drawn.pairs, self.per_call, rng)
+        llm = llms.of(self.endpoint, self.kind)
+        found_verdicts, asked = await judge_questions(
+            llm,
+            load_prompt("fuzz"),
+            explanation.text,
+            calls,
+            evidence.store.pieces,
+            context_tokens=self.context_tokens,
+            logprobs=self.wants_logprobs(llm),
+        )
+        return self._counted(explanation, drawn, found_verdicts, asked, llm.model)
+
+    def scores_if(self, labels: Sequence[SupposedLabel], evidence: LatentEvidence) -> list[Score] | None:
+        """See the base class."""
+        if not labels:
+            return []
+        if not self.leak_free:
+            evidence = without_sides(evidence)
+        drawn = self._drawn(labels[0].explanation, evidence)
+        if isinstance(drawn, Score):
+            return [drawn] * len(labels)
+        found = []
+        for label in labels:
+            verdicts = answered(drawn.questions, label.answers(drawn.questions))
+            found.append(self._counted(label.explanation, drawn, verdicts, NOT_ASKED, ""))
+        return found
+
+    def _drawn(self, explanation: Explanation, evidence: LatentEvidence) -> _Drawn | Score:
+        """The pairs that a judge is asked about, or the failed score of a latent with too few of them."""
         strata = silent_strata(evidence, evidence.scored_side)
         num_positives, pairs = self.pairs(evidence, strata)
         values: dict[str, ScoreValue] = {
@@ -78,23 +130,21 @@ class FuzzScorer(WindowJudge):
                 f"with, {self.min_windows} pairs are needed"
             )
             return too_few(self.kind, evidence, explanation, found, values)
+        return _Drawn(pairs, values)
 
-        rng = np.random.default_rng(seed_for(self.seed, "fuzz calls", evidence.latent))
-        # both of a pair in one call: a failed call takes whole pairs with it
-        calls = deal(pairs, self.per_call, rng)
-        llm = llms.of(self.endpoint, self.kind)
-        found_verdicts, asked = await judge_questions(
-            llm,
-            load_prompt("fuzz"),
-            explanation.text,
-            calls,
-            evidence.store.pieces,
-            context_tokens=self.context_tokens,
-            logprobs=self.wants_logprobs(llm),
-        )
-        verdicts = Verdicts(tuple(found_verdicts[question] for pair in pairs for question in pair))
+    def _counted(
+        self,
+        explanation: Explanation,
+        drawn: _Drawn,
+        found: Mapping[Question, Verdict],
+        asked: Asked[Said],
+        asked_model: str,
+    ) -> Score:
+        """The score of the answers."""
+        verdicts = Verdicts(tuple(found[question] for question in drawn.questions))
+        values = dict(drawn.values)
         values["fuzz_pairs"] = min(verdicts.num_judged_of(truth=truth) for truth in (True, False))
-        return two_sided_score(self.kind, evidence.latent, explanation, verdicts, asked, llm.model, values)
+        return two_sided_score(self.kind, explanation.latent, explanation, verdicts, asked, asked_model, values)
 
     def pairs(self, evidence: LatentEvidence, strata: SilentStrata) -> tuple[int, list[MarkedPair]]:
         """Activating windows that were drawn, and the pairs that could be made of them, in random order."""

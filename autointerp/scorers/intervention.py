@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,8 @@ _MOST_TOKENS = 10
 
 class InterventionScorer(Scorer):
     """Causal effect by ablation of every latent, and by steering of a random sample of them."""
+
+    NOT_TESTED: ClassVar[str | None] = "it measures what the latent does, which no label of what it fires on can change"
 
     kind: Literal["intervention"] = "intervention"
     """Name in the config file."""

@@ -105,14 +105,17 @@ class IntruderScorer(Scorer):
             windows = firing[_FIRING * item : _FIRING * (item + 1)]
             company = tuple(window.id for window in windows)
             windows.insert(right - 1, silent[item])
-            block = quote_windows(windows, evidence.store.pieces, context_tokens=self.context_tokens).block
-            choices.append(Choice((block,), right, silent[item], company))
+            choices.append(Choice((tuple(windows),), right, silent[item], company))
+
+        def values_of(call: Sequence[Choice]) -> dict[str, Any]:
+            quoted = (
+                quote_windows(choice.sets[0], evidence.store.pieces, context_tokens=self.context_tokens).block
+                for choice in call
+            )
+            sets = "\n".join(f"Set {number}\n{block}" for number, block in enumerate(quoted, 1))
+            return {"sets": sets, "count": len(call)}
+
         llm = llms.of(self.endpoint, self.kind)
         calls = deal([[choice] for choice in choices], self.per_call, rng)
-        verdicts, asked = await judge_choices(llm, load_prompt("intruder"), "intruders", calls, _values)
+        verdicts, asked = await judge_choices(llm, load_prompt("intruder"), "intruders", calls, values_of)
         return accuracy_score(self.kind, latent, None, verdicts, asked, llm.model, values)
-
-
-def _values(call: Sequence[Choice]) -> dict[str, Any]:
-    sets = "\n".join(f"Set {number}\n{choice.blocks[0]}" for number, choice in enumerate(call, 1))
-    return {"sets": sets, "count": len(call)}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -10,9 +11,10 @@ from pydantic import Field
 from autointerp.evidence import LatentEvidence
 from autointerp.explanation import Explanation
 from autointerp.failure import Failure, FailureKind
+from autointerp.judging.supposed import SupposedLabel
 from autointerp.llm.asking import NO_LLMS, LLMs
-from autointerp.patterns.counting import ScoredWindows, WindowCounts, count_windows, scored_windows
-from autointerp.patterns.token_rule import token_rule_trie
+from autointerp.patterns.counting import ScoredWindows, WindowCounts, count_supposed, count_windows, scored_windows
+from autointerp.patterns.token_rule import rule_values, token_rule_trie
 from autointerp.patterns.trie import PatternTrie
 from autointerp.score import Score, ScoreValue, defined
 from autointerp.scorers.base import Scorer
@@ -27,6 +29,8 @@ _DENSE = 0.2
 
 class PatternScorer(Scorer):
     """Precision, recall and F1 of a pattern, counted on the score side of the window pool."""
+
+    COUNTS: ClassVar[bool] = True
 
     kind: Literal["pattern"] = "pattern"
     """Name in the config file."""
@@ -53,34 +57,59 @@ class PatternScorer(Scorer):
 
         ``no_explanation`` and ``too_few_windows`` are its failures; the numbers of windows stand beside both.
         """
-        latent, store = evidence.latent, evidence.store
-        windows = scored_windows(
-            store.pool(evidence.scored_side), store.pool(Side.EXPLAIN) if self.skip_repeated else None
-        )
+        latent = evidence.latent
+        windows = self._windows(evidence)
         rule = token_rule_trie(evidence)
         if explanation is None or explanation.failure is not None:
             counts = count_windows(PatternTrie(()), latent, windows)
-            values = _basis(counts, windows) | _rule_values(rule, latent, windows)
+            values = _basis(counts, windows) | rule_values(rule, latent, windows)
             reason = explanation.failure.message if explanation and explanation.failure else "none was written"
             failure = Failure(kind=FailureKind.NO_EXPLANATION, message=f"there is no label to score: {reason}")
             name = explanation.explainer if explanation else None
             return Score(latent=latent, scorer=self.kind, explainer=name, values=defined(values), failure=failure)
         counts = count_windows(PatternTrie.from_payload(explanation.payload), latent, windows)
         rng = np.random.default_rng(seed_for(self.seed, "correlation", latent))
-        values = score_values(counts, windows, rng) | _rule_values(rule, latent, windows)
-        failure_few: Failure | None = None
-        if counts.num_firing < self.min_windows:
-            failure_few = Failure(
-                kind=FailureKind.TOO_FEW_WINDOWS,
-                message=f"fires in {counts.num_firing} of {counts.num_windows:,} windows of the score side, "
-                f"{self.min_windows} are needed",
-            )
+        values = score_values(counts, windows, rng) | rule_values(rule, latent, windows)
         return Score(
             latent=latent,
             scorer=self.kind,
             explainer=explanation.explainer,
             values=defined(values),
-            failure=failure_few,
+            failure=self._too_few(counts),
+        )
+
+    def scores_if(self, labels: Sequence[SupposedLabel], evidence: LatentEvidence) -> list[Score] | None:
+        """See the base class; the ratios alone, without the correlation and the token rule."""
+        windows, latent = self._windows(evidence), evidence.latent
+        pool, fires = windows.index.pool, windows.index.windows_firing(latent)
+        scores = []
+        for label in labels:
+            counts = count_supposed(label.holds_in(pool, fires), latent, windows)
+            values = defined(_basis(counts, windows) | _ratio_values(counts))
+            scores.append(
+                Score(
+                    latent=latent,
+                    scorer=self.kind,
+                    explainer=label.explanation.explainer,
+                    values=values,
+                    failure=self._too_few(counts),
+                )
+            )
+        return scores
+
+    def _windows(self, evidence: LatentEvidence) -> ScoredWindows:
+        store = evidence.store
+        return scored_windows(
+            store.pool(evidence.scored_side), store.pool(Side.EXPLAIN) if self.skip_repeated else None
+        )
+
+    def _too_few(self, counts: WindowCounts) -> Failure | None:
+        if counts.num_firing >= self.min_windows:
+            return None
+        return Failure(
+            kind=FailureKind.TOO_FEW_WINDOWS,
+            message=f"fires in {counts.num_firing} of {counts.num_windows:,} windows of the score side, "
+            f"{self.min_windows} are needed",
         )
 
 
@@ -137,16 +166,6 @@ def _ratio_values(counts: WindowCounts) -> dict[str, ScoreValue]:
         "f1_high": ratios.f1_high,
         "predicts_nothing": int(ratios.predicts_nothing),
         "balanced_accuracy": balanced,
-    }
-
-
-def _rule_values(rule: PatternTrie, latent: int, windows: ScoredWindows) -> dict[str, ScoreValue]:
-    counts = count_windows(rule, latent, windows)
-    return {
-        "token_rule_precision": _share(counts.num_both, counts.num_predicted),
-        "token_rule_recall": _share(counts.num_both, counts.num_firing),
-        "token_rule_f1": _share(2 * counts.num_both, counts.num_predicted + counts.num_firing),
-        "token_rule_num_tokens": len(rule.patterns),
     }
 
 

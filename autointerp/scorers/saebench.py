@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -10,9 +11,11 @@ from pydantic import Field
 
 from autointerp.evidence import LatentEvidence
 from autointerp.explanation import Explanation
+from autointerp.judging.batching import Asked
 from autointerp.judging.outcome import accuracy_score, missing_label, too_few
-from autointerp.judging.questions import Question, judge_questions
-from autointerp.judging.verdicts import Verdicts
+from autointerp.judging.questions import Question, Said, answered, judge_questions
+from autointerp.judging.supposed import NOT_ASKED, SupposedLabel
+from autointerp.judging.verdicts import Verdict, Verdicts
 from autointerp.llm.asking import NO_LLMS, LLMNeed, LLMs
 from autointerp.planning.planned import ITEM_TOKENS, LABEL_KEY_TOKENS, PlannedCalls, PlanSizes, planned_calls
 from autointerp.prompting.prompt import load_prompt
@@ -81,21 +84,13 @@ class SaebenchScorer(Scorer):
         if explanation is None or missing is not None:
             assert missing is not None
             return missing
-        latent = evidence.latent
         if not self.leak_free:
             evidence = without_sides(evidence)
-        values: dict[str, ScoreValue] = {} if self.leak_free else {"saebench_leak": 1}
-        rng = np.random.default_rng(seed_for(self.seed, "saebench", latent))
-        firing = self._firing(evidence, rng)
-        random = self._random(evidence, {window.place for window in firing}, rng)
-        if len(firing) < self.top + self.weighted or len(random) < self.random:
-            found = (
-                f"{len(firing)} activating and {len(random)} further windows may be judged, "
-                f"{self.top + self.weighted} and {self.random} are needed"
-            )
-            return too_few(self.kind, evidence, explanation, found, values)
-        questions = [*(Question(window, True) for window in firing), *(Question(window, False) for window in random)]
-        call = [questions[i] for i in rng.permutation(len(questions))]
+        rng = np.random.default_rng(seed_for(self.seed, "saebench", evidence.latent))
+        drawn = self._drawn(explanation, evidence, rng)
+        if isinstance(drawn, Score):
+            return drawn
+        call = [drawn[i] for i in rng.permutation(len(drawn))]
         llm = llms.of(self.endpoint, self.kind)
         said, asked = await judge_questions(
             llm,
@@ -105,14 +100,57 @@ class SaebenchScorer(Scorer):
             evidence.store.pieces,
             context_tokens=self.context_tokens,
         )
+        return self._counted(explanation, drawn, said, asked, llm.model)
+
+    def scores_if(self, labels: Sequence[SupposedLabel], evidence: LatentEvidence) -> list[Score] | None:
+        """See the base class. A perfect label holds in random windows in which the latent fires, too, and is told wrong there."""
+        if not labels:
+            return []
+        if not self.leak_free:
+            evidence = without_sides(evidence)
+        rng = np.random.default_rng(seed_for(self.seed, "saebench", evidence.latent))
+        drawn = self._drawn(labels[0].explanation, evidence, rng)
+        if isinstance(drawn, Score):
+            return [drawn] * len(labels)
+        return [
+            self._counted(label.explanation, drawn, answered(drawn, label.answers(drawn)), NOT_ASKED, "")
+            for label in labels
+        ]
+
+    def _drawn(
+        self, explanation: Explanation, evidence: LatentEvidence, rng: np.random.Generator
+    ) -> list[Question] | Score:
+        """The questions of the one call, strong windows first, or the failed score of a latent with too few windows."""
+        firing = self._firing(evidence, rng)
+        random = self._random(evidence, {window.place for window in firing}, rng)
+        if len(firing) < self.top + self.weighted or len(random) < self.random:
+            found = (
+                f"{len(firing)} activating and {len(random)} further windows may be judged, "
+                f"{self.top + self.weighted} and {self.random} are needed"
+            )
+            return too_few(self.kind, evidence, explanation, found, self._leak())
+        return [*(Question(window, True) for window in firing), *(Question(window, False) for window in random)]
+
+    def _counted(
+        self,
+        explanation: Explanation,
+        questions: Sequence[Question],
+        said: Mapping[Question, Verdict],
+        asked: Asked[Said],
+        asked_model: str,
+    ) -> Score:
+        """The score of the answers."""
         verdicts = Verdicts(tuple(said[question] for question in questions))
-        values |= {
+        values = self._leak() | {
             "saebench_tpr": verdicts.tpr,
             "saebench_fpr": verdicts.fpr,
-            "saebench_random_firing": sum(window.fires for window in random),
+            "saebench_random_firing": sum(question.window.fires for question in questions if not question.truth),
             "saebench_never_yes": self.random / len(questions),
         }
-        return accuracy_score(self.kind, latent, explanation, verdicts, asked, llm.model, values)
+        return accuracy_score(self.kind, explanation.latent, explanation, verdicts, asked, asked_model, values)
+
+    def _leak(self) -> dict[str, ScoreValue]:
+        return {} if self.leak_free else {"saebench_leak": 1}
 
     def _firing(self, evidence: LatentEvidence, rng: np.random.Generator) -> list[ShownWindow]:
         """The strong windows, then those drawn by weight; fewer where there are no more."""

@@ -24,6 +24,7 @@ from autointerp.failure import Failure
 from autointerp.judging.batching import Asked, ask_all, deal
 from autointerp.judging.natural_judge import NaturalJudge, unjudged
 from autointerp.judging.outcome import missing_label
+from autointerp.judging.supposed import SupposedLabel
 from autointerp.llm.answers import read_json
 from autointerp.llm.asking import LLM, NO_LLMS, BadAnswer, LLMNeed, LLMs
 from autointerp.llm.prompt_tokens import ends_with, holders
@@ -139,9 +140,37 @@ class SimulationScorer(NaturalJudge):
             rng = np.random.default_rng(seed_for(self.seed, "simulation calls", evidence.latent))
             calls = deal([[window] for window in sample.windows], self.per_call, rng)
             found, asked = await _as_json(llm, explanation.text, sample.windows, pieces, calls)
+        return self._score(explanation, evidence, sample, found, self.spent(asked, llm.model))
+
+    def scores_if(self, labels: Sequence[SupposedLabel], evidence: LatentEvidence) -> list[Score] | None:
+        """See the base class.
+
+        Where a label holds rightly it foretells the activations as they are, and where it holds wrongly the median peak of the
+        sample's activating windows at one random token.
+        """
+        sample = self.draw(evidence)
+        least_silent = self.min_windows if sample.rate < 1 else 0
+        scores = []
+        for label in labels:
+            explanation = label.explanation
+            short = self.shortage(sample, explanation, evidence, least_silent)
+            scores.append(
+                short or self._score(explanation, evidence, sample, _foretold(label, sample, self._peak(evidence)), {})
+            )
+        return scores
+
+    def _score(
+        self,
+        explanation: Explanation,
+        evidence: LatentEvidence,
+        sample: NaturalSample,
+        found: Sequence[Simulated | Failure],
+        spent: dict[str, ScoreValue],
+    ) -> Score:
+        """The score of what is expected of each of the sample's windows."""
         judged = [(w, one) for w, one in zip(sample.windows, found, strict=True) if isinstance(one, Simulated)]
         windows = [window for window, _ in judged]
-        values = self.counted(sample, found) | self.spent(asked, llm.model)
+        values = self.counted(sample, found) | spent
         values |= {"simulation_variant": self.variant}
         fires = {window.fires for window in windows}
         failure = None
@@ -156,6 +185,11 @@ class SimulationScorer(NaturalJudge):
             values=defined(values),
             failure=failure,
         )
+
+    @staticmethod
+    def _peak(evidence: LatentEvidence) -> float:
+        """Largest activation of the latent in the corpus, by magnitude."""
+        return float(np.abs(evidence.store.statistics.max_activation[:, evidence.latent]).max())
 
     def _compared(
         self, sample: NaturalSample, judged: Sequence[tuple[ShownWindow, Simulated]], evidence: LatentEvidence
@@ -182,8 +216,7 @@ class SimulationScorer(NaturalJudge):
             summed(expected * true),
             np.random.default_rng(seed_for(self.seed, "simulation interval", evidence.latent)),
         )
-        largest = float(np.abs(evidence.store.statistics.max_activation[:, evidence.latent]).max())
-        scaled = np.minimum(HIGHEST, np.floor(HIGHEST * true / max(largest, float(true.max()))))
+        scaled = np.minimum(HIGHEST, np.floor(HIGHEST * true / max(self._peak(evidence), float(true.max()))))
         return {
             "simulation_score": correlation.value,
             "simulation_low": correlation.low,
@@ -193,6 +226,22 @@ class SimulationScorer(NaturalJudge):
             "simulation_1_minus_abs": _one_minus(weight, np.abs(scaled - expected), scaled),
             "simulation_digit_mass": float(np.mean(masses)) if masses else None,
         }
+
+
+def _foretold(label: SupposedLabel, sample: NaturalSample, peak: float) -> list[Simulated | Failure]:
+    """What a supposed label foretells of each of the sample's windows; ``peak`` is the top of the scale."""
+    peaks = [window.max_activation for window in sample.firing]
+    typical = float(np.median(peaks))
+    top = max(peak, *peaks)
+    found: list[Simulated | Failure] = []
+    for window, holds in zip(sample.windows, label.holds(sample.windows), strict=True):
+        expected = np.abs(window.activations).astype(np.float64) if holds else np.zeros(len(window.token_ids))
+        if holds and not window.fires:
+            # of another number than the one that says whether it holds: among windows in which it does that one is small
+            drawn = float(label.uniform(window.position, window.context))
+            expected[int(drawn * len(expected))] = typical
+        found.append(Simulated(HIGHEST * expected / top))
+    return found
 
 
 def _one_minus(weight: Floats, error: Floats, size: Floats) -> float | None:

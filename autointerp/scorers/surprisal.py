@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field
@@ -13,6 +13,7 @@ from autointerp.failure import Failure, FailureKind
 from autointerp.judging.batching import ask_all
 from autointerp.judging.natural_judge import NaturalJudge
 from autointerp.judging.outcome import missing_label
+from autointerp.judging.supposed import SupposedLabel
 from autointerp.llm.asking import NO_LLMS, BadAnswer, LLMNeed, LLMs
 from autointerp.llm.prompt_tokens import holders
 from autointerp.llm.protocol import Capability, Completion, CompletionRequest
@@ -86,6 +87,10 @@ class SurprisalScorer(NaturalJudge):
         half = len(sample.windows)
         gains = [_gain(*pair) for pair in zip(asked.results[:half], asked.results[half:], strict=True)]
         return self.ranked(explanation, sample, gains, self.spent(asked, llm.model))
+
+    def scores_if(self, labels: Sequence[SupposedLabel], evidence: LatentEvidence) -> list[Score] | None:
+        """See the base class."""
+        return self.ranked_if(labels, evidence)
 
 
 def _reader(text: str, body: str) -> Callable[[Completion], _Read]:

@@ -272,6 +272,42 @@ class VerdictRow(Base):
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
+class ScreenRow(Base):
+    """What a cheap screen, and the judge after it, said of one label's bulk windows in one stage; ``items`` is that stage's JSON."""
+
+    __tablename__ = "screen"
+    __table_args__ = (UniqueConstraint("run_id", "source", "latent", "stage", "explainer"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[str] = mapped_column(String(32), ForeignKey("run.id", ondelete="CASCADE"))
+    source: Mapped[str] = mapped_column(String(80))
+    latent: Mapped[int]
+    stage: Mapped[str] = mapped_column(String(40))
+    explainer: Mapped[str] = mapped_column(String(80))
+    items: Mapped[dict[str, Any]]
+    failure_kind: Mapped[str | None] = mapped_column(String(40))
+    failure_message: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class EstimateRow(Base):
+    """Precision and recall of one label at the natural rate, as one stage's posterior over a source's labels has them."""
+
+    __tablename__ = "estimate"
+    __table_args__ = (UniqueConstraint("run_id", "source", "latent", "stage", "explainer"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[str] = mapped_column(String(32), ForeignKey("run.id", ondelete="CASCADE"))
+    source: Mapped[str] = mapped_column(String(80))
+    latent: Mapped[int]
+    stage: Mapped[str] = mapped_column(String(40))
+    explainer: Mapped[str] = mapped_column(String(80))
+    values: Mapped[dict[str, Any]]
+    failure_kind: Mapped[str | None] = mapped_column(String(40))
+    failure_message: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
 class ReviewRow(Base):
     """A person's word on a label; rows are only ever added, and the last one of a latent holds."""
 

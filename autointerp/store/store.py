@@ -22,10 +22,12 @@ from autointerp.store.models import (
     ChoiceRow,
     Chunk,
     ControlRow,
+    EstimateRow,
     ExplanationRow,
     LabelRow,
     Run,
     ScoreRow,
+    ScreenRow,
     SourceRow,
     Timing,
     VerdictRow,
@@ -298,6 +300,26 @@ class LabelStore:
         query = select(VerdictRow).where(VerdictRow.run_id == run_id, VerdictRow.source == source)
         query = query.order_by(VerdictRow.latent, VerdictRow.scorer, VerdictRow.explainer)
         return self._of_latents(query, VerdictRow, latents)
+
+    def screens(
+        self, run_id: str, source: str, latents: Sequence[int] | None = None, stage: str | None = None
+    ) -> list[ScreenRow]:
+        """What screens (of one stage) said of labels, by latent, explainer and stage."""
+        query = select(ScreenRow).where(ScreenRow.run_id == run_id, ScreenRow.source == source)
+        query = query.order_by(ScreenRow.latent, ScreenRow.explainer, ScreenRow.stage)
+        if stage is not None:
+            query = query.where(ScreenRow.stage == stage)
+        return self._of_latents(query, ScreenRow, latents)
+
+    def estimates(
+        self, run_id: str, source: str, latents: Sequence[int] | None = None, stage: str | None = None
+    ) -> list[EstimateRow]:
+        """Precision and recall of labels, by latent, explainer and stage."""
+        query = select(EstimateRow).where(EstimateRow.run_id == run_id, EstimateRow.source == source)
+        query = query.order_by(EstimateRow.latent, EstimateRow.explainer, EstimateRow.stage)
+        if stage is not None:
+            query = query.where(EstimateRow.stage == stage)
+        return self._of_latents(query, EstimateRow, latents)
 
     def labels(self, run_id: str, source: str, latents: Sequence[int] | None = None) -> list[LabelRow]:
         """Labels of a source (of some latents), by latent."""

@@ -204,6 +204,7 @@ def test_needs_are_those_of_its_parts() -> None:
         ({"of": {"kind": "max_activatin"}}, "did you mean 'max_activating'"),
         ({"of": {"kind": "max_activating", "exemplar": 3}}, "unknown field 'exemplar'"),
         ({"scorer": {"kind": "pattern"}}, "'pattern' does not judge texts"),
+        ({"scorer": {"kind": "written"}}, "'written' does not judge texts on the choose side"),
         ({"n": 1}, "greater than or equal to 2"),
     ],
 )

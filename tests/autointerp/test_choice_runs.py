@@ -30,6 +30,7 @@ kind = "max_activating"
 kind = "contrastive"
 [[scorers]]
 kind = "detection"
+per_call = 20
 """
 CLEAR = (1, 5, 6, 7, *range(9, 16))
 """Latents whose label the oracle tells without doubt, and that fire often enough to be judged."""

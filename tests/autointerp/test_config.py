@@ -112,6 +112,12 @@ def test_lists_are_set_by_position(file: Path) -> None:
         ("coders=[]", r"'coders' is \[\] .*at least 1"),
         ("subject.dtype=int8", r"'subject.dtype' is 'int8' .*'float32', 'bfloat16' or 'float16'"),
         ("coders.0.name=../x", r"'coders.0.name' is '../x'"),
+        ("precision.by=fuzz", r"'precision.by' is 'fuzz' \(--set .*it must be \"detection\".*or \"\" for no estimate"),
+        ("precision.screen_labels=101", r"'precision.screen_labels' is 101 .*less than or equal to 100.*one call"),
+        ("precision.rounds=5", r"'precision.rounds' is 5 .*less than or equal to 4"),
+        ("precision.width=0", r"'precision.width' is 0 .*greater than 0"),
+        ("precision.verifed=3", r"unknown key 'precision.verifed' .*did you mean 'precision.verified'"),
+        ("controls.null_latents=-1", r"'controls.null_latents' is -1 .*greater than or equal to 0"),
         ("explainers.0.kind=patern", r"unknown kind 'patern': did you mean 'pattern'"),
         ("explainers.0.exemplar=3", r"unknown field 'exemplar': did you mean 'exemplars'"),
         ("scorers.0.kind=patern", r"unknown kind 'patern'.*'pattern'"),
@@ -168,7 +174,15 @@ def test_the_digest_is_of_what_decides_the_results(file: Path) -> None:
     assert load_config(file, ["store.url=sqlite:///x.db"]).store.url == f"sqlite:///{file.parent}/x.db"
     for url in ("sqlite:////tmp/x.db", "postgresql://h/x"):
         assert load_config(file, [f"store.url={url}"]).store.url == url
-    for change in ("seed=1", "extraction.num_tokens=5", "latents=0:5", "explainers=[{kind='pattern', exemplars=3}]"):
+    for change in (
+        "seed=1",
+        "extraction.num_tokens=5",
+        "latents=0:5",
+        "explainers=[{kind='pattern', exemplars=3}]",
+        "precision.screen_windows=499",
+        "precision.by=''",
+        "controls.null_latents=19",
+    ):
         assert load_config(file, [change]).digest != config.digest
     file.write_text(MINIMAL + "\n[extraction]\ncontext_length = 256\n")
     assert load_config(file).digest == config.digest, "a default that is written down changes nothing"
@@ -295,6 +309,20 @@ def test_a_prompt_of_another_text_is_another_run(file: Path, monkeypatch: pytest
     monkeypatch.setattr(prompt, "load_prompt", changed)
     assert config.digest != before
     assert parse_config(config.stored(), "stored").digest == config.digest
+
+
+def test_the_prompt_of_the_screen_counts_where_there_is_a_screen(file: Path) -> None:
+    scorers = '[[scorers]]\nkind = "detection"\n'
+    file.write_text(f'{MINIMAL}{ASKING}[[explainers]]\nkind = "pattern"\n{scorers}')
+    config = load_config(file)
+    judge = config.estimated_scorer()
+    assert judge is not None
+    assert (judge.kind, set(config.prompt_hashes())) == ("detection", {"detection", "screen"})
+    assert set(load_config(file, ["precision.screen_windows=0"]).prompt_hashes()) == {"detection"}
+    assert set(load_config(file, ['precision.by=""']).prompt_hashes()) == {"detection"}
+    assert load_config(file, ['precision.by=""']).estimated_scorer() is None
+    without = load_config(file, ["scorers=[{kind='pattern'}]"])
+    assert (without.estimated_scorer(), without.precision.by) == (None, "detection"), "no error: it is the default"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import re
 from asyncio import run
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -225,7 +226,7 @@ def test_the_place_in_a_call_tells_nothing(evidence: LatentEvidence, kind: str) 
     """Rules that answer by the ordinal of the window alone, learnt on half of many calls and tried on the others."""
     yes = np.zeros((2, 20))
     for seed in range(60):
-        scorer = DetectionScorer(seed=seed) if kind == "detection" else FuzzScorer(seed=seed)
+        scorer = DetectionScorer(seed=seed, confirm=False) if kind == "detection" else FuzzScorer(seed=seed)
         llms = ScriptedLLMs(says(lambda _: True))
         score_of(scorer, evidence, llms)
         right = MEANING[0] if kind == "detection" else (lambda text: re.search(r"\( *<< self>>", text) is not None)
@@ -640,22 +641,42 @@ def test_dealing_keeps_units_together_and_mixes_evenly(sizes: list[int], per_cal
         assert not head or max(head) - min(head) <= 1
 
 
+def _verdict(
+    answer: bool | None, again: bool | None, flagged: bool, stratum: Stratum, peak: float | None, **rest: Any
+) -> Verdict:
+    return Verdict(
+        peak=peak,
+        first=None if peak is None else 7,
+        answer=answer,
+        again=None if answer is None else again,
+        failure=None if answer is not None else FailureKind.TIMEOUT,
+        stratum=stratum,
+        flagged=stratum is Stratum.FLAGGED or (flagged and stratum is Stratum.BULK),
+        **rest,
+    )
+
+
 verdict_strategy = st.builds(
-    lambda answer, **rest: Verdict(answer=answer, failure=None if answer is not None else FailureKind.TIMEOUT, **rest),
+    _verdict,
     answer=st.sampled_from([True, False, None]),
+    again=st.sampled_from([True, False, None]),
+    flagged=st.booleans(),
     window=st.sampled_from(["0:0", "12:32"]),
     stratum=st.sampled_from(list(Stratum)),
     truth=st.booleans(),
     probability=st.sampled_from([None, 0.25, 0.5]),
     company=st.sampled_from([(), ("3:0", "4:16")]),
+    peak=st.sampled_from([None, 0.5, 12345.0]),
 )
 
 
 @given(st.lists(verdict_strategy, max_size=30))
 def test_verdicts_survive_json_and_rates_equal_brute_force(items: list[Verdict]) -> None:
-    verdicts = Verdicts(tuple(items), {Stratum.BULK: 0.75, Stratum.TOKEN: 0.25})
+    verdicts = Verdicts(tuple(items), {Stratum.BULK: 75, Stratum.TOKEN: 25}, 0.125)
     assert Verdicts.from_json(json.loads(json.dumps(verdicts.to_json()))) == verdicts
-    said = [item for item in items if item.answer is not None]
+    assert verdicts.num_judged == sum(item.answer is not None for item in items)
+    # windows that a screen has picked are no sample, and stand in no rate
+    said = [item for item in items if item.answer is not None and item.stratum is not Stratum.FLAGGED]
 
     def rate(chosen: list[Verdict]) -> float | None:
         return sum(bool(item.answer) for item in chosen) / len(chosen) if chosen else None
@@ -667,7 +688,6 @@ def test_verdicts_survive_json_and_rates_equal_brute_force(items: list[Verdict])
     assert verdicts.fpr_of(Stratum.BULK) == bulk
     weighted = None if bulk is None or token is None else 0.75 * bulk + 0.25 * token
     assert verdicts.weighted_fpr == pytest.approx(weighted)
-    assert verdicts.num_judged == len(said)
     known = [i for i in said if i.probability is not None]
     wins = [
         (a.probability > b.probability) + 0.5 * (a.probability == b.probability)  # type: ignore[operator]

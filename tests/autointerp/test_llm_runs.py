@@ -171,7 +171,11 @@ def test_labels_are_the_oracle_s_and_are_judged_right(labelled: tuple[Path, list
     judged = alive.drop(4)  # fires in too few windows to be judged
     assert (judged.judge_model == "test").all()
     assert judged.num_judged.gt(0).all()
-    assert alive.precision.isna().all()  # a judge's balanced accuracy is no precision
+    # a judge's balanced accuracy is no precision: what stands there is estimated from its verdicts, by its own method
+    assert (judged.precision_method == "judged").all()
+    assert judged.precision.between(judged.precision_low, judged.precision_high).all()
+    assert pd.isna(alive.precision[4])
+    assert alive.precision_failure[4] == "too_few_windows"
 
 
 def test_shuffled_labels_are_judged_wrong(labelled: tuple[Path, list[Call]]) -> None:
@@ -193,17 +197,21 @@ def test_no_judged_window_was_shown_to_an_explainer(labelled: tuple[Path, list[C
 
 
 def test_calls_and_tokens_are_few(tmp_path: Path) -> None:
-    """The issue's bound: 8 calls and 9,000 prompt tokens a latent for label, detection and fuzz, controls not counted.
+    """The bound: 8 calls and 9,000 prompt tokens a latent for label, detection and fuzz, with all that precision at the natural rate
+    takes (screen, audit, a further round), controls not counted.
 
-    examples/llm.toml on 8 latents, windows of 32 tokens, the prompts as the server received them. The tokenizer is the
-    quickstart subject's (4,096 pieces, of Python code), which cuts finer than those of large models: an upper bound.
+    examples/llm.toml on 40 latents, windows of 32 tokens, the prompts as the server received them. The tokenizer is the
+    quickstart subject's (4,096 pieces, of Python code), which cuts finer than those of large models: an upper bound. This server
+    never says yes, so nothing is asked again; test_natural_rate_runs.py counts with a judge that does.
     """
     tokenizer = ROOT / "examples" / "quickstart" / "subject" / "tokenizer.json"
     with RunningServer(tokenizer=str(tokenizer)) as server:
         settings = {
-            "latents": "0:8",
-            "extraction.num_tokens": "40000",
+            "latents": "0:40",
+            "extraction.num_tokens": "100000",
             "controls.random_directions": "0",
+            "controls.shuffled_latents": "2",  # the fewest; their calls are in the figures
+            "controls.null_latents": "0",
             "endpoints.0.base_url": server.url,
             "endpoints.0.model": "test",
         }
@@ -213,28 +221,29 @@ def test_calls_and_tokens_are_few(tmp_path: Path) -> None:
         calls = [call for call in answered(server.calls) if BLOCK.search(call.prompt)]
     table = dictionary(tmp_path / "out")
     assert set(table.status) == {"labelled"}
-    # all labels are the same text, so that judging a shuffled one is no further question
-    assert table.label.nunique() == 1
     assert ExemplarStore.open(tmp_path / "out" / "sources" / "quickstart" / "exemplars").settings.window_length == 32
-    kinds = {load_prompt(name).system.strip(): name for name in ("max_activating", "detection", "fuzz")}
+    kinds = {load_prompt(name).system.strip(): name for name in ("max_activating", "detection", "fuzz", "screen")}
     of_kind: dict[str, list[Call]] = {name: [] for name in kinds.values()}
     for call in calls:
         of_kind[kinds[call.request["messages"][0]["content"]]].append(call)
-    assert {name: len(own) / len(table) for name, own in of_kind.items()} == {"max_activating": 1, "detection": 2, "fuzz": 2}  # fmt: skip
-    # twenty windows to explain from, twenty a call to judge, each of as many characters as 32 tokens have
-    assert {len(windows_of(call)) for call in calls} == {20}
+    each = {name: len(own) / len(table) for name, own in of_kind.items()}
+    assert each["max_activating"] == 1
+    assert 1.8 <= each["fuzz"] <= 2.1
+    assert 2.5 <= each["detection"] <= 3.1  # two for the score, one for the audit; some latents have too few windows
+    assert 0.5 <= each["screen"] <= 2  # twenty calls of forty labels, some for the audit, forty for a further round
     tokens = {name: sum(call.prompt_tokens for call in own) / len(table) for name, own in of_kind.items()}
     assert len(calls) / len(table) <= 8
-    assert sum(tokens.values()) <= 9_000
-    for name, most in {"max_activating": 2_000, "detection": 3_000, "fuzz": 3_000}.items():  # seen: 1,583, 2,173, 2,447
+    assert sum(tokens.values()) <= 9_000, tokens
+    for name, most in {"max_activating": 2_000, "detection": 3_600, "fuzz": 3_000}.items():
         assert 500 < tokens[name] <= most, tokens
     # A prefix cache with blocks of 16 tokens covers instructions and shots, and of judges' prompts the label too, but no
-    # window: at least 240 tokens of each prompt but the first of its kind. Not covered are about 4,800 of 6,200 a latent.
+    # window: at least 240 tokens of each prompt but the first of its kind.
     for own in of_kind.values():
         assert sum(call.cached_tokens < 240 for call in own) <= 2
     fresh = sum(call.prompt_tokens - call.cached_tokens for call in calls) / len(table)
     assert fresh <= sum(tokens.values()) - 0.9 * 240 * 5
-    assert fresh <= 6_000
+    assert fresh <= 7_000
+    print(each, tokens, fresh)
 
 
 def test_the_ledger_is_the_server_s(labelled: tuple[Path, list[Call]]) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from autointerp.evidence import LatentEvidence
 from autointerp.explainers.max_activating import MaxActivatingExplainer
 from autointerp.explanation import Explanation
+from autointerp.judging.screening import screen_windows
 from autointerp.llm.endpoints.request_body import request_body
 from autointerp.llm.protocol import Capability, Completion, CompletionRequest
 from autointerp.llm.scripted import ScriptedLLMs
@@ -19,7 +22,7 @@ from autointerp.llm.server.api import API, CHAT
 from autointerp.llm.validation import read_reply
 from autointerp.prompting.prompt import load_prompt
 from autointerp.prompting.quoting import quote_lines, quote_windows, window_text
-from autointerp.sampling.window import Stratum, of_exemplar, of_pool
+from autointerp.sampling.window import ShownWindow, Stratum, of_exemplar, of_pool
 from autointerp.scorers.detection import DetectionScorer
 from autointerp.scorers.fuzz import FuzzScorer
 from autointerp.scorers.simulation import SimulationScorer
@@ -174,6 +177,59 @@ def test_it_errs_at_the_stated_rate_and_always_in_the_same_way(store: ExemplarSt
     assert answers(Oracle(text, error_rate=0.2, seed=1))[0] != wrong
 
 
+def screened(
+    oracle: Oracle, store: ExemplarStore, windows: list[ShownWindow], per_call: int
+) -> tuple[NDArray[np.bool_], ScriptedLLMs]:
+    """What the oracle says of every label of LIVE, [labels, windows], and whom was asked."""
+    llms = asked_of(oracle)
+    labels = [SENTENCES[latent] for latent in LIVE]
+    prompt = load_prompt("screen")
+    found = asyncio.run(screen_windows(llms.of("", "screen"), prompt, labels, windows, store.pieces, per_call=per_call))
+    assert found.shown.all()
+    return found.flagged, llms
+
+
+def long_windows(store: ExemplarStore, count: int) -> list[ShownWindow]:
+    """Windows of the scored side that are long enough to be found in the corpus."""
+    pool = store.pool(Side.SCORE)
+    windows = (of_pool(pool, row, 0, Stratum.BULK) for row in range(pool.tokens.shape[0]))
+    return [window for window in windows if len(window.token_ids) > 2][:count]
+
+
+def test_it_screens_windows_for_many_labels_as_the_latents_fire(store: ExemplarStore, text: PlantedText) -> None:
+    pool = store.pool(Side.SCORE)
+    rows = [row for row in range(pool.tokens.shape[0]) if len(of_pool(pool, row, 0, Stratum.BULK).token_ids) > 2][:90]
+    fires = np.array([[of_pool(pool, row, latent, Stratum.BULK).fires for row in rows] for latent in LIVE])
+    flagged, llms = screened(Oracle(text), store, [of_pool(pool, row, 0, Stratum.BULK) for row in rows], per_call=25)
+    np.testing.assert_array_equal(flagged, fires)
+    assert 0 < fires.mean() < 1
+    assert len(llms.asked) == 4
+
+
+def test_its_errors_in_a_screen_are_its_own_each_time(store: ExemplarStore, text: PlantedText) -> None:
+    """Wrong twice about one pair as often as chance has it: in another call of the screen, and in detection."""
+    windows = long_windows(store, 150)
+    truth, _ = screened(Oracle(text), store, windows, per_call=25)
+    oracle = Oracle(text, error_rate=0.2)
+    first = screened(oracle, store, windows, per_call=25)[0] != truth
+    again = screened(oracle, store, windows, per_call=24)[0] != truth
+    np.testing.assert_array_equal(screened(oracle, store, windows, per_call=25)[0] != truth, first)
+    detected = np.zeros((2, *truth.shape), dtype=np.bool_)
+    for time, per_call in enumerate((20, 19)):
+        for place, latent in enumerate(LIVE):
+            for at in range(0, len(windows), per_call):
+                block = quote_windows(windows[at : at + per_call], store.pieces).block
+                values = {"label": json.dumps(SENTENCES[latent]), "windows": block}
+                request = load_prompt("detection").request(values | {"count": len(windows[at : at + per_call])})
+                said = json.loads(oracle.answer(request_body(request, "test", bound=True)[1]).text)["matches"]
+                detected[time, place, at : at + per_call] = np.array(said) != truth[place, at : at + per_call]
+    # 18 labels of 150 windows, 2,700 pairs: sd .008 and, of those in both, .004
+    for errors in (first, again, *detected):
+        assert errors.mean() == pytest.approx(0.2, abs=0.03)
+    for one, other in combinations((first, again, *detected), 2):
+        assert (one & other).mean() == pytest.approx(0.04, abs=0.016)
+
+
 def test_its_log_probabilities_say_how_sure_it_is(store: ExemplarStore, text: PlantedText) -> None:
     llms = asked_of(Oracle(text, confidence=0.8))
     scorer = DetectionScorer(neighbour_share=0.0)
@@ -253,6 +309,10 @@ def test_a_server_without_schemas_gets_the_same_answers(text: PlantedText) -> No
     assert "response_format" not in free
     assert Oracle().answer(free) == Oracle().answer(bound)
     assert json.loads(Oracle().answer(free).text) == {"matches": [1, 0]}
+    windows = quote_lines(["w18 7", "w18 )", "def 3 w18"]).block
+    several = {"labels": quote_lines(["decimal digits", "the keyword def"]).block, "windows": windows}
+    _, free = request_body(load_prompt("screen").request(several | {"count": 3, "num_labels": 2}), "test", bound=False)
+    assert json.loads(Oracle().answer(free).text) == {"fits": [[1], [], [1, 2]]}
 
 
 def test_other_questions_get_a_plain_answer() -> None:

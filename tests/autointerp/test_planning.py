@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 from dataclasses import replace
 from math import ceil
 from typing import Any, Literal
@@ -15,19 +16,24 @@ from rich.console import Console
 
 from autointerp.components import known_components, parse_component
 from autointerp.config import BudgetConfig, RunConfig, parse_config
-from autointerp.evidence import LatentEvidence
+from autointerp.evidence import LatentEvidence, ScreenedWindows
 from autointerp.explainers.base import Explainer
 from autointerp.explanation import Explanation
+from autointerp.judging.screening import screen_windows
 from autointerp.llm.protocol import CompletionRequest
 from autointerp.llm.scripted import ScriptedLLMs
+from autointerp.planning.expected_precision import RATES, expected_precision
 from autointerp.planning.plan import plan_run
 from autointerp.planning.planned import PlanSizes, num_calls, text_tokens
+from autointerp.planning.second_asking import second_asking
 from autointerp.planning.sizes import measured_sizes
 from autointerp.prompting.prompt import load_prompt
 from autointerp.report.plan import print_plan
+from autointerp.sampling.window import Stratum, of_pool
 from autointerp.scorers.base import Scorer
 from autointerp.scorers.detection import DetectionScorer
 from autointerp.scorers.fuzz import FuzzScorer
+from autointerp.statistics.natural_rate import PlannedWindows, expected_widths
 from sae_core.errors import ConfigError
 from sae_core.lens_evidence import LensEvidence, TokenChangeEvidence
 from sae_core.records import Side
@@ -94,7 +100,9 @@ def example(schema: dict[str, Any], sample: int) -> Any:
     if "enum" in schema:
         return schema["enum"][0]
     if schema["type"] == "object":
-        return {name: example(part, sample) for name, part in schema["properties"].items()}
+        # no text stands in two lists
+        parts = enumerate(schema["properties"].items())
+        return {name: example(part, sample + 50 * place) for place, (name, part) in parts}
     if schema["type"] == "array":
         return [example(schema["items"], sample + number) for number in range(schema.get("maxItems", 1))]
     if schema["type"] == "boolean":
@@ -118,6 +126,8 @@ LABEL = Explanation(
 async def ask(component: Explainer | Scorer, evidence: LatentEvidence, llms: ScriptedLLMs) -> None:
     """All that the pipeline would ask of a component for one latent."""
     if isinstance(component, Scorer):
+        if component.writes_texts:
+            await component.write(LABEL, llms)
         await component.score(LABEL, evidence, llms)
         return
     explanation = await component.explain(evidence, llms)
@@ -148,6 +158,8 @@ COMPONENTS: list[tuple[str, dict[str, Any]]] = [
     ("scorers", {"kind": "simulation"}),
     ("scorers", {"kind": "simulation", "variant": "json"}),
     ("scorers", {"kind": "surprisal"}),
+    ("scorers", {"kind": "written"}),
+    ("scorers", {"kind": "written", "matching": 20, "near": 6}),
 ]
 
 
@@ -231,8 +243,13 @@ def config_of(**changes: Any) -> RunConfig:
         "coders": [{"path": "m/c", "name": "a"}, {"path": "m/d", "name": "b"}],
         "corpus": {"path": "m/t"},
         "explainers": [{"kind": "pattern"}, {"kind": "max_activating"}],
-        "scorers": [{"kind": "pattern"}, {"kind": "detection"}, {"kind": "intruder", "endpoint": "judge"}],
-        "controls": {"random_directions": 3, "shuffled_latents": 10},
+        "scorers": [
+            {"kind": "pattern"},
+            {"kind": "detection", "confirm": False},
+            {"kind": "intruder", "endpoint": "judge"},
+        ],
+        "controls": {"random_directions": 3, "shuffled_latents": 10, "null_latents": 0},
+        "precision": {"by": ""},
         "endpoints": [
             {
                 "kind": "scripted",
@@ -307,7 +324,10 @@ def test_a_dollar_budget_needs_every_price() -> None:
     with_budget = config.model_copy(update={"budget": BudgetConfig(usd=5.0)})
     with pytest.raises(ConfigError, match="the price of the endpoint 'judge' is not known"):
         plan_run(with_budget)
-    priced: dict[str, Any] = {"scorers": [{"kind": "detection"}], "endpoints": list(config.endpoints[:1])}
+    priced: dict[str, Any] = {
+        "scorers": [{"kind": "detection", "confirm": False}],
+        "endpoints": list(config.endpoints[:1]),
+    }
     plan = plan_run(config_of(**priced, budget={"usd": 0.05}), sizes=SIZES)
     [sentence] = plan.over_budget
     assert "budget.usd is 0.05" in sentence
@@ -316,10 +336,195 @@ def test_a_dollar_budget_needs_every_price() -> None:
     assert "budget.tokens is 1,000" in tokens.over_budget[0]
 
 
+def estimating(latents: str = "0:50", **changes: Any) -> RunConfig:
+    """A run of two sources whose only judge is detection, for the estimate of which everything is asked."""
+    return config_of(
+        latents=latents,
+        explainers=[{"kind": "max_activating"}],
+        scorers=[{"kind": "detection"}],
+        controls={"random_directions": 0, "shuffled_latents": 2, "null_latents": 4},
+        **({"precision": {}} | changes),
+    )
+
+
+def test_what_an_estimate_asks_by_hand() -> None:
+    lines = {line.what: line for line in plan_run(estimating(), sizes=SIZES).lines}
+    counts = {what: (line.texts, line.latents, line.beside) for what, line in lines.items()}
+    assert counts == {
+        "max_activating": (1, 100, False),
+        "detection": (1, 100, False),
+        "detection, again": (1, 100, False),
+        "screen": (1, 100, False),
+        "detection, flagged": (1, 100, False),
+        "detection, audit": (1, 100, True),
+        "screen, more rounds": (1, 100, False),
+        "detection, more rounds": (1, 100, False),
+        "detection, null labels": (2, 8, True),
+        "detection, null labels, again": (1, 8, True),
+        "detection, shuffled": (1, 4, True),
+        "detection, shuffled, again": (1, 4, True),
+    }
+    # 50 labels of either source: 40 and 10, each with 500 windows in calls of 25; then 1,000 windows
+    screen = lines["screen"]
+    assert screen.calls == pytest.approx(2 * 2 * 20)
+    assert lines["screen, more rounds"].calls == pytest.approx(2 * 2 * 40)
+    static, question = by_hand("screen")
+    assert screen.planned.static_tokens == static
+    # 25 labels of 20 tokens and 3 in a call, and 25 windows of 10 tokens and 3, each in a block of 12
+    assert screen.planned.fresh_tokens == pytest.approx(question + 12 + 25 * 23 + 12 + 25 * 13)
+    # 50 labels of 40 windows, half of which are 1,000: 20 for each of the 50 in the audit, one call
+    audit = lines["detection, audit"]
+    static, question = by_hand("detection")
+    assert audit.planned.joined_tokens == pytest.approx(20 * 13, rel=0.05)
+    assert audit.planned.calls == pytest.approx(1, abs=0.05)
+    assert audit.planned.prompt_tokens == static + question + 20 + 12
+    # a judge that says yes to everything is asked about all 20 silent windows again, beside 20 others
+    assert lines["detection, again"].at_most.calls == 100 * 2
+    assert lines["detection, null labels, again"].calls == 8 * 2
+    # one call more for the flagged ones; 20 + 20 + 20 doubtful windows or 60 in all then
+    assert lines["detection, flagged"].at_most.calls == 100 * (1 + 1)
+    together = plan_run(estimating(), sizes=SIZES).per_latent()
+    assert together.calls == pytest.approx(sum(line.calls_per_latent for line in lines.values() if not line.beside))
+
+
+@pytest.mark.parametrize(
+    ("latents", "groups"), [("0:1", 1), ("0:20", 1), ("0:21", 2), ("0:40", 2)], ids=lambda value: str(value)
+)
+def test_few_labels_share_the_calls_of_a_screen_among_them(latents: str, groups: int) -> None:
+    explainers = [{"kind": "max_activating"}, {"kind": "contrastive"}]
+    config = estimating(latents).model_copy(update={"explainers": tuple(explainers)})
+    [line] = [line for line in plan_run(config, sizes=SIZES).lines if line.what == "screen"]
+    assert (line.texts, line.calls) == (2, pytest.approx(2 * groups * 20))  # two sources
+
+
+def test_without_the_number_of_latents_the_calls_of_a_screen_are_full() -> None:
+    [line] = [line for line in plan_run(estimating("all"), sizes=SIZES).lines if line.what == "screen"]
+    assert (line.calls, line.calls_per_latent) == (None, pytest.approx(20 / 40))
+
+
+@pytest.mark.parametrize(
+    ("precision", "gone"),
+    [
+        ({"by": ""}, {"screen", "flagged", "audit", "rounds"}),
+        ({"screen_windows": 0}, {"screen", "flagged", "rounds"}),
+        ({"audit_latents": 0}, {"audit"}),
+        ({"rounds": 1}, {"rounds"}),
+        ({"verified": 0}, {"flagged"}),
+    ],
+    ids=str,
+)
+def test_what_is_not_wanted_is_not_planned(precision: dict[str, Any], gone: set[str]) -> None:
+    said = " ".join(line.what for line in plan_run(estimating(precision=precision), sizes=SIZES).lines)
+    words = {"screen", "flagged", "audit", "rounds"}
+    assert {word for word in words if word not in said} == gone
+
+
+def test_a_screen_asks_what_is_planned(evidence: LatentEvidence) -> None:
+    pool = evidence.store.pool(Side.SCORE)
+    windows = [of_pool(pool, row, 0, Stratum.BULK) for row in range(500)]
+    llms = ScriptedLLMs(lambda request: json.dumps({"fits": [[]] * 25}))
+    labels = [LABEL.text] * 50
+    for part in (labels[:40], labels[40:]):
+        asyncio.run(screen_windows(llms.of("", "screen"), load_prompt("screen"), part, windows, evidence.store.pieces))
+    sizes = replace(measured_sizes(evidence.store), label_tokens=len(LABEL.text) / 4)
+    line = next(line for line in plan_run(estimating(), sizes=sizes).lines if line.what == "screen")
+    assert line.latents == 100
+    assert line.calls == pytest.approx(2 * len(llms.asked))  # of two such sources
+    characters = sum(sum(len(message.content) for message in request.messages) for request in llms.asked)
+    assert line.prompt_per_latent * 50 == pytest.approx(characters / 4, rel=0.1)
+    assert line.planned.most_answer_tokens == max(request.max_tokens for request in llms.asked)
+
+
+def texts_of(request: CompletionRequest) -> list[str]:
+    """The windows that are shown."""
+    return [json.loads(text) for text in re.findall(r'^\d+ (".*")$', request.messages[-1].content, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("doubtful", [0, 1, 2, 9, 20])
+def test_a_second_asking_takes_the_calls_that_are_planned(evidence: LatentEvidence, doubtful: int) -> None:
+    """What a judge is really asked that says yes to so many silent windows, some of them flagged by a screen."""
+    pool = evidence.store.pool(Side.SCORE)
+    silent = [row for row in range(600) if not of_pool(pool, row, 0, Stratum.BULK).fires]
+    scorer = DetectionScorer(neighbour_share=0.0, token_share=0.0)
+    for screened in ({}, {LABEL.explainer: ScreenedWindows(tuple(silent[:300]), tuple(silent[300:400]), 7)}):
+        known = replace(evidence, screened=screened)
+        shown: list[str] = []
+
+        def deny(request: CompletionRequest, shown: list[str] = shown) -> str:
+            shown += texts_of(request)
+            return json.dumps({"matches": [0] * len(texts_of(request))})
+
+        asyncio.run(scorer.score(LABEL, known, ScriptedLLMs(deny)))
+        judged = len(shown)
+        assert judged == 40 + (7 if screened else 0)
+        # the latent fires on " tree"
+        chosen = [text for text in shown if " tree" not in text][:doubtful]
+        assert len(set(chosen)) == doubtful
+
+        def affirm(request: CompletionRequest, chosen: list[str] = chosen) -> str:
+            return json.dumps({"matches": [int(text in chosen) for text in texts_of(request)]})
+
+        llms = ScriptedLLMs(affirm)
+        asyncio.run(scorer.score(LABEL, known, llms))
+        calls, windows = second_asking([doubtful], judged, 20)
+        assert len(llms.asked) == ceil(judged / 20) + calls
+        assert sum(len(texts_of(request)) for request in llms.asked) == judged + windows
+    assert [call.most.calls for call in scorer.planned_again(SIZES) if call.most] == [second_asking([20], 40, 20)[0]]
+
+
+def test_an_estimate_is_expected_as_the_run_will_make_it() -> None:
+    config = estimating("all", extraction={"num_tokens": 4_000_000})
+    found = expected_precision(config, num_latents=[5_000, 250])
+    assert found is not None
+    assert found.labels == 250
+    # 500 and 1,000 windows, of which 94% are bulk; the audit: half of 250 * 40 for 60; 40% of 125,000 windows are scored, 30,000 kept
+    by_hand = PlannedWindows(
+        firing=20, silent=(5, 5, 0, 10), audit_latents=60, audit=83, screened=1_410, verified=40, pool=30_000
+    )
+    assert found.planned == by_hand
+    four = [expected_widths(RATES, by_hand, seed, num_latents=250).median for seed in range(4)]
+    np.testing.assert_allclose(found.widths.median, np.mean(four, axis=0))
+    assert expected_precision(estimating("all", precision={"by": ""}), 50) is None
+    unknown = expected_precision(estimating("all", precision={"rounds": 1, "screen_windows": 0}))
+    assert unknown is not None
+    assert (unknown.labels, unknown.planned.screened, unknown.planned.verified) == (None, 0, 20)
+    # more judging makes the interval narrower, where it is not narrow as it is
+    assert np.all(found.widths.median[:3] < unknown.widths.median[:3])
+
+
 def printed(config: RunConfig, **given: Any) -> str:
     out = io.StringIO()
     print_plan(plan_run(config, **given), Console(file=out, width=140))
     return out.getvalue()
+
+
+def test_the_expected_interval_is_printed_with_what_it_supposes() -> None:
+    config, out = estimating("0:20"), io.StringIO()
+    print_plan(plan_run(config), Console(file=out, width=140), expected_precision(config))
+    text = " ".join(out.getvalue().split())
+    for words in (
+        "at most",
+        "fires in 95% interval of precision: width 10% 1% 0.1% 0.01%",
+        "median label .",
+        "says yes on .8 of the firing windows and, in the median, on 2% of the silent ones where a neighbour fires, 1% of",
+        "0.03% of all others",
+        "flags 80% of what the judge says yes to and 0.5% of the rest",
+        "20 labels borrow less from each other than the 80 that are simulated",
+    ):
+        assert words in text
+    assert "interval of precision" not in printed(config_of())
+
+
+def test_a_budget_between_what_is_expected_and_the_most_may_not_suffice() -> None:
+    plan = plan_run(estimating(), sizes=SIZES)
+    expected, most = plan.total(), plan.at_most.total()
+    assert expected is not None
+    assert most is not None
+    tokens, most_tokens = (all_.usage.input_tokens + all_.usage.output_tokens for all_ in (expected, most))
+    assert tokens < most_tokens
+    for budget, said in ((tokens - 1, "would pause"), (tokens + 1, "might pause"), (most_tokens, None)):
+        sentences = plan_run(estimating(budget={"tokens": budget}), sizes=SIZES).over_budget
+        assert [said in sentence for sentence in sentences] == ([] if said is None else [True]), sentences
 
 
 def test_a_plan_is_printed_with_its_sums_and_what_is_wrong_with_it() -> None:

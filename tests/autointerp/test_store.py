@@ -240,5 +240,7 @@ def test_the_tables_are_valid_for_postgresql_too() -> None:
             "artefact",
             "llm_budget",
             "llm_reservation",
+            "screen",
+            "estimate",
         )
         assert max(map(len, (c.name or "" for c in table.constraints))) <= 63, "PostgreSQL cuts longer names"  # type: ignore[type-var]

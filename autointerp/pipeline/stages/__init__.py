@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from autointerp.pipeline.estimating import MOST_ROUNDS as MOST_SCREENS
 from autointerp.pipeline.stage import Stage
+from autointerp.pipeline.stages.audit import Audit
 from autointerp.pipeline.stages.choose import Choose
 from autointerp.pipeline.stages.controls import Controls
 from autointerp.pipeline.stages.directions import Directions
+from autointerp.pipeline.stages.estimate import Estimate
 from autointerp.pipeline.stages.explain import Explain
 from autointerp.pipeline.stages.export import Export
 from autointerp.pipeline.stages.extract import Extract
@@ -16,12 +19,16 @@ from autointerp.pipeline.stages.merge import Merge
 from autointerp.pipeline.stages.probe import Probe
 from autointerp.pipeline.stages.revise import MOST_ROUNDS, Revise, TryTexts
 from autointerp.pipeline.stages.score import ScoreStage
+from autointerp.pipeline.stages.screen import Screen
+from autointerp.pipeline.stages.self_test import SelfTest
 from autointerp.pipeline.stages.summarise import Summarise
 from autointerp.pipeline.stages.token_change import TokenChange
 from autointerp.pipeline.stages.tokenize import Tokenize
+from autointerp.pipeline.stages.write import TryShuffled, TryWritten, Write
 
 __all__ = ["STAGES"]
 
+_FURTHER = [stage(number) for number in range(2, MOST_SCREENS + 1) for stage in (Screen, Estimate)]
 _ROUNDS = [stage(number) for number in range(1, MOST_ROUNDS + 1) for stage in (TryTexts, Revise)]
 STAGES: tuple[Stage, ...] = (
     Tokenize(),
@@ -35,9 +42,17 @@ STAGES: tuple[Stage, ...] = (
     *_ROUNDS,
     Intervene(),
     Choose(),
+    Write(),
+    TryWritten(),
+    TryShuffled(),
+    Screen(1),
     ScoreStage(),
     Controls(),
+    Audit(),
+    Estimate(1),
+    *_FURTHER,
     Label(),
+    SelfTest(),
     Export(),
     Summarise(),
 )

@@ -5,25 +5,33 @@ The random directions are a source of their own, and the token rule is a score o
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+
 import numpy as np
 
 from autointerp.evidence import LatentEvidence
 from autointerp.explanation import Explanation
+from autointerp.judging.null_labels import FITS_EVERYTHING, FITS_NOTHING, null_labels
+from autointerp.judging.tally import Tally
 from autointerp.llm.asking import LLMs
 from autointerp.pipeline.asking import chunks_at_once, over_latents
 from autointerp.pipeline.context import RunContext
+from autointerp.pipeline.control_kinds import NULL_EVERYTHING, NULL_NOTHING, SHUFFLED, VERDICTS
+from autointerp.pipeline.estimating import estimated_judge
 from autointerp.pipeline.latent_evidence import evidence_of
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage
 from autointerp.pipeline.stages.score import score_latent
+from autointerp.pipeline.written_texts import with_written
 from autointerp.score import Score, ScoreValue
 from autointerp.scorers.base import Scorer
+from autointerp.scorers.comparing import ANY_TEXT
 from autointerp.store.models import Base, ControlRow
 from autointerp.store.rows import control_row
 from sae_core.hashing import seed_for
 
-SHUFFLED = "shuffled"
-NULL_NOTHING = "null_nothing"
-NULL_EVERYTHING = "null_everything"
+_NULL = "null_labels"
+"""In the payload of a chunk of null labels."""
 
 
 class Controls(Stage):
@@ -33,25 +41,19 @@ class Controls(Stage):
     queue = "control"
     unit = "latents"
     writes = (ControlRow,)
-    after_all = ("explain", "score")
+    after_all = ("explain", "score", "try_shuffled")
     essential = False
 
     def plan(self, context: RunContext) -> list[ChunkSpec]:
-        size = context.config.chunk_latents
-        chunks: list[ChunkSpec] = []
-        for source in context.sources:
-            if source.control:
-                continue
-            pairs = shuffled_pairs(context, source.name)
-            for ordinal, start in enumerate(range(0, len(pairs), size)):
-                part = pairs[start : start + size]
-                chunks.append(ChunkSpec(ordinal, source.name, {"pairs": part}, len(part)))
-        return chunks
+        shuffled = shuffled_chunks(context)
+        return shuffled + null_chunks(context, Counter(chunk.source for chunk in shuffled))
 
     def at_once(self, context: RunContext) -> int:
         return chunks_at_once(context.scorers)
 
     def run(self, context: RunContext, spec: ChunkSpec, progress: Progress) -> ChunkResult:
+        if spec.payload.get(_NULL):
+            return ChunkResult(null_rows(context, spec, progress))
         donor_of: dict[int, int] = {int(latent): int(donor) for latent, donor in spec.payload["pairs"]}
         given: dict[int, list[Explanation]] = {}
         kinds = _kinds(context)
@@ -69,12 +71,14 @@ class Controls(Stage):
                 borrowed = [e.model_copy(update={"latent": evidence.latent}) for e in given.get(donor, [])]
                 return await score_latent(chosen, borrowed, evidence, llms)
 
-            evidence = (evidence_of(context, spec.source, latent) for latent in donor_of)
+            evidence = with_written(
+                context, spec, "shuffled", (evidence_of(context, spec.source, latent) for latent in donor_of)
+            )
             for score in over_latents(context, spec.source, evidence, work, progress, asks=asks):
                 scores[score.latent].append(score)
         rows: list[Base] = []
         for latent, own in scores.items():
-            rows += [control_row(context.run_id, spec.source, SHUFFLED, score) for score in own]
+            rows += [_shuffled_row(context, spec.source, score) for score in own]
             counted = next((score for score in own if "always_yes_precision" in score.values), None)
             if counted is not None:
                 answers = null_answers(latent, counted)
@@ -82,16 +86,84 @@ class Controls(Stage):
         return ChunkResult(rows)
 
 
+def shuffled_chunks(context: RunContext) -> list[ChunkSpec]:
+    """The latents of every source that are scored under another one's label, in chunks; once all explanations are there."""
+    size = context.config.chunk_latents
+    chunks: list[ChunkSpec] = []
+    for source in context.sources:
+        if source.control:
+            continue
+        pairs = shuffled_pairs(context, source.name)
+        for ordinal, start in enumerate(range(0, len(pairs), size)):
+            part = pairs[start : start + size]
+            chunks.append(ChunkSpec(ordinal, source.name, {"pairs": part}, len(part)))
+    return chunks
+
+
+def null_chunks(context: RunContext, taken: Mapping[str, int]) -> list[ChunkSpec]:
+    """Random labelled latents of every source on which judges are asked about null labels, after ``taken`` chunks of the source."""
+    if not null_judges(context):
+        return []
+    chunks = []
+    for source in context.sources:
+        labelled = [] if source.control else labelled_latents(context, source.name)
+        count = context.config.controls.null_size(len(labelled))
+        rng = np.random.default_rng(seed_for(context.config.seed, "null labels", source.name))
+        chosen = sorted(int(latent) for latent in rng.permutation(labelled)[:count])
+        if chosen:
+            payload = {"pairs": [[latent, latent] for latent in chosen], _NULL: True}
+            chunks.append(ChunkSpec(taken.get(source.name, 0), source.name, payload, len(chosen)))
+    return chunks
+
+
+def null_judges(context: RunContext) -> list[Scorer]:
+    """The scorers that can be asked about a null label: language models that judge windows."""
+    return [
+        scorer
+        for scorer in context.scorers
+        if scorer.llm_needs() and scorer.judges_explanation and not scorer.writes_texts and scorer.can_judge(ANY_TEXT)
+    ]
+
+
+def null_rows(context: RunContext, spec: ChunkSpec, progress: Progress) -> list[Base]:
+    """What judges say of labels that fit nothing, and everything."""
+    judges = null_judges(context)
+
+    async def work(evidence: LatentEvidence, llms: LLMs) -> list[Score]:
+        return await score_latent(judges, null_labels(evidence.latent), evidence, llms)
+
+    evidence = (evidence_of(context, spec.source, int(latent)) for latent, _ in spec.payload["pairs"])
+    kinds = {FITS_NOTHING: NULL_NOTHING, FITS_EVERYTHING: NULL_EVERYTHING}
+    return [
+        control_row(context.run_id, spec.source, kinds[str(score.explainer)], with_tally(score, str(score.explainer)))
+        for score in over_latents(context, spec.source, evidence, work, progress, asks=True)
+    ]
+
+
+def _shuffled_row(context: RunContext, source: str, score: Score) -> ControlRow:
+    """A score under another latent's label; of the judge whose verdicts are estimated from they are kept."""
+    row = control_row(context.run_id, source, SHUFFLED, with_tally(score, SHUFFLED))
+    judge = estimated_judge(context)
+    if judge is not None and score.scorer == judge.kind and score.verdicts:
+        row.values[VERDICTS] = score.verdicts
+    return row
+
+
+def with_tally(score: Score, kind: str) -> Score:
+    """The score with its silent windows and the confirmed yeses among them: ``<kind>_silent_judged`` and ``_yes``."""
+    if not score.verdicts or not score.verdicts.get("pool"):
+        return score
+    tally = Tally.of(score.verdicts)
+    counted: dict[str, ScoreValue] = {
+        f"{kind}_silent_judged": sum(tally.judged),
+        f"{kind}_silent_yes": sum(tally.yes),
+    }
+    return score.model_copy(update={"values": score.values | counted})
+
+
 def shuffled_pairs(context: RunContext, source: str) -> list[list[int]]:
     """``[latent, donor]``: labelled latents (all, or a random ``shuffled_latents``), each with another one's label."""
-    kinds = _kinds(context)
-    labelled = sorted(
-        {
-            e.latent
-            for e in context.store.explanations(context.run_id, source)
-            if e.failure is None and e.side == "input" and e.explainer in kinds
-        }
-    )
+    labelled = labelled_latents(context, source)
     if len(labelled) < 2:
         return []
     rng = np.random.default_rng(seed_for(context.config.seed, "shuffled labels", source))
@@ -100,6 +172,17 @@ def shuffled_pairs(context: RunContext, source: str) -> list[list[int]]:
     # a cycle through a random order is uniform among its kind and leaves no latent with its own label
     donors = [*chosen[1:], chosen[0]]
     return sorted([int(latent), int(donor)] for latent, donor in zip(chosen, donors, strict=True))
+
+
+def labelled_latents(context: RunContext, source: str) -> list[int]:
+    """Latents of a source with a text on the input side, ascending."""
+    kinds = _kinds(context)
+    found = {
+        e.latent
+        for e in context.store.explanations(context.run_id, source)
+        if e.failure is None and e.side == "input" and e.explainer in kinds
+    }
+    return sorted(found)
 
 
 def _kinds(context: RunContext) -> set[str]:

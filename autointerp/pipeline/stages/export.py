@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autointerp.pipeline.context import RunContext
+from autointerp.pipeline.estimating import MOST_ROUNDS
 from autointerp.pipeline.exporting import export_run
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage
 
@@ -13,7 +14,7 @@ class Export(Stage):
     name = "export"
     queue = "export"
     unit = "dictionaries"
-    after_all = ("label",)
+    after_all = ("label", *(f"estimate_{number}" for number in range(1, MOST_ROUNDS + 1)))
 
     def plan(self, context: RunContext) -> list[ChunkSpec]:
         return [ChunkSpec(0)]

@@ -13,6 +13,7 @@ from autointerp.pipeline.asking import chunks_at_once, over_latents
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.latent_evidence import chunk_evidence
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage, decode_latents, latent_chunks
+from autointerp.pipeline.written_texts import with_written
 from autointerp.prompting.prompt import load_prompt
 from autointerp.score import Score
 from autointerp.scorers.base import Scorer
@@ -29,7 +30,7 @@ class ScoreStage(Stage):
     unit = "latents"
     writes = (ScoreRow, VerdictRow)
     after_all = ("merge", "lens")
-    after_same = ("explain", "intervene", "revise_1", "revise_2", "revise_3", "revise_4")
+    after_same = ("explain", "intervene", "revise_1", "revise_2", "revise_3", "revise_4", "try_written", "screen_1")
     essential = False
 
     def plan(self, context: RunContext) -> list[ChunkSpec]:
@@ -49,7 +50,7 @@ class ScoreStage(Stage):
             async def work(evidence: LatentEvidence, llms: LLMs, chosen: list[Scorer] = scorers) -> list[Score]:
                 return await score_latent(chosen, explanations.get(evidence.latent, []), evidence, llms)
 
-            evidence = chunk_evidence(context, spec, causal=True)
+            evidence = with_written(context, spec, "labels", chunk_evidence(context, spec, causal=True, screened=True))
             scores += over_latents(context, spec.source, evidence, work, progress, asks=asks)
         rows: list[Base] = [score_row(context.run_id, spec.source, score) for score in scores]
         return ChunkResult([*rows, *verdict_rows(context.run_id, spec.source, scores)])

@@ -9,7 +9,9 @@ import numpy as np
 from autointerp.pipeline.atomic_files import atomic_write
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.dictionary_rows import control_records
+from autointerp.pipeline.precision_record import precision_record
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage
+from autointerp.pipeline.stages.self_test import artefact_kind
 from autointerp.store.ledger import spend_by_purpose
 from sae_core.hashing import seed_for
 
@@ -20,7 +22,7 @@ class Summarise(Stage):
     name = "summarise"
     queue = "export"
     unit = "summaries"
-    after_all = ("export",)
+    after_all = ("export", "self_test")
 
     def plan(self, context: RunContext) -> list[ChunkSpec]:
         return [ChunkSpec(0)]
@@ -70,11 +72,14 @@ def write_summary(context: RunContext) -> None:
         },
         np.random.default_rng(seed_for(context.config.seed, "summary")),
         judgings=pd.DataFrame(judge_records(context)),
+        precision=precision_record(context),
     )
     summary["llm"] = [
         {"purpose": purpose, "endpoint": endpoint, **spend._asdict()}
         for (purpose, endpoint), spend in spend_by_purpose(store, context.run_id).items()
     ]
+    tested = {s.name: store.artefact(context.run_id, artefact_kind(s.name)) for s in context.sources}
+    summary["self_test"] = {name: found for name, found in tested.items() if found is not None}
     with atomic_write(folder.overview) as temporary:
         draw_overview(table, summary, temporary, controls)
     with atomic_write(folder.summary) as temporary:

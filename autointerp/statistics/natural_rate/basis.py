@@ -17,6 +17,8 @@ MIN_BULK_YES = 10
 FEW_LATENTS = 500
 OWN_SHARE = 0.8
 """An interval at least so wide, in that of the latent's own windows, is its own: it would be much the same without the others."""
+OWN_NARROW = 0.5
+"""An interval of the latent's own windows that says something by itself, where the fit over all labels cannot be trusted."""
 SHOWABLE = 0.5
 """A precision that a perfect label must be able to show."""
 
@@ -33,7 +35,7 @@ class PrecisionBasis(StrEnum):
     JUDGE_LIMITED = "judge_limited"
     """A perfect label could not show a precision of .5 with this judge at this pi."""
     UNRESOLVED = "unresolved"
-    """The run cannot tell: fewer than 10 bulk yeses, or few latents and a failed audit."""
+    """The run cannot tell: fewer than 10 bulk yeses, or few latents and a failed audit, and too few windows of the latent's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +74,14 @@ def precision_basis(
     for row, member in enumerate(PrecisionBasis):
         members[row], place[member] = member, row
     code = np.full(len(width), place[PrecisionBasis.BORROWED])
-    failed = check is not None and len(width) < FEW_LATENTS and not check.passed
-    if num_bulk_yes < MIN_BULK_YES or failed:
-        code[:] = place[PrecisionBasis.UNRESOLVED]
+    if not fit_holds(len(width), num_bulk_yes, check):
+        code[:] = np.where(own_width <= OWN_NARROW, place[PrecisionBasis.OWN], place[PrecisionBasis.UNRESOLVED])
     code[width >= OWN_SHARE * own_width] = place[PrecisionBasis.OWN]
     code[best < SHOWABLE] = place[PrecisionBasis.JUDGE_LIMITED]
     return np.asarray(members[code])
+
+
+def fit_holds(num_latents: int, num_bulk_yes: float, check: AuditCheck | None) -> bool:
+    """Whether anything may be borrowed from the run's other latents."""
+    failed = check is not None and num_latents < FEW_LATENTS and not check.passed
+    return num_bulk_yes >= MIN_BULK_YES and not failed

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autointerp.statistics.natural_rate.audit import check_audit
-from autointerp.statistics.natural_rate.basis import JudgeResolution, best_precision, precision_basis
+from autointerp.statistics.natural_rate.basis import JudgeResolution, best_precision, fit_holds, precision_basis
 from autointerp.statistics.natural_rate.counts import VerdictCounts
 from autointerp.statistics.natural_rate.figures import Estimate, posterior_figures
 from autointerp.statistics.natural_rate.grid import Floats
@@ -65,6 +65,11 @@ def estimate_natural_rates(
     check = check_audit(counts, seed, priors, level) if audit else None
     own = own_precision(counts, recall.median, level)
     best = best_precision(counts.pi, judge)
+    basis = precision_basis(precision.width, own[1] - own[0], best, counts.num_bulk_yes, check)
+    if not fit_holds(len(counts), counts.num_bulk_yes, check):
+        # then nothing is borrowed: what its own windows say of a latent is all that is said of it
+        precision = Estimate(np.clip(precision.median, *own), *own)
+        f1 = _of_own(precision, recall)
     return NaturalRates(
         precision=precision,
         recall=recall,
@@ -73,7 +78,7 @@ def estimate_natural_rates(
         bulk_rate=bulk,
         precision_own_low=own[0],
         precision_own_high=own[1],
-        precision_basis=precision_basis(precision.width, own[1] - own[0], best, counts.num_bulk_yes, check),
+        precision_basis=basis,
         best_precision=best,
         prior_num_latents=len(counts),
         prior_num_yes=counts.num_bulk_yes,
@@ -81,3 +86,12 @@ def estimate_natural_rates(
         audit_total=None if check is None else check.total,
         audit_position=None if check is None else check.position,
     )
+
+
+def _of_own(precision: Estimate, recall: Estimate) -> Estimate:
+    """F1 from bounds of its parts: an interval that is too wide rather than too narrow."""
+
+    def mean(p: Floats, r: Floats) -> Floats:
+        return np.asarray(np.divide(2 * p * r, p + r, out=np.zeros_like(p), where=p + r > 0), dtype=np.float64)
+
+    return Estimate(*(mean(getattr(precision, at), getattr(recall, at)) for at in ("median", "low", "high")))

@@ -1,0 +1,269 @@
+"""Labels shown to a cheap screen, many at a time, with windows of the score side; what it flags goes to the judge (METHODS 4).
+
+The windows of a group of labels are a uniform sample that its labels share; which of them are a latent's bulk is told apart afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autointerp.evidence import LatentEvidence
+from autointerp.explanation import Explanation
+from autointerp.failure import Failure, FailureKind
+from autointerp.judging.batching import deal
+from autointerp.judging.confirming import JudgedTwice, judge_twice
+from autointerp.judging.questions import Question
+from autointerp.judging.screening import Screened, screen_windows
+from autointerp.judging.verdicts import Verdicts
+from autointerp.judging.window_judge import WindowJudge
+from autointerp.llm.asking import LLMs
+from autointerp.pipeline.asking import together
+from autointerp.pipeline.context import RunContext
+from autointerp.pipeline.estimating import estimated_judge, estimated_labels
+from autointerp.pipeline.latent_evidence import evidence_of
+from autointerp.pipeline.stage import ChunkSpec, Progress
+from autointerp.prompting.prompt import load_prompt
+from autointerp.sampling.scorable import kept_windows
+from autointerp.sampling.silent import silent_strata
+from autointerp.sampling.window import Stratum, of_pool, rows_of
+from autointerp.store.models import ScreenRow
+from sae_core.hashing import seed_for
+from sae_core.records import Side
+
+_GROUPS_AT_ONCE = 8
+_KEPT_ROWS = 200
+"""Rows of shown windows that are kept with a label, from which its judged windows are drawn."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ToScreen:
+    """One label, and the windows of its latent."""
+
+    explanation: Explanation
+    evidence: LatentEvidence
+    before: frozenset[int] = frozenset()
+    """Rows of the pool that were shown with this label in an earlier round, or judged."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScreenedLabel:
+    """What the screen said of one label's bulk windows."""
+
+    label: ToScreen
+    rows: NDArray[np.intp]
+    """Rows of the pool that are the latent's bulk and were shown, in random order."""
+    flagged: NDArray[np.bool_]
+    """[rows] whether the screen says that the label fits."""
+    sample: list[Any]
+    """What ``shown_rows`` needs to find the rows again."""
+    asked: bool
+    """Whether a screen was asked; else the windows are no more than a sample."""
+    failure: Failure | None
+    """Why no window was shown; None where some were."""
+
+    def items(self, verify: int, verdicts: Verdicts | None = None) -> dict[str, Any]:
+        """The JSON of a row of the store."""
+        out: dict[str, Any] = {
+            "sample": self.sample,
+            "screened": len(self.rows) if self.asked else 0,
+            "flagged": int(self.flagged.sum()),
+            "verify": verify,
+        }
+        if verdicts is None:
+            out["shown_rows"] = self.rows[:_KEPT_ROWS].tolist()
+            out["flagged_rows"] = self.rows[self.flagged].tolist()
+        else:
+            out["verdicts"] = verdicts.to_json()
+        return out
+
+
+def in_groups(labels: Sequence[ToScreen], size: int) -> Iterator[list[ToScreen]]:
+    """Labels in their order in as few groups of at most ``size`` as there can be, of like size."""
+    count = -(-len(labels) // size)
+    for part in np.array_split(np.arange(len(labels)), count) if count else ():
+        yield [labels[index] for index in part]
+
+
+def group_rows(evidence: LatentEvidence, seed: int, sample: Sequence[Any]) -> NDArray[np.intp]:
+    """Rows of the score side's pool that a group is shown, in random order: uniform among those that may be judged.
+
+    ``sample``: (stage, chunk, group, windows) and rows that were asked for in vain.
+    """
+    stage, chunk, group, count, *_ = sample
+    rows = np.flatnonzero(kept_windows(replace(evidence, excluded=frozenset()), Side.SCORE))
+    name = evidence.store.source.name
+    rng = np.random.default_rng(seed_for(seed, "screen", name, stage, int(chunk), int(group)))
+    return np.asarray(rng.permutation(rows)[: int(count)], dtype=np.intp)
+
+
+def shown_rows(evidence: LatentEvidence, seed: int, items: dict[str, Any]) -> frozenset[int]:
+    """Rows that a stored round of the screen has shown with a label (and some that are not its latent's bulk)."""
+    sample = items["sample"]
+    return frozenset(group_rows(evidence, seed, sample).tolist()) - frozenset(sample[4])
+
+
+async def screen_group(
+    context: RunContext,
+    labels: Sequence[ToScreen],
+    place: tuple[str, int, int],
+    count: int,
+    judge: WindowJudge,
+    llms: LLMs,
+) -> list[ScreenedLabel]:
+    """One screen of ``count`` windows for each label of a group; ``place`` is (stage, chunk, group).
+
+    Errors: what stops the run.
+    """
+    settings = context.config.precision
+    first = labels[0].evidence
+    pool = first.store.pool(Side.SCORE)
+    rows = group_rows(first, context.config.seed, (*place, count))
+    windows = [of_pool(pool, int(row), first.latent, Stratum.BULK) for row in rows]
+    screened: Screened | None = None
+    if settings.screen_windows:
+        screened = await screen_windows(
+            llms.of(judge.endpoint, "screen"),
+            load_prompt("screen"),
+            [label.explanation.text for label in labels],
+            windows,
+            first.store.pieces,
+            per_call=settings.screen_per_call,
+            context_tokens=judge.context_tokens,
+        )
+    shown = np.ones(len(rows), dtype=np.bool_) if screened is None else screened.shown
+    failures = [] if screened is None else screened.asked.failures
+    sample = [*place, count, rows[~shown].tolist()]
+    found = []
+    for number, label in enumerate(labels):
+        bulk = silent_strata(label.evidence, Side.SCORE).rows[Stratum.BULK]
+        own = shown & np.isin(rows, bulk) & ~np.isin(rows, list(label.before))
+        flagged = np.zeros(len(rows), dtype=np.bool_) if screened is None else screened.flagged[number]
+        failure = failures[0] if failures and not shown.any() else None
+        found.append(ScreenedLabel(label, rows[own], flagged[own], sample, screened is not None, failure))
+    return found
+
+
+ToJudge = Callable[[ScreenedLabel], list[tuple[int, bool]]]
+"""Rows of a label's shown windows that go to the judge, and whether the screen has flagged them."""
+
+
+def screen_labels(
+    context: RunContext,
+    spec: ChunkSpec,
+    stage: str,
+    labels: Sequence[ToScreen],
+    count: int,
+    progress: Progress,
+    to_judge: ToJudge | None = None,
+    purpose: str = "",
+) -> list[ScreenRow]:
+    """The rows of a round of ``count`` windows a label: what the screen says and, with ``to_judge``, what the judge says of some."""
+    judge = estimated_judge(context)
+    assert judge is not None, "where nothing is estimated no chunk is planned"
+    settings = context.config.precision
+
+    async def judged(found: ScreenedLabel) -> ScreenRow:
+        verdicts = None
+        if found.failure is None and to_judge is not None:
+            verdicts = await judge_rows(
+                found.label,
+                to_judge(found),
+                judge,
+                context.llms.llms(spec.source, found.label.evidence.latent),
+                purpose,
+                seed_for(context.config.seed, stage),
+            )
+        return _row(context.run_id, spec.source, stage, found, found.items(settings.verified, verdicts))
+
+    async def group(numbered: tuple[int, list[ToScreen]]) -> list[ScreenRow]:
+        number, members = numbered
+        llms = context.llms.llms(spec.source, None)
+        found = await screen_group(context, members, (stage, spec.ordinal, number), count, judge, llms)
+        return list(await asyncio.gather(*(judged(label) for label in found)))
+
+    groups = list(enumerate(in_groups(labels, settings.screen_labels)))
+    return together(context, groups, group, progress, at_once=_GROUPS_AT_ONCE, units=lambda one: len(one[1]))
+
+
+def label_chunks(context: RunContext, source: str, labels: Sequence[tuple[int, str]]) -> list[ChunkSpec]:
+    """Labels (latent, explainer) in chunks of ``chunk_latents``."""
+    size = context.config.chunk_latents
+    parts = [labels[start : start + size] for start in range(0, len(labels), size)]
+    return [
+        ChunkSpec(ordinal, source, {"pairs": [list(label) for label in part]}, len(part))
+        for ordinal, part in enumerate(parts)
+    ]
+
+
+def of_labels(context: RunContext, spec: ChunkSpec, *, shown: bool) -> list[ToScreen]:
+    """The labels of a chunk of ``label_chunks``, with the rows that were judged before or, with ``shown``, only shown to a screen."""
+    wanted = {(int(latent), str(explainer)) for latent, explainer in spec.payload["pairs"]}
+    latents = sorted({latent for latent, _ in wanted})
+    store, run_id, seed = context.store, context.run_id, context.config.seed
+    evidence = {latent: evidence_of(context, spec.source, latent) for latent in latents}
+    before: dict[tuple[int, str], set[int]] = {label: set() for label in wanted}
+    for row in store.screens(run_id, spec.source, latents) if shown else ():
+        if row.failure_kind is None and (row.latent, row.explainer) in wanted:
+            before[row.latent, row.explainer] |= shown_rows(evidence[row.latent], seed, row.items)
+    for verdicts in store.verdicts(run_id, spec.source, latents):
+        if (verdicts.latent, verdicts.explainer) in wanted:
+            rows = rows_of(evidence[verdicts.latent].store.pool(Side.SCORE), verdicts.items["windows"])
+            before[verdicts.latent, verdicts.explainer] |= rows
+    texts = estimated_labels(context, spec.source, latents)
+    return [
+        ToScreen(text, evidence[text.latent], frozenset(before[text.latent, text.explainer]))
+        for text in texts
+        if (text.latent, text.explainer) in wanted
+    ]
+
+
+def _row(run_id: str, source: str, stage: str, found: ScreenedLabel, items: dict[str, Any]) -> ScreenRow:
+    failure = found.failure
+    if failure is None and not len(found.rows):
+        failure = Failure(
+            kind=FailureKind.TOO_FEW_WINDOWS, message="none of the windows shown lies in the bulk of the latent's text"
+        )
+    return ScreenRow(
+        run_id=run_id,
+        source=source,
+        latent=found.label.explanation.latent,
+        stage=stage,
+        explainer=found.label.explanation.explainer,
+        items=items,
+        failure_kind=None if failure is None else failure.kind.value,
+        failure_message=None if failure is None else failure.message,
+    )
+
+
+async def judge_rows(
+    label: ToScreen, rows: Sequence[tuple[int, bool]], judge: WindowJudge, llms: LLMs, purpose: str, seed: int
+) -> Verdicts:
+    """The judge's verdicts, yeses said twice, on bulk windows: ``rows`` of the pool and whether the screen has flagged them."""
+    store, latent = label.evidence.store, label.evidence.latent
+    pool = store.pool(Side.SCORE)
+    questions = [
+        Question(of_pool(pool, row, latent, Stratum.FLAGGED if flag else Stratum.BULK), truth=False, flagged=flag)
+        for row, flag in rows
+    ]
+    if not questions:
+        return Verdicts(())
+    rng = np.random.default_rng(seed_for(seed, purpose, latent))
+    llm = llms.of(judge.endpoint, purpose)
+    judged: JudgedTwice = await judge_twice(
+        llm,
+        load_prompt(judge.kind),
+        label.explanation.text,
+        deal([[question] for question in questions], judge.per_call, rng),
+        store.pieces,
+        rng,
+        per_call=judge.per_call,
+        context_tokens=judge.context_tokens,
+        logprobs=judge.wants_logprobs(llm),
+    )
+    return Verdicts(tuple(judged.verdicts[question] for question in questions))

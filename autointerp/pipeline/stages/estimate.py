@@ -1,0 +1,222 @@
+"""Works out precision and recall at the natural rate: one posterior over all labels of a source (METHODS 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from autointerp.failure import Failure, FailureKind
+from autointerp.judging.tally import NO_VERDICTS, LabelTally, Tally, counts_of, pool_counts
+from autointerp.patterns.token_rule import counted_rule
+from autointerp.pipeline.context import RunContext
+from autointerp.pipeline.control_kinds import SHUFFLED, VERDICTS
+from autointerp.pipeline.estimating import AUDIT, estimated_judge, estimated_labels
+from autointerp.pipeline.judge_resolution import judge_resolution
+from autointerp.pipeline.latent_evidence import evidence_of
+from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage
+from autointerp.score import Score, ScoreValue, defined
+from autointerp.statistics.natural_rate import NaturalRates, PrecisionBasis, estimate_natural_rates
+from autointerp.statistics.natural_rate.figures import Estimate as Interval
+from autointerp.store.models import Artefact, Base, EstimateRow, ScreenRow
+from sae_core.hashing import seed_for
+
+
+class Estimate(Stage):
+    """Verdicts to precision, recall and F1 of every judged label, with intervals."""
+
+    queue = "control"
+    unit = "sources"
+    writes = (EstimateRow,)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        """Ordinal of the round, from 1."""
+        self.name = f"estimate_{number}"
+        self.after_all = ("screen_1", "score", "controls", AUDIT) if number == 1 else (f"screen_{number}",)
+
+    def plan(self, context: RunContext) -> list[ChunkSpec]:
+        if estimated_judge(context) is None:
+            return []
+        if self.number > 1 and not any(
+            c.stage == f"screen_{self.number}" for c in context.store.chunks(context.run_id)
+        ):
+            return []
+        return [ChunkSpec(0, source.name) for source in context.sources]
+
+    def run(self, context: RunContext, spec: ChunkSpec, progress: Progress) -> ChunkResult:
+        rows: list[Base] = []
+        judged: list[tuple[int, str]] = []
+        tallies: list[LabelTally] = []
+        for latent, explainer, found in _tallies(context, spec.source):
+            if isinstance(found, Failure):
+                rows.append(self._row(context, spec.source, latent, explainer, {}, found))
+            else:
+                judged.append((latent, explainer))
+                tallies.append(found)
+        if not tallies:
+            return ChunkResult(rows)
+        resolution = judge_resolution(context)
+        rates = estimate_natural_rates(
+            counts_of(tallies),
+            seed_for(context.config.seed, "estimate", spec.source),
+            judge=None if resolution is None else resolution.of_null_labels,
+        )
+        rules: dict[int, dict[str, float | int | None]] = {}
+        for number, (latent, explainer) in enumerate(judged):
+            if latent not in rules:
+                rules[latent] = counted_rule(evidence_of(context, spec.source, latent))
+            values = _values(rates, tallies[number], number) | rules[latent]
+            rows.append(self._row(context, spec.source, latent, explainer, values, None))
+        rows += self._shuffled(context, spec.source)
+        told = _of_the_fit(rates, tallies)
+        kind = f"{self.name}/{spec.source}"
+        return ChunkResult([*rows, Artefact(run_id=context.run_id, kind=kind, version=1, value=told)])
+
+    def _shuffled(self, context: RunContext, source: str) -> list[Base]:
+        """Labels of other latents, a population of their own: the floor beside the estimates."""
+        judge = estimated_judge(context)
+        assert judge is not None
+        judged: list[tuple[int, str]] = []
+        tallies: list[LabelTally] = []
+        for row in context.store.controls(context.run_id, source, SHUFFLED):
+            scorer, _, explainer = row.component.partition("/")
+            if scorer == judge.kind and row.failure_kind is None and VERDICTS in row.values:
+                tally = _counted(row.values[VERDICTS], ())
+                if not isinstance(tally, Failure):
+                    judged.append((row.latent, f"{SHUFFLED}/{explainer}"))
+                    tallies.append(tally)
+        if not tallies:
+            return []
+        seed = seed_for(context.config.seed, "estimate", source, SHUFFLED)
+        rates = estimate_natural_rates(counts_of(tallies), seed, audit=False)
+        return [
+            self._row(context, source, latent, explainer, _values(rates, tallies[number], number), None)
+            for number, (latent, explainer) in enumerate(judged)
+        ]
+
+    def _row(
+        self,
+        context: RunContext,
+        source: str,
+        latent: int,
+        explainer: str,
+        values: dict[str, ScoreValue],
+        failure: Failure | None,
+    ) -> EstimateRow:
+        return EstimateRow(
+            run_id=context.run_id,
+            source=source,
+            latent=latent,
+            stage=self.name,
+            explainer=explainer,
+            values=defined(values),
+            failure_kind=None if failure is None else failure.kind.value,
+            failure_message=None if failure is None else failure.message,
+        )
+
+
+def _tallies(context: RunContext, source: str) -> Iterator[tuple[int, str, LabelTally | Failure]]:
+    """What was judged of each label of a source, or why nothing was."""
+    judge = estimated_judge(context)
+    assert judge is not None, "where nothing is estimated no chunk is planned"
+    store, run_id, size = context.store, context.run_id, context.config.chunk_latents
+    latents = context.latents(source)
+    for start in range(0, len(latents), size):
+        part = latents[start : start + size]
+        verdicts = {
+            (r.latent, r.explainer): r.items for r in store.verdicts(run_id, source, part) if r.scorer == judge.kind
+        }
+        scores = {(s.latent, s.explainer): s for s in store.scores(run_id, source, part) if s.scorer == judge.kind}
+        rounds: dict[tuple[int, str], list[ScreenRow]] = {}
+        for row in store.screens(run_id, source, part):
+            rounds.setdefault((row.latent, row.explainer), []).append(row)
+        for text in estimated_labels(context, source, part):
+            key = (text.latent, text.explainer)
+            yield *key, _tally(scores.get(key), verdicts.get(key), rounds.get(key, ()))
+
+
+def _tally(score: Score | None, items: dict[str, Any] | None, rounds: Sequence[ScreenRow]) -> LabelTally | Failure:
+    if score is None:
+        return Failure(
+            kind=FailureKind.POISONED, message="its chunk ended the process again and again and was left out."
+        )
+    if score.failure is not None:
+        return score.failure
+    return _counted(items, rounds)
+
+
+def _counted(items: dict[str, Any] | None, rounds: Sequence[ScreenRow]) -> LabelTally | Failure:
+    rate = None if items is None else items.get("rate")
+    if items is None or rate is None or not 0 < rate < 1 or not sum(pool_counts(items)):
+        return Failure(
+            kind=FailureKind.TOO_FEW_WINDOWS,
+            message=f"fires in a share of {rate} of the windows that may be judged; precision needs firing and silent ones",
+        )
+    answered = [row for row in rounds if row.failure_kind is None]
+    # what the audit's own screen was shown may have been shown before: it says which windows to judge, and is not counted
+    counted = [row for row in answered if row.stage != AUDIT]
+    further = [(row.stage, Tally.of(row.items["verdicts"])) for row in answered if "verdicts" in row.items]
+    return LabelTally(
+        rate=float(rate),
+        pool=pool_counts(items),
+        tallies=(Tally.of(items), *(tally for stage, tally in further if stage != AUDIT)),
+        audit=next((tally for stage, tally in further if stage == AUDIT), NO_VERDICTS),
+        screened=sum(row.items["screened"] for row in counted),
+        flagged=sum(row.items["flagged"] for row in counted),
+        plain=all(row.stage != "screen_1" for row in answered),
+    )
+
+
+def _values(rates: NaturalRates, tally: LabelTally, number: int) -> dict[str, ScoreValue]:
+    basis: PrecisionBasis = rates.precision_basis[number]
+    values: dict[str, ScoreValue] = {}
+    for name, interval in (
+        ("precision", rates.precision),
+        ("recall", rates.recall),
+        ("f1", rates.f1),
+        ("near_precision", rates.near_precision),
+        ("bulk_rate", rates.bulk_rate),
+    ):
+        values |= _interval(name, interval, number)
+    judged = [*tally.tallies, tally.audit]
+    return values | {
+        "precision_method": "judged",
+        "precision_basis": basis.value,
+        "precision_own_low": float(rates.precision_own_low[number]),
+        "precision_own_high": float(rates.precision_own_high[number]),
+        "best_precision": float(rates.best_precision[number]),
+        "natural_rate": tally.rate,
+        "prior_num_latents": rates.prior_num_latents,
+        "prior_num_yes": int(rates.prior_num_yes),
+        "num_firing_judged": sum(t.firing_judged for t in judged),
+        "num_silent_judged": sum(sum(t.judged) + t.verified for t in judged),
+        "num_bulk_judged": sum(t.judged[3] + t.verified for t in judged),
+        "num_bulk_yes": sum(t.yes[3] + t.confirmed for t in judged),
+        "num_undecided": sum(t.undecided for t in judged),
+        "num_screened": tally.screened,
+        "num_flagged": tally.flagged,
+    }
+
+
+def _interval(name: str, interval: Interval, number: int) -> dict[str, ScoreValue]:
+    return {
+        name: float(interval.median[number]),
+        f"{name}_low": float(interval.low[number]),
+        f"{name}_high": float(interval.high[number]),
+    }
+
+
+def _of_the_fit(rates: NaturalRates, tallies: Sequence[LabelTally]) -> dict[str, Any]:
+    """What is true of a source's labels together."""
+    bases, counts = np.unique([basis.value for basis in rates.precision_basis], return_counts=True)
+    return {
+        "prior_num_latents": rates.prior_num_latents,
+        "prior_num_yes": rates.prior_num_yes,
+        "audit_covered": rates.audit_covered,
+        "audit_total": rates.audit_total,
+        "audit_position": None if not rates.audit_total else rates.audit_position,
+        "audit_windows": sum(tally.audit.judged[3] for tally in tallies),
+        "bases": {str(basis): int(count) for basis, count in zip(bases, counts, strict=True)},
+    }

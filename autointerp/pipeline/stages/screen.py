@@ -1,0 +1,70 @@
+"""Shows many labels and many windows to a language model at once: a cheap look at the bulk of the text (METHODS 4).
+
+The first round goes before the scores, which draw their bulk windows from it. Further rounds are for labels whose precision is not
+known well enough by then, and ask the judge itself about what is flagged.
+"""
+
+from __future__ import annotations
+
+from autointerp.pipeline.asking import chunks_at_once
+from autointerp.pipeline.context import RunContext
+from autointerp.pipeline.estimating import estimated_judge, estimated_labels, estimates_of, goes_on, judged_sources
+from autointerp.pipeline.latent_evidence import chunk_evidence
+from autointerp.pipeline.screening import ScreenedLabel, ToScreen, label_chunks, of_labels, screen_labels
+from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage, latent_chunks
+from autointerp.store.models import ScreenRow
+
+_COMPANY = 5
+"""Windows that the screen has not flagged, at least, beside the flagged ones that are verified."""
+
+
+class Screen(Stage):
+    """Labels to what a screen says of them, and from the second round on to what the judge says of that."""
+
+    queue = "llm"
+    unit = "labels"
+    writes = (ScreenRow,)
+    essential = False
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        """Ordinal of the round, from 1."""
+        self.name = f"screen_{number}"
+        if number == 1:
+            self.after_all = ("merge", "lens")
+            self.after_same = ("explain", "revise_1", "revise_2", "revise_3", "revise_4")
+        else:
+            self.after_all = (f"estimate_{number - 1}",)
+
+    def plan(self, context: RunContext) -> list[ChunkSpec]:
+        settings = context.config.precision
+        if estimated_judge(context) is None or not settings.screen_windows or self.number > settings.rounds:
+            return []
+        judged = judged_sources(context)
+        if self.number == 1:
+            return [chunk for chunk in latent_chunks(context) if chunk.source in judged]
+        chunks = []
+        for source in judged:
+            wide = [label for label in estimates_of(context, source, self.number - 1) if goes_on(context, label)]
+            chunks += label_chunks(context, source, [(label.latent, label.explainer) for label in wide])
+        return chunks
+
+    def at_once(self, context: RunContext) -> int:
+        return chunks_at_once(context.scorers)
+
+    def run(self, context: RunContext, spec: ChunkSpec, progress: Progress) -> ChunkResult:
+        settings = context.config.precision
+        if self.number == 1:
+            evidence = {item.latent: item for item in chunk_evidence(context, spec, causal=False)}
+            texts = estimated_labels(context, spec.source, list(evidence))
+            labels = [ToScreen(text, evidence[text.latent]) for text in texts]
+            return ChunkResult(screen_labels(context, spec, self.name, labels, settings.screen_windows, progress))
+
+        def flagged(found: ScreenedLabel) -> list[tuple[int, bool]]:
+            asked = found.rows[found.flagged][: settings.verified].tolist()
+            # among others, because what a judge says of a window hangs on what stands beside it
+            beside = found.rows[~found.flagged][: max(len(asked), _COMPANY)].tolist() if asked else []
+            return [(row, True) for row in asked] + [(row, False) for row in beside]
+
+        labels, count = of_labels(context, spec, shown=True), settings.round_windows
+        return ChunkResult(screen_labels(context, spec, self.name, labels, count, progress, flagged, "verify"))
