@@ -82,13 +82,18 @@ def last_estimates(
     return {(row.latent, row.explainer): row for row in rows if _round(row.stage) == last}
 
 
+def last_round(context: RunContext, source: str) -> str | None:
+    """Name of the stage whose estimates of a source are published; None where nothing was estimated."""
+    for number in range(MOST_ROUNDS, 0, -1):
+        if context.store.artefact(context.run_id, f"estimate_{number}/{source}") is not None:
+            return f"estimate_{number}"
+    return None
+
+
 def fit_of(context: RunContext, source: str) -> dict[str, Any] | None:
     """What the last round found of a source's labels together; None where nothing was estimated."""
-    for number in range(MOST_ROUNDS, 0, -1):
-        found = context.store.artefact(context.run_id, f"estimate_{number}/{source}")
-        if found is not None:
-            return found
-    return None
+    last = last_round(context, source)
+    return None if last is None else context.store.artefact(context.run_id, f"{last}/{source}")
 
 
 def _round(stage: str) -> int:

@@ -110,7 +110,7 @@ def _judge_notes(block: Mapping[str, Any]) -> list[Text]:
         parts.append(
             f"asked again it gave {percent_text(agreement['share'])} of {agreement['asked_again']:,} answers as before"
         )
-    return [Text("Judge: " + "; ".join(parts) + ".")] if parts else []
+    return [Text("The judge: " + "; ".join(parts) + ".")] if parts else []
 
 
 def _percent(share: float) -> str:

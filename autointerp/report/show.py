@@ -25,6 +25,10 @@ from autointerp.report.precision import judged_precision_sentence
 from autointerp.report.terminal import exemplar_lines
 from autointerp.scorers.base import Scorer
 
+_FURTHER = ("near_precision", "precision_above_half", "recall_above_half", "recall_weighted", "auprc")
+"""Figures that only judged labels have."""
+_NAMES = {"f1": "F1", "auprc": "AUPRC", "recall_weighted": "weighted recall"}
+
 
 def quotable_sentence(row: pd.Series[Any]) -> str:
     """What is known about a latent in one sentence that can stand in a text: label, figures, intervals, provenance."""
@@ -111,8 +115,15 @@ def _figures(row: pd.Series[Any]) -> Table:
     table.add_column()
     table.add_column(style="dim")
     q = known(row.get("causal_q"))
+    best = known(row.get("best_precision"))
     notes = {
+        "precision": "" if best is None else f"a perfect label could show {share_text(best)} with this judge",
         "f1": f"token rule {share_text(known(row.get('token_rule_f1')))}",
+        "near_precision": "among firing windows and silent ones near the label alone",
+        "precision_above_half": "if it counts as firing only above half of its maximum",
+        "recall_above_half": "of the windows above half of its maximum",
+        "recall_weighted": "each window by its activation",
+        "auprc": "area under precision and recall, by the judge's probabilities",
         "causal_effect": "ln; 0 = like a random push" + ("" if q is None else f"; q {share_text(q, 3)}"),
     }
     for kind, score in judged_scores(row).items():
@@ -125,14 +136,16 @@ def _figures(row: pd.Series[Any]) -> Table:
         table.add_row("on written texts", signed_text(gap), bounds, note)
     for kind in judge_failures(row):
         table.add_row(kind, UNDEFINED, "", f"not judged: {_text(row, f'{kind}_failure')}")
-    columns = ("precision", "recall", "f1", "correlation", "causal_effect")
+    columns = ("precision", "recall", "f1", *_FURTHER, "correlation", "causal_effect")
     judged = judged_scores(row) or judge_failures(row) or matching
     for column in columns if _text(row, "precision_method") or not judged else columns[-1:]:
         signed = column == "causal_effect"
         value = known(row.get(column))
+        if value is None and column in _FURTHER:
+            continue
         bounds = interval_text(known(row.get(f"{column}_low")), known(row.get(f"{column}_high")), signed=signed)
         shown = signed_text(value) if signed else share_text(value)
-        table.add_row("F1" if column == "f1" else column.replace("_", " "), shown, bounds, notes.get(column, ""))
+        table.add_row(_NAMES.get(column, column.replace("_", " ")), shown, bounds, notes.get(column, ""))
     for column, unit in (("ablation_kl", "nats at its firing tokens"), ("steering_kl", "nats reached by steering")):
         value = known(row.get(column))
         if value is not None:
@@ -171,6 +184,8 @@ def judge_failures(row: pd.Series[Any]) -> dict[str, str]:
         if kind in (name, "steering") or not _text(row, name):  # steering is no judge
             continue
         found[kind] = (_text(row, f"{name}_message") or _text(row, name)).rstrip(".")
+    if found.get("precision") in [why for kind, why in found.items() if kind != "precision"]:
+        del found["precision"]  # it was to come from that judge's verdicts
     return found
 
 

@@ -15,7 +15,9 @@ from autointerp.imports.label_line import clean_label
 from autointerp.llm.asking import LLMs
 from autointerp.pipeline.asking import over_latents
 from autointerp.pipeline.context import RunContext
+from autointerp.pipeline.estimating import estimated_judge
 from autointerp.pipeline.latent_evidence import evidence_of
+from autointerp.pipeline.stages.estimate import estimate_of_edit
 from autointerp.pipeline.stages.score import score_one
 from autointerp.report.figures import share_text
 from autointerp.review.effective import EffectiveLabel, effective
@@ -118,9 +120,13 @@ def score_edit(context: RunContext, source: str, latent: int, explainer: str) ->
     if missing:
         excluded = evidence.excluded | seen.places
         made = _score(context, source, missing, explanation, replace(evidence, excluded=excluded), seen)
+        judge = estimated_judge(context)
+        judged = [score for score in made if judge is not None and score.scorer == judge.kind]
+        estimates = [estimate_of_edit(context, source, score) for score in judged]
         with context.store.writing() as connection, Session(bind=connection) as session:
             session.add_all(score_row(context.run_id, source, score) for score in made)
             session.add_all(verdict_rows(context.run_id, source, made))
+            session.add_all(row for row in estimates if row is not None)
             session.flush()
         stored += made
     order = {scorer.kind: number for number, scorer in enumerate(judges)}

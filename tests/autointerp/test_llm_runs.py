@@ -531,3 +531,28 @@ def test_answers_with_spoiled_log_probabilities_count_without_a_probability(
     assert found["detection"][0].get("detection_auroc") is None
     assert found["fuzz"][1] == "server_error"
     pd.testing.assert_series_equal(dictionary(labelled[0]).detection_score, dictionary(out).detection_score)
+
+
+def test_an_edited_label_gets_a_precision_of_its_own(world: Path) -> None:
+    out = world / "edited"
+    more = LABELS.replace('[[scorers]]\nkind = "fuzz"\n', "")
+    with RunningServer(oracle(world)) as server:
+        done = run(write_config(world, "edited", server.url, more), out)
+        assert done.returncode == 0, done.stderr
+        for latent, text in ((7, SENTENCES[6]), (6, SENTENCES[6])):
+            said = run_cli(["review", str(out), str(latent), "--by", "somebody", "--edit", text], environment())
+            assert said.returncode == 0, said.stderr
+    with sqlite3.connect(out / "autointerp.db") as connection:
+        rows = connection.execute(
+            "SELECT latent, \"values\", failure_kind FROM estimate WHERE explainer LIKE 'human%' AND source = 'planted'"
+        ).fetchall()
+    found = {latent: (json.loads(values), failure) for latent, values, failure in rows}
+    assert [failure for _, failure in found.values()] == [None, None]
+    assert found[6][0]["precision_method"] == "judged"
+    # another latent's label holds where this one fires no more often than anywhere
+    right, wrong = found[6][0], found[7][0]
+    assert wrong["precision_high"] < right["precision"]
+    assert wrong["recall_high"] < right["recall_low"]
+    shown = run_cli(["show", str(out), "7"], environment()).stdout
+    assert SENTENCES[6] in shown
+    assert "as test reads the label" in " ".join(shown.split())

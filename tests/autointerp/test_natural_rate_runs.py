@@ -231,11 +231,14 @@ def test_nine_in_ten_lie_in_their_intervals(name: str, truth: pd.DataFrame, requ
     assert len(table) >= 118, "one latent fires in too few windows"
     resolved = table[~table.precision_basis.isin(["unresolved", "judge_limited"])]
     assert len(resolved) >= 0.9 * len(table)
-    # of the label itself, and of what is promised: the label as this judge reads it
-    assert covered(resolved, "precision", "true").mean() >= 0.9
+    # of what is promised: the label as this judge reads it
     assert covered(resolved, "precision", "read").mean() >= 0.9
     assert covered(resolved, "recall", "read").mean() >= 0.9
-    if not error_rate:
+    # and of the label itself, where the latent fires far more often than the judge errs twice
+    assert covered(resolved[resolved.fires > 10 * error_rate**2], "precision", "true").mean() >= 0.9
+    if (
+        not error_rate
+    ):  # else a yes in fifty is lost to the judge where the latent fires, and no label is seen to be whole
         assert covered(resolved, "recall", "true").mean() >= 0.9
     # over-broad labels are not the ones that pay for it
     assert covered(resolved[resolved.kind.isin([BROAD, LOOSE])], "precision", "read").mean() >= 0.8
@@ -444,6 +447,7 @@ def test_where_the_screen_or_the_judge_fails_for_some_the_others_have_theirs(sma
     right = unscreened[(unscreened.kind == RIGHT) & (unscreened.fires > 0.02)]
     assert len(right) > 2
     assert right.precision.median() > 0.8
+    assert right.precision_low.median() > 0.35
     assert_same(small.run("some", *SMALL, flags=["--retry"]), whole)
 
 

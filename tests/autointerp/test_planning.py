@@ -364,10 +364,10 @@ def test_what_an_estimate_asks_by_hand() -> None:
         "detection, shuffled": (1, 4, True),
         "detection, shuffled, again": (1, 4, True),
     }
-    # 50 labels of either source: 40 and 10, each with 500 windows in calls of 25; then 1,000 windows
+    # 50 labels of either source: 40 and 10, each with 500 windows in calls of 25; then as many
     screen = lines["screen"]
     assert screen.calls == pytest.approx(2 * 2 * 20)
-    assert lines["screen, more rounds"].calls == pytest.approx(2 * 2 * 40)
+    assert lines["screen, more rounds"].calls == pytest.approx(2 * 2 * 20)
     static, question = by_hand("screen")
     assert screen.planned.static_tokens == static
     # 25 labels of 20 tokens and 3 in a call, and 25 windows of 10 tokens and 3, each in a block of 12
@@ -445,7 +445,7 @@ def test_a_second_asking_takes_the_calls_that_are_planned(evidence: LatentEviden
     """What a judge is really asked that says yes to so many silent windows, some of them flagged by a screen."""
     pool = evidence.store.pool(Side.SCORE)
     silent = [row for row in range(600) if not of_pool(pool, row, 0, Stratum.BULK).fires]
-    scorer = DetectionScorer(neighbour_share=0.0, token_share=0.0)
+    scorer = DetectionScorer(neighbour_share=0.0, token_share=0.0, per_call=20)
     for screened in ({}, {LABEL.explainer: ScreenedWindows(tuple(silent[:300]), tuple(silent[300:400]), 7)}):
         known = replace(evidence, screened=screened)
         shown: list[str] = []
@@ -477,9 +477,10 @@ def test_an_estimate_is_expected_as_the_run_will_make_it() -> None:
     found = expected_precision(config, num_latents=[5_000, 250])
     assert found is not None
     assert found.labels == 250
-    # 500 and 1,000 windows, of which 94% are bulk; the audit: half of 250 * 40 for 60; 40% of 125,000 windows are scored, 30,000 kept
+    # twice 500 windows, of which 94% are bulk; the audit: half of 250 * 40 for 60, in whole calls of 25; 40% of 125,000 windows are
+    # scored, 30,000 kept
     by_hand = PlannedWindows(
-        firing=20, silent=(5, 5, 0, 10), audit_latents=60, audit=83, screened=1_410, verified=40, pool=30_000
+        firing=20, silent=(5, 5, 0, 10), audit_latents=60, audit=75, screened=940, verified=40, pool=30_000
     )
     assert found.planned == by_hand
     four = [expected_widths(RATES, by_hand, seed, num_latents=250).median for seed in range(4)]

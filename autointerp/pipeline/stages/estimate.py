@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from autointerp.failure import Failure, FailureKind
+from autointerp.judging.further_figures import JudgedWindows, further_figures
 from autointerp.judging.tally import NO_VERDICTS, LabelTally, Tally, counts_of, pool_counts
 from autointerp.patterns.token_rule import counted_rule
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.control_kinds import SHUFFLED, VERDICTS
-from autointerp.pipeline.estimating import AUDIT, estimated_judge, estimated_labels
+from autointerp.pipeline.estimating import AUDIT, estimated_judge, estimated_labels, last_round
 from autointerp.pipeline.judge_resolution import judge_resolution
 from autointerp.pipeline.latent_evidence import evidence_of
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage
@@ -21,6 +22,9 @@ from autointerp.statistics.natural_rate import NaturalRates, PrecisionBasis, est
 from autointerp.statistics.natural_rate.figures import Estimate as Interval
 from autointerp.store.models import Artefact, Base, EstimateRow, ScreenRow
 from sae_core.hashing import seed_for
+
+_ENOUGH_LABELS = 5_000
+"""Of a run's labels, at random, from which an edited one may borrow: with more the fit is hardly better, and a person waits."""
 
 
 class Estimate(Stage):
@@ -49,25 +53,27 @@ class Estimate(Stage):
         rows: list[Base] = []
         judged: list[tuple[int, str]] = []
         tallies: list[LabelTally] = []
-        for latent, explainer, found in _tallies(context, spec.source):
+        windows, half = JudgedWindows(), context.config.extraction.window_length / 2
+        for latent, explainer, found, items in _tallies(context, spec.source):
             if isinstance(found, Failure):
                 rows.append(self._row(context, spec.source, latent, explainer, {}, found))
             else:
                 judged.append((latent, explainer))
                 tallies.append(found)
+                windows.add(items, half)
         if not tallies:
             return ChunkResult(rows)
+        counts, seed = counts_of(tallies), seed_for(context.config.seed, "estimate", spec.source)
         resolution = judge_resolution(context)
-        rates = estimate_natural_rates(
-            counts_of(tallies),
-            seed_for(context.config.seed, "estimate", spec.source),
-            judge=None if resolution is None else resolution.of_null_labels,
-        )
+        null_labels = None if resolution is None else resolution.of_null_labels
+        rates = estimate_natural_rates(counts, seed, judge=null_labels)
+        largest = np.abs(context.exemplars(spec.source).statistics.max_activation).max(axis=0)
+        further = further_figures(windows, counts, rates, largest[[latent for latent, _ in judged]], judged, seed)
         rules: dict[int, dict[str, float | int | None]] = {}
         for number, (latent, explainer) in enumerate(judged):
             if latent not in rules:
                 rules[latent] = counted_rule(evidence_of(context, spec.source, latent))
-            values = _values(rates, tallies[number], number) | rules[latent]
+            values = _values(rates, tallies[number], number) | further[number] | rules[latent]
             rows.append(self._row(context, spec.source, latent, explainer, values, None))
         rows += self._shuffled(context, spec.source)
         told = _of_the_fit(rates, tallies)
@@ -105,20 +111,55 @@ class Estimate(Stage):
         values: dict[str, ScoreValue],
         failure: Failure | None,
     ) -> EstimateRow:
-        return EstimateRow(
-            run_id=context.run_id,
-            source=source,
-            latent=latent,
-            stage=self.name,
-            explainer=explainer,
-            values=defined(values),
-            failure_kind=None if failure is None else failure.kind.value,
-            failure_message=None if failure is None else failure.message,
-        )
+        return _row(context.run_id, source, self.name, latent, explainer, values, failure)
 
 
-def _tallies(context: RunContext, source: str) -> Iterator[tuple[int, str, LabelTally | Failure]]:
-    """What was judged of each label of a source, or why nothing was."""
+def estimate_of_edit(context: RunContext, source: str, score: Score) -> EstimateRow | None:
+    """The row of a text that a person wrote after the run's estimates were made, from its verdicts and those of the run's labels.
+
+    ``score``: the estimated judge's. None where the run has no estimates.
+    """
+    last = last_round(context, source)
+    if last is None or score.explainer is None:
+        return None
+    found = score.failure or _counted(score.verdicts, ())
+    if isinstance(found, Failure):
+        return _row(context.run_id, source, last, score.latent, score.explainer, {}, found)
+    others = [tally for _, _, tally, _ in _tallies(context, source) if isinstance(tally, LabelTally)]
+    seed = seed_for(context.config.seed, "estimate", source, score.latent, score.explainer)
+    chosen = np.random.default_rng(seed).permutation(len(others))[:_ENOUGH_LABELS]
+    tallies = [*(others[index] for index in sorted(chosen.tolist())), found]
+    resolution = judge_resolution(context)
+    null_labels = None if resolution is None else resolution.of_null_labels
+    rates = estimate_natural_rates(counts_of(tallies), seed, judge=null_labels, audit=False)
+    values = _values(rates, found, len(tallies) - 1)
+    values |= counted_rule(evidence_of(context, source, score.latent))
+    return _row(context.run_id, source, last, score.latent, score.explainer, values, None)
+
+
+def _row(
+    run_id: str,
+    source: str,
+    stage: str,
+    latent: int,
+    explainer: str,
+    values: dict[str, ScoreValue],
+    failure: Failure | None,
+) -> EstimateRow:
+    return EstimateRow(
+        run_id=run_id,
+        source=source,
+        latent=latent,
+        stage=stage,
+        explainer=explainer,
+        values=defined(values),
+        failure_kind=None if failure is None else failure.kind.value,
+        failure_message=None if failure is None else failure.message,
+    )
+
+
+def _tallies(context: RunContext, source: str) -> Iterator[tuple[int, str, LabelTally | Failure, dict[str, Any]]]:
+    """What was judged of each label of a source, or why nothing was; and the scorer's verdicts."""
     judge = estimated_judge(context)
     assert judge is not None, "where nothing is estimated no chunk is planned"
     store, run_id, size = context.store, context.run_id, context.config.chunk_latents
@@ -134,7 +175,8 @@ def _tallies(context: RunContext, source: str) -> Iterator[tuple[int, str, Label
             rounds.setdefault((row.latent, row.explainer), []).append(row)
         for text in estimated_labels(context, source, part):
             key = (text.latent, text.explainer)
-            yield *key, _tally(scores.get(key), verdicts.get(key), rounds.get(key, ()))
+            items = verdicts.get(key)
+            yield *key, _tally(scores.get(key), items, rounds.get(key, ())), items or {}
 
 
 def _tally(score: Score | None, items: dict[str, Any] | None, rounds: Sequence[ScreenRow]) -> LabelTally | Failure:

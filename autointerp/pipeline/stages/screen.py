@@ -6,9 +6,17 @@ known well enough by then, and ask the judge itself about what is flagged.
 
 from __future__ import annotations
 
+from autointerp.pipeline.affording import affordable_labels
 from autointerp.pipeline.asking import chunks_at_once
 from autointerp.pipeline.context import RunContext
-from autointerp.pipeline.estimating import estimated_judge, estimated_labels, estimates_of, goes_on, judged_sources
+from autointerp.pipeline.estimating import (
+    Estimated,
+    estimated_judge,
+    estimated_labels,
+    estimates_of,
+    goes_on,
+    judged_sources,
+)
 from autointerp.pipeline.latent_evidence import chunk_evidence
 from autointerp.pipeline.screening import ScreenedLabel, ToScreen, label_chunks, of_labels, screen_labels
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage, latent_chunks
@@ -43,11 +51,42 @@ class Screen(Stage):
         judged = judged_sources(context)
         if self.number == 1:
             return [chunk for chunk in latent_chunks(context) if chunk.source in judged]
+        wide = self._wide(context)
+        room = affordable_labels(context)
+        widest = sorted(wide, key=lambda found: -found[1].width)[:room]
+        chosen = [(source, label) for source, label in wide if (source, label) in set(widest)]
         chunks = []
         for source in judged:
-            wide = [label for label in estimates_of(context, source, self.number - 1) if goes_on(context, label)]
-            chunks += label_chunks(context, source, [(label.latent, label.explainer) for label in wide])
+            labels = [(label.latent, label.explainer) for name, label in chosen if name == source]
+            chunks += label_chunks(context, source, labels)
         return chunks
+
+    def _wide(self, context: RunContext) -> list[tuple[str, Estimated]]:
+        """Labels with their sources that go on after the round before."""
+        found = [
+            (source, label)
+            for source in judged_sources(context)
+            for label in estimates_of(context, source, self.number - 1)
+        ]
+        if self.number > 2:  # a label that stopped once does not begin again
+            last = {
+                (row.source, row.latent, row.explainer)
+                for source in judged_sources(context)
+                for row in context.store.screens(context.run_id, source, stage=f"screen_{self.number - 1}")
+            }
+            found = [(source, label) for source, label in found if (source, label.latent, label.explainer) in last]
+        return [(source, label) for source, label in found if goes_on(context, label)]
+
+    def remark(self, context: RunContext) -> str | None:
+        if self.number == 1:
+            return None
+        chunks = [chunk for chunk in context.store.chunks(context.run_id) if chunk.stage == self.name]
+        asked, wide = sum(chunk.planned_units for chunk in chunks), len(self._wide(context))
+        if asked >= wide:
+            return None
+        return (
+            f"{self.name}: the budget has room for {asked:,} of {wide:,} labels whose precision is known only roughly"
+        )
 
     def at_once(self, context: RunContext) -> int:
         return chunks_at_once(context.scorers)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-from scipy.special import betainc, expit
+from scipy.special import betainc, betaincc, expit
 
 from autointerp.statistics.natural_rate.grid import EDGES, Floats
 from autointerp.statistics.natural_rate.rate_classes import RateClasses
@@ -19,6 +19,8 @@ SIZES: Floats = np.geomspace(0.1, 1e4, 16)
 """Of a Beta(mean·size, (1 - mean)·size)."""
 NEGLIGIBLE = 1e-5
 """Hyperparameters with less weight than this are left out."""
+LEAST_MASS = 1e-290
+"""Of a cell of rates: a latent unlike everything that a prior expects is known by its own windows, and not by rounding."""
 
 
 @cache
@@ -26,8 +28,12 @@ def prior_masses() -> Floats:
     """Masses of every prior on the grid of rates, [H, G], H = means x sizes."""
     mean, size = (column.ravel() for column in np.meshgrid(MEANS, SIZES, indexing="ij"))
     inner = expit(EDGES[1:-1])
-    upto = betainc((mean * size)[:, None], ((1 - mean) * size)[:, None], inner)
-    masses = np.diff(np.concatenate([np.zeros((len(mean), 1)), upto, np.ones((len(mean), 1))], axis=1), axis=1)
+    shape = (mean * size)[:, None], ((1 - mean) * size)[:, None]
+    none, whole = np.zeros((len(mean), 1)), np.ones((len(mean), 1))
+    below = np.concatenate([none, betainc(*shape, inner), whole], axis=1)
+    above = np.concatenate([whole, betaincc(*shape, inner), none], axis=1)
+    # Differences of the shares above where most lies below: else rounding cuts off the tail in which a label that is much broader than others lies.
+    masses = np.maximum(np.where(below[:, 1:] < 0.5, np.diff(below, axis=1), -np.diff(above, axis=1)), LEAST_MASS)
     masses.setflags(write=False)
     return np.asarray(masses, dtype=np.float64)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from autointerp.statistics.natural_rate.grid import Floats
 from sae_core.errors import InputError
@@ -13,6 +13,10 @@ from sae_core.errors import InputError
 NUM_STRATA = 4
 """Silent windows: near by a neighbour, holding the token, near by embedding, the bulk, in this order."""
 BULK = 3
+
+
+MUCH = 0.01
+"""Share of the bulk windows shown to a screen that it flags and the judge confirms, above which a label is broad."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,6 +34,12 @@ class ScreenCounts:
     """Flagged windows that the judge itself was asked about, [L]."""
     confirmed: Floats
     """Of these, confirmed, [L]."""
+
+    def found(self) -> NDArray[np.int8]:
+        """How much it found, [L]: 0 where nothing was confirmed, 1 for a share of up to :data:`MUCH` of what it was shown, 2 for more."""
+        shown, asked = np.maximum(self.screened, 1e-300), np.maximum(self.verified, 1e-300)
+        share = self.flagged / shown * (self.confirmed / asked)
+        return np.where(self.confirmed > 0, 1 + (share > MUCH), 0).astype(np.int8)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,6 +92,14 @@ class VerdictCounts:
             found.append((self.screen.verified, self.screen.confirmed))
             found.append((self.screen.screened, self.screen.flagged))
         return found
+
+    def groups(self) -> dict[int, NDArray[np.int8]]:
+        """Of some of these rates: among which latents [L] a prior is fitted that treats latents alike.
+
+        What a screen misses goes with what it finds. Among all labels the few broad ones would be told that a screen misses next to nothing,
+        as it does of narrow ones, and would look better than they are.
+        """
+        return {} if self.screen is None else {BULK: self.screen.found()}
 
 
 def verdict_counts(

@@ -44,6 +44,8 @@ class NaturalRates:
     audit_total: int | None
     audit_position: float | None
     """Where the audit's yeses lie among the foretold ones; .5 where the fit holds."""
+    borrows: bool
+    """Whether the fit over all labels can be trusted; else precision and F1 rest on each latent's own windows."""
 
 
 def estimate_natural_rates(
@@ -66,7 +68,8 @@ def estimate_natural_rates(
     own = own_precision(counts, recall.median, level)
     best = best_precision(counts.pi, judge)
     basis = precision_basis(precision.width, own[1] - own[0], best, counts.num_bulk_yes, check)
-    if not fit_holds(len(counts), counts.num_bulk_yes, check):
+    borrows = fit_holds(len(counts), counts.num_bulk_yes, check)
+    if not borrows:
         # then nothing is borrowed: what its own windows say of a latent is all that is said of it
         precision = Estimate(np.clip(precision.median, *own), *own)
         f1 = _of_own(precision, recall)
@@ -85,6 +88,7 @@ def estimate_natural_rates(
         audit_covered=None if check is None else check.covered,
         audit_total=None if check is None else check.total,
         audit_position=None if check is None else check.position,
+        borrows=borrows,
     )
 
 

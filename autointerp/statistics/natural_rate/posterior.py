@@ -66,7 +66,8 @@ class RatesPosterior:
 
 def fit_rates(counts: VerdictCounts, seed: int, priors: Priors = INTEGRATED) -> RatesPosterior:
     """Fit all priors to a run's verdicts. The result depends on ``seed`` and on the set of latents, not on their order."""
-    rates = [rate_classes(judged, yes) for judged, yes in counts.rates()]
+    groups = counts.groups()
+    rates = [rate_classes(*pair, group_L=groups.get(h)) for h, pair in enumerate(counts.rates())]
     with_factor = len(counts) >= priors.factor_from
     part, num_parts = priors.num_draws, len(priors.parts) + with_factor
     widest = max(len(rate.count) for rate in rates)
@@ -74,8 +75,10 @@ def fit_rates(counts: VerdictCounts, seed: int, priors: Priors = INTEGRATED) -> 
     for h, rate in enumerate(rates):
         rng = np.random.default_rng(seed_for(seed, "natural rate: classes", h))
         for place, posterior in enumerate(priors.parts):
-            drawn = quantiles(posterior(rate, rng), even_shares(part, rng))
-            by_class[h, : len(rate.count), place * part : (place + 1) * part] = drawn
+            shares = even_shares(part, rng)
+            for group in np.unique(rate.group):
+                drawn = quantiles(posterior(rate.of_group(group), rng), shares)
+                by_class[h, : len(rate.count)][rate.group == group, place * part : (place + 1) * part] = drawn
     rng = np.random.default_rng(seed_for(seed, "natural rate: draws", 0))
     recall, recall_class = np.unique(counts.firing_judged + 1j * counts.firing_yes, return_inverse=True)
     shares = np.concatenate([even_shares(part, rng) for _ in range(num_parts)])

@@ -1,0 +1,200 @@
+"""The windows that a run asks about for each label, in the numbers of its own configuration (docs/precision.md, "How a run does it").
+
+A screen of uniform windows, many labels a call; detection on firing windows, near ones, a few of those that the screen was shown, and
+what it flagged; an audit of 60 labels; further screens for labels whose interval is wide.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autointerp.config.sections import PrecisionConfig
+from autointerp.scorers.detection import DetectionScorer
+from autointerp.statistics.natural_rate import (
+    NaturalRates,
+    ScreenCounts,
+    VerdictCounts,
+    estimate_natural_rates,
+    verdict_counts,
+)
+from autointerp.statistics.natural_rate.counts import BULK
+
+if TYPE_CHECKING:
+    from precision_coverage import Population
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+
+DETECTION = DetectionScorer(endpoint="judge")
+SETTINGS = PrecisionConfig()
+POOL = 30_000
+COMPANY = 5
+"""Windows without a flag beside the flagged ones of a further round, at least (``pipeline.stages.screen``)."""
+NEAR = 2
+"""Windows near by embedding, a stratum that runs do not draw: theirs lie in the bulk."""
+
+
+@dataclass(frozen=True)
+class Screen:
+    """A second, noisier judge, better at some labels than at others."""
+
+    sees: Floats
+    """Share of the windows with a yes of the judge that it flags, [L]."""
+    cries: Floats
+    """Share of the others that it flags, [L]."""
+
+
+def noisy_screen(num: int, rng: np.random.Generator) -> Screen:
+    """Sees .8 in the mean, and of every fifth label's windows .4; flags .5% of the others, and of every tenth label's 3%."""
+    return Screen(rng.choice([0.4, 0.8, 0.95], num, p=[0.2, 0.3, 0.5]), rng.choice([0.005, 0.03], num, p=[0.9, 0.1]))
+
+
+def without_near(of: Population) -> Population:
+    """The same labels with no window near by embedding."""
+    weights = of.weights.copy()
+    weights[:, NEAR] = 0
+    return replace(of, weights=weights / weights.sum(axis=1, keepdims=True))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Bulk windows that a screen was shown, each [L]."""
+
+    seen: Counts
+    """Flagged, and the judge would say yes."""
+    cried: Counts
+    """Flagged, and it would say no."""
+    missed: Counts
+    """Not flagged, and it would say yes."""
+    rest: Counts
+
+    @property
+    def flagged(self) -> Counts:
+        """All that it says match."""
+        return self.seen + self.cried
+
+    @property
+    def unflagged(self) -> Counts:
+        """All others."""
+        return self.missed + self.rest
+
+
+def shown(of: Population, screen: Screen, windows: int, rng: np.random.Generator) -> Shown:
+    """A screen of so many uniform windows: what of them is a label's bulk."""
+    bulk = rng.binomial(windows, (1 - of.pi) * of.weights[:, BULK])
+    fits = rng.binomial(bulk, of.rates[:, BULK])
+    seen, cried = rng.binomial(fits, screen.sees), rng.binomial(bulk - fits, screen.cries)
+    return Shown(seen, cried, fits - seen, bulk - fits - cried)
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What the judge said of such windows, each [L]."""
+
+    judged: Counts
+    """Without a flag."""
+    yes: Counts
+    verified: Counts
+    """Flagged."""
+    confirmed: Counts
+
+
+def judged(windows: Shown, unflagged: Counts, rng: np.random.Generator) -> Verdicts:
+    """Verdicts on so many unflagged windows and on the flagged ones that are to be verified."""
+    asked = np.minimum(windows.unflagged, unflagged)
+    verified = np.minimum(windows.flagged, SETTINGS.verified)
+    return Verdicts(
+        asked,
+        rng.hypergeometric(windows.missed, windows.rest, asked),
+        verified,
+        rng.hypergeometric(windows.seen, windows.cried, verified),
+    )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """All that a run would ask about each label; further rounds for all of them, whether they get them or not."""
+
+    of: Population
+    pool: Counts
+    firing_yes: Counts
+    near: Counts
+    """Judged windows of the strata before the bulk, [L, 3]."""
+    near_yes: Counts
+    rounds: list[tuple[Shown, Verdicts]]
+    """The first is the screen and detection."""
+    audit: Verdicts
+
+    def counts(self, done: Counts) -> VerdictCounts:
+        """The verdicts after so many rounds for each label, added up as the stage ``estimate`` does."""
+        num = len(done)
+        sums = {name: np.zeros(num) for name in ("judged", "yes", "verified", "confirmed", "screened", "flagged")}
+        for number, (windows, verdicts) in enumerate(self.rounds):
+            in_it = number < done
+            for name in ("judged", "yes", "verified", "confirmed"):
+                sums[name] += in_it * getattr(verdicts, name)
+            sums["screened"] += in_it * (windows.flagged + windows.unflagged)
+            sums["flagged"] += in_it * windows.flagged
+        screen = ScreenCounts(
+            sums["screened"],
+            sums["flagged"],
+            sums["verified"] + self.audit.verified,
+            sums["confirmed"] + self.audit.confirmed,
+        )
+        return verdict_counts(
+            self.of.pi, np.full(num, DETECTION.firing), self.firing_yes, self.pool,
+            np.column_stack([self.near, sums["judged"]]), np.column_stack([self.near_yes, sums["yes"]]),
+            self.audit.judged, self.audit.yes, screen,
+        )  # fmt: skip
+
+    def windows(self, done: Counts) -> Floats:
+        """Windows that the judge was asked about for each label, the audit's among them, [L]."""
+        of = self.counts(done)
+        assert of.screen is not None, "every label is screened"
+        return np.asarray(of.firing_judged + of.judged.sum(axis=1) + of.audit_judged + of.screen.verified)
+
+
+def ask(of: Population, screen: Screen, rounds: int, rng: np.random.Generator) -> Asked:
+    """Simulated verdicts of up to ``rounds`` rounds."""
+    num = len(of.pi)
+    pool = rng.multinomial(np.round(POOL * (1 - of.pi)).astype(int), of.weights)
+    near = np.minimum(pool[:, :BULK], DETECTION.silent_by_stratum[:BULK])
+    first = shown(of, screen, SETTINGS.screen_windows, rng)
+    bulk = DETECTION.silent_by_stratum[BULK]
+    # detection's bulk windows are some of those that the screen was shown, so that some of them are flagged
+    verdicts = judged(first, bulk - rng.hypergeometric(first.flagged, first.unflagged, bulk), rng)
+    found = [(first, verdicts)]
+    for _ in range(rounds - 1):
+        windows = shown(of, screen, SETTINGS.round_windows, rng)
+        flagged = np.minimum(windows.flagged, SETTINGS.verified)
+        found.append((windows, judged(windows, np.where(flagged > 0, np.maximum(flagged, COMPANY), 0), rng)))
+    each = DETECTION.firing + near.sum(axis=1) + verdicts.judged + verdicts.verified
+    size = SETTINGS.audit_size(num, round(float(each.mean())), DETECTION.per_call)
+    chosen = np.zeros(num, dtype=np.int64)
+    chosen[rng.permutation(num)[: SETTINGS.audit_latents]] = 1
+    windows = shown(of, screen, size, rng)
+    audit = judged(windows, windows.unflagged, rng)
+    return Asked(
+        of,
+        pool,
+        rng.binomial(DETECTION.firing, of.recall),
+        near,
+        rng.binomial(near, of.rates[:, :BULK]),
+        found,
+        Verdicts(*(chosen * getattr(audit, name) for name in ("judged", "yes", "verified", "confirmed"))),
+    )
+
+
+def estimated(asked: Asked, seed: int) -> list[tuple[NaturalRates, Counts]]:
+    """After each round the figures, as if it were the last one, and how many rounds each label got."""
+    done = np.ones(len(asked.of.pi), dtype=np.int64)
+    found: list[tuple[NaturalRates, Counts]] = []
+    for number in range(1, len(asked.rounds) + 1):
+        if found:
+            done = done + ((done == number - 1) & (found[-1][0].precision.width > SETTINGS.width))
+        found.append((estimate_natural_rates(asked.counts(done), seed), done))
+    return found
