@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from autointerp.judging.null_labels import EVERYTHING
 from tests.planted_world import BOS, CONTEXT, MEANING, NUM_LATENTS, VOCABULARY
 
 SENTENCES: dict[int, str] = {
@@ -53,7 +54,11 @@ class Passage:
 
 
 def meaning_of(label: str) -> Fires:
-    """What a label says: one of SENTENCES, else any word of the vocabulary that stands in it; nothing fits other texts."""
+    """What a label says: one of SENTENCES, that of every text, else any word of the vocabulary that stands in it; nothing fits
+    other texts.
+    """
+    if label == EVERYTHING:
+        return lambda words, i: True
     latent = _LATENT_OF.get(label.strip().strip("."))
     if latent is not None:
         return of_latent(latent)

@@ -157,7 +157,7 @@ class ControlsConfig(Section):
     shuffled_latents: Count = 200
     """Latents, at least, that are scored under another latent's label (all, where a source has fewer)."""
     null_latents: int = Field(default=20, ge=0)
-    """Latents on which every judge is asked about labels that fit nothing and that fit everything; 0 for none."""
+    """Latents on which every judge is asked about labels that fit nothing, that fit everything, and that are empty; 0 for none."""
 
     def null_size(self, labelled: int) -> int:
         """Latents, of ``labelled`` ones, on which judges are asked about null labels: a tenth at most, for each costs as much as a

@@ -1,4 +1,4 @@
-"""Labels that fit no window, and one that fits every window: what a judge says of them is about the judge (METHODS 4 and 6)."""
+"""Labels that fit no window, one that fits every window, and an empty one: what a judge says of them is about the judge (METHODS 4, 6)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ NOTHING = (
 """Things that nobody has heard of. Labels such as "nothing" would not do: they tell the judge what to answer."""
 EVERYTHING = "any text at all, whatever it says"
 """Fits every window."""
-FITS_NOTHING, FITS_EVERYTHING = "nothing", "everything"
+EMPTY = " "
+"""Tells the judge nothing: what it says then it has from the windows alone."""
+FITS_NOTHING, FITS_EVERYTHING, IS_EMPTY = "nothing", "everything", "empty"
 """In the place of an explainer, for scores of these labels."""
 
 
 def null_labels(latent: int) -> list[Explanation]:
     """One of each kind, as labels of a latent."""
-    texts = {FITS_NOTHING: NOTHING[latent % len(NOTHING)], FITS_EVERYTHING: EVERYTHING}
+    texts = {FITS_NOTHING: NOTHING[latent % len(NOTHING)], FITS_EVERYTHING: EVERYTHING, IS_EMPTY: EMPTY}
     return [Explanation(latent=latent, explainer=name, text=text) for name, text in texts.items()]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from autointerp.explanation import Explanation
+from autointerp.judging.null_labels import null_labels
 from autointerp.llm.pricing import check_price
 from autointerp.llm.protocol import Usage
 from autointerp.planning.planned import PlannedCalls, PlanSizes
@@ -221,7 +222,7 @@ def plan_run(
     null = None if selected is None else sum(config.controls.null_size(count) for count in selected)
     for scorer in scorers:
         if config.controls.null_latents and can_compare(scorer):
-            line(scorer.kind + _NULL, scorer.planned(sizes), 2, null, beside=True)
+            line(scorer.kind + _NULL, scorer.planned(sizes), len(null_labels(0)), null, beside=True)
             # "everything" fits every silent window, and all of these are asked again
             again = [calls.most or calls for calls in scorer.planned_again(sizes)]
             line(scorer.kind + _NULL + _AGAIN, again, 1, null, beside=True)

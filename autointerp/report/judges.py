@@ -18,6 +18,8 @@ MOST_FAILED = 0.03
 """Share of a judge's questions that may stay without an answer before a run says so at its end: those that fail are seldom
 a random part of them."""
 _ENDING = "_score"
+_NULL = ("nothing", "everything", "empty")
+"""Labels that say nothing of a latent: chance is what they should get."""
 _ARMS = {"labels": "labels", "shuffled": "shuffled labels", "random_direction": "random directions"}
 
 
@@ -46,6 +48,7 @@ def judged_block(alive: pd.DataFrame, controls: pd.DataFrame, judgings: pd.DataF
                 name: _control(controls, name, column) | {"failed": _failed(rows, name)}
                 for name in ("shuffled", "random_direction")
             },
+            "null_labels": {name: _control(controls, f"null_{name}", column) for name in _NULL},
         }
     return block
 

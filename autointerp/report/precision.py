@@ -73,20 +73,27 @@ def precision_notes(block: Mapping[str, Any] | None) -> list[Text]:
         line.append("; ".join(parts) + ".")
         notes.append(line)
     failed = Counter[str]()
-    covered = total = needed = 0
     for source in block["sources"].values():
         failed.update(source["failures"])
-        covered += source.get("audit_covered") or 0
-        total += source.get("audit_total") or 0
-        needed += source["audit_needed"] if source.get("audit_total") else 0
     if failed:
         reasons = ", ".join(f"{plain_line(kind)} {count:,}" for kind, count in failed.most_common())
         notes.append(Text(f"No precision for {sum(failed.values()):,} labels: {reasons}."))
-    if total:
-        line = Text(
-            f"Audit: of {total:,} random labels with further windows judged, {covered:,} answered as the other verdicts foretold"
+    audits = {name: source for name, source in block["sources"].items() if source.get("audit_total")}
+    if audits:
+        covered, total, needed = (
+            sum(audit[f"audit_{what}"] for audit in audits.values()) for what in ("covered", "total", "needed")
         )
-        line.append(f" (a sound fit gives {needed:,} or more)", style="" if covered >= needed else "bold red")
+        line = Text(
+            f"Audit: of {total:,} random labels with further windows judged, {covered:,} answered as the other verdicts foretold "
+            f"(a sound fit gives {needed:,} or more)"
+        )
+        short = [name for name, audit in audits.items() if audit["audit_covered"] < audit["audit_needed"]]
+        if short:
+            names = ", ".join(
+                f"{plain_line(name)} ({audits[name]['audit_covered']} of {audits[name]['audit_total']})"
+                for name in short
+            )
+            line.append(f"; too few in {names}: do not trust what is borrowed there", style="bold red")
         notes.append(line.append("."))
     elif block["num_labels"]:
         notes.append(Text("Audit: no windows were left to check the estimate by."))

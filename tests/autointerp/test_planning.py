@@ -359,7 +359,7 @@ def test_what_an_estimate_asks_by_hand() -> None:
         "detection, audit": (1, 100, True),
         "screen, more rounds": (1, 100, False),
         "detection, more rounds": (1, 100, False),
-        "detection, null labels": (2, 8, True),
+        "detection, null labels": (3, 8, True),
         "detection, null labels, again": (1, 8, True),
         "detection, shuffled": (1, 4, True),
         "detection, shuffled, again": (1, 4, True),

@@ -12,12 +12,12 @@ import numpy as np
 
 from autointerp.evidence import LatentEvidence
 from autointerp.explanation import Explanation
-from autointerp.judging.null_labels import FITS_EVERYTHING, FITS_NOTHING, null_labels
+from autointerp.judging.null_labels import FITS_EVERYTHING, FITS_NOTHING, IS_EMPTY, null_labels
 from autointerp.judging.tally import Tally
 from autointerp.llm.asking import LLMs
 from autointerp.pipeline.asking import chunks_at_once, over_latents
 from autointerp.pipeline.context import RunContext
-from autointerp.pipeline.control_kinds import NULL_EVERYTHING, NULL_NOTHING, SHUFFLED, VERDICTS
+from autointerp.pipeline.control_kinds import NULL_EMPTY, NULL_EVERYTHING, NULL_NOTHING, SHUFFLED, VERDICTS
 from autointerp.pipeline.estimating import estimated_judge
 from autointerp.pipeline.latent_evidence import evidence_of
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage
@@ -133,7 +133,7 @@ def null_rows(context: RunContext, spec: ChunkSpec, progress: Progress) -> list[
         return await score_latent(judges, null_labels(evidence.latent), evidence, llms)
 
     evidence = (evidence_of(context, spec.source, int(latent)) for latent, _ in spec.payload["pairs"])
-    kinds = {FITS_NOTHING: NULL_NOTHING, FITS_EVERYTHING: NULL_EVERYTHING}
+    kinds = {FITS_NOTHING: NULL_NOTHING, FITS_EVERYTHING: NULL_EVERYTHING, IS_EMPTY: NULL_EMPTY}
     return [
         control_row(context.run_id, spec.source, kinds[str(score.explainer)], with_tally(score, str(score.explainer)))
         for score in over_latents(context, spec.source, evidence, work, progress, asks=True)
