@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from autointerp.judging.null_labels import EVERYTHING
 from sae_core.coder import SparseCoder
 from sae_core.parts.activation import JumpReLU
 from sae_core.parts.encoder import AffineEncoder
@@ -130,7 +131,9 @@ def planted_labels() -> list[PlantedLabel]:
 
 
 def meaning_of(text: str) -> Fires:
-    """What a label says to a reader of its words, and of the window's alone; what names no word fits nothing."""
+    """What a label says to a reader of its words, and of the window's alone; what names no word fits nothing, or everything."""
+    if text == EVERYTHING:
+        return lambda words, i: True
     head, _, beside = text.partition(" in a window that holds ")
     named, _, after = (set(WORD.findall(part)) for part in head.partition(" right after "))
     also = set(WORD.findall(beside))

@@ -177,7 +177,7 @@ class PrecisionConfig(Section):
     """Labels in one call of the screen."""
     screen_per_call: Count = 25
     """Windows in one call of the screen."""
-    verified: int = Field(default=20, ge=0)
+    verified: int = Field(default=10, ge=0)
     """Windows of a label flagged by the screen that the judge itself is asked about, at most, in each round."""
     audit_latents: int = Field(default=60, ge=0)
     """Random labels of a source that get many more judged windows, which check the estimate; 0 for none."""

@@ -55,6 +55,8 @@ class Estimated:
     explainer: str
     width: float
     """Of the 95% interval of precision."""
+    near_width: float
+    """Of that among windows near the label alone."""
     basis: PrecisionBasis
 
 
@@ -66,6 +68,7 @@ def estimates_of(context: RunContext, source: str, number: int) -> list[Estimate
             row.latent,
             row.explainer,
             row.values["precision_high"] - row.values["precision_low"],
+            row.values["near_precision_high"] - row.values["near_precision_low"],
             PrecisionBasis(row.values["precision_basis"]),
         )
         for row in rows

@@ -37,6 +37,7 @@ from sae_core.hashing import seed_for
 from sae_core.records import Side
 
 _GROUPS_AT_ONCE = 8
+_NEAR = (Stratum.NEIGHBOUR, Stratum.TOKEN)
 _KEPT_ROWS = 200
 """Rows of shown windows that are kept with a label, from which its judged windows are drawn."""
 
@@ -47,8 +48,10 @@ class ToScreen:
 
     explanation: Explanation
     evidence: LatentEvidence
-    before: frozenset[int] = frozenset()
-    """Rows of the pool that were shown with this label in an earlier round, or judged."""
+    shown: frozenset[int] = frozenset()
+    """Rows of the pool that a screen was shown with this label in an earlier round."""
+    judged: frozenset[int] = frozenset()
+    """Rows of the pool that the judge was asked about."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,15 +145,15 @@ async def screen_group(
     found = []
     for number, label in enumerate(labels):
         bulk = silent_strata(label.evidence, Side.SCORE).rows[Stratum.BULK]
-        own = shown & np.isin(rows, bulk) & ~np.isin(rows, list(label.before))
+        own = shown & np.isin(rows, bulk) & ~np.isin(rows, list(label.shown | label.judged))
         flagged = np.zeros(len(rows), dtype=np.bool_) if screened is None else screened.flagged[number]
         failure = failures[0] if failures and not shown.any() else None
         found.append(ScreenedLabel(label, rows[own], flagged[own], sample, screened is not None, failure))
     return found
 
 
-ToJudge = Callable[[ScreenedLabel], list[tuple[int, bool]]]
-"""Rows of a label's shown windows that go to the judge, and whether the screen has flagged them."""
+ToJudge = Callable[[ScreenedLabel], list[tuple[int, Stratum]]]
+"""Rows of the pool that go to the judge, with the stratum that each was drawn from (FLAGGED for those of the bulk that are flagged)."""
 
 
 def screen_labels(
@@ -201,24 +204,30 @@ def label_chunks(context: RunContext, source: str, labels: Sequence[tuple[int, s
     ]
 
 
-def of_labels(context: RunContext, spec: ChunkSpec, *, shown: bool) -> list[ToScreen]:
-    """The labels of a chunk of ``label_chunks``, with the rows that were judged before or, with ``shown``, only shown to a screen."""
+def of_labels(context: RunContext, spec: ChunkSpec) -> list[ToScreen]:
+    """The labels of a chunk of ``label_chunks``, with the rows that were shown and judged with them before."""
     wanted = {(int(latent), str(explainer)) for latent, explainer in spec.payload["pairs"]}
     latents = sorted({latent for latent, _ in wanted})
     store, run_id, seed = context.store, context.run_id, context.config.seed
     evidence = {latent: evidence_of(context, spec.source, latent) for latent in latents}
-    before: dict[tuple[int, str], set[int]] = {label: set() for label in wanted}
-    for row in store.screens(run_id, spec.source, latents) if shown else ():
+    shown: dict[tuple[int, str], set[int]] = {label: set() for label in wanted}
+    judged: dict[tuple[int, str], set[int]] = {label: set() for label in wanted}
+    asked = [(row.latent, row.explainer, row.items) for row in store.verdicts(run_id, spec.source, latents)]
+    for row in store.screens(run_id, spec.source, latents):
         if row.failure_kind is None and (row.latent, row.explainer) in wanted:
-            before[row.latent, row.explainer] |= shown_rows(evidence[row.latent], seed, row.items)
-    for verdicts in store.verdicts(run_id, spec.source, latents):
-        if (verdicts.latent, verdicts.explainer) in wanted:
-            rows = rows_of(evidence[verdicts.latent].store.pool(Side.SCORE), verdicts.items["windows"])
-            before[verdicts.latent, verdicts.explainer] |= rows
-    texts = estimated_labels(context, spec.source, latents)
+            shown[row.latent, row.explainer] |= shown_rows(evidence[row.latent], seed, row.items)
+            asked += [(row.latent, row.explainer, row.items["verdicts"])] if "verdicts" in row.items else []
+    for latent, explainer, verdicts in asked:
+        if (latent, explainer) in wanted:
+            judged[latent, explainer] |= rows_of(evidence[latent].store.pool(Side.SCORE), verdicts["windows"])
     return [
-        ToScreen(text, evidence[text.latent], frozenset(before[text.latent, text.explainer]))
-        for text in texts
+        ToScreen(
+            text,
+            evidence[text.latent],
+            frozenset(shown[text.latent, text.explainer]),
+            frozenset(judged[text.latent, text.explainer]),
+        )
+        for text in estimated_labels(context, spec.source, latents)
         if (text.latent, text.explainer) in wanted
     ]
 
@@ -241,15 +250,30 @@ def _row(run_id: str, source: str, stage: str, found: ScreenedLabel, items: dict
     )
 
 
+def near_rows(label: ToScreen, count: int, seed: int) -> list[tuple[int, Stratum]]:
+    """At most ``count`` rows of the strata near a label that nobody was asked about, of either as many, at random."""
+    strata = silent_strata(label.evidence, Side.SCORE)
+    latent = label.evidence.latent
+    left: dict[Stratum, list[int]] = {}
+    for stratum in _NEAR:
+        rows = strata.rows[stratum]
+        rng = np.random.default_rng(seed_for(seed, "near", latent, stratum.value))
+        left[stratum] = rng.permutation(rows[~np.isin(rows, list(label.judged))]).tolist()
+    chosen: list[tuple[int, Stratum]] = []
+    while len(chosen) < count and any(left.values()):
+        chosen += [(rows.pop(), stratum) for stratum, rows in left.items() if rows]
+    return chosen[:count]
+
+
 async def judge_rows(
-    label: ToScreen, rows: Sequence[tuple[int, bool]], judge: WindowJudge, llms: LLMs, purpose: str, seed: int
+    label: ToScreen, rows: Sequence[tuple[int, Stratum]], judge: WindowJudge, llms: LLMs, purpose: str, seed: int
 ) -> Verdicts:
-    """The judge's verdicts, yeses said twice, on bulk windows: ``rows`` of the pool and whether the screen has flagged them."""
+    """The judge's verdicts, yeses said twice, on silent windows: ``rows`` of the pool with their strata."""
     store, latent = label.evidence.store, label.evidence.latent
     pool = store.pool(Side.SCORE)
     questions = [
-        Question(of_pool(pool, row, latent, Stratum.FLAGGED if flag else Stratum.BULK), truth=False, flagged=flag)
-        for row, flag in rows
+        Question(of_pool(pool, row, latent, stratum), truth=False, flagged=stratum is Stratum.FLAGGED)
+        for row, stratum in rows
     ]
     if not questions:
         return Verdicts(())

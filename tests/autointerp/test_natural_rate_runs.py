@@ -236,9 +236,8 @@ def test_nine_in_ten_lie_in_their_intervals(name: str, truth: pd.DataFrame, requ
     assert covered(resolved, "recall", "read").mean() >= 0.9
     # and of the label itself, where the latent fires far more often than the judge errs twice
     assert covered(resolved[resolved.fires > 10 * error_rate**2], "precision", "true").mean() >= 0.9
-    if (
-        not error_rate
-    ):  # else a yes in fifty is lost to the judge where the latent fires, and no label is seen to be whole
+    # a judge that errs misses a yes in fifty where the latent fires, so that it sees no label to be whole
+    if not error_rate:
         assert covered(resolved, "recall", "true").mean() >= 0.9
     # over-broad labels are not the ones that pay for it
     assert covered(resolved[resolved.kind.isin([BROAD, LOOSE])], "precision", "read").mean() >= 0.8

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from autointerp.pipeline.asking import chunks_at_once
@@ -9,6 +11,7 @@ from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.estimating import AUDIT, estimated_judge, judged_sources
 from autointerp.pipeline.screening import ScreenedLabel, label_chunks, of_labels, screen_labels
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage
+from autointerp.sampling.window import Stratum
 from autointerp.store.models import ScreenRow
 from sae_core.hashing import seed_for
 
@@ -55,9 +58,12 @@ class Audit(Stage):
     def run(self, context: RunContext, spec: ChunkSpec, progress: Progress) -> ChunkResult:
         verified = context.config.precision.verified
 
-        def unflagged(found: ScreenedLabel) -> list[tuple[int, bool]]:
+        def unflagged(found: ScreenedLabel) -> list[tuple[int, Stratum]]:
             flagged = found.rows[found.flagged][:verified].tolist()
-            return [(row, False) for row in found.rows[~found.flagged].tolist()] + [(row, True) for row in flagged]
+            rest = found.rows[~found.flagged].tolist()
+            return [(row, Stratum.BULK) for row in rest] + [(row, Stratum.FLAGGED) for row in flagged]
 
-        labels, count = of_labels(context, spec, shown=False), int(spec.payload["windows"])
+        # windows of the first screen may come up again: few are left where the text is short, and nothing is counted twice
+        labels = [replace(label, shown=frozenset()) for label in of_labels(context, spec)]
+        count = int(spec.payload["windows"])
         return ChunkResult(screen_labels(context, spec, self.name, labels, count, progress, unflagged, "audit"))

@@ -1,7 +1,8 @@
 """Shows many labels and many windows to a language model at once: a cheap look at the bulk of the text (METHODS 4).
 
 The first round goes before the scores, which draw their bulk windows from it. Further rounds are for labels whose precision is not
-known well enough by then, and ask the judge itself about what is flagged.
+known well enough by then: they ask the judge itself about what is flagged and, where that is what leaves it open, about more windows
+near the label.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from autointerp.pipeline.estimating import (
     judged_sources,
 )
 from autointerp.pipeline.latent_evidence import chunk_evidence
-from autointerp.pipeline.screening import ScreenedLabel, ToScreen, label_chunks, of_labels, screen_labels
+from autointerp.pipeline.screening import ScreenedLabel, ToScreen, label_chunks, near_rows, of_labels, screen_labels
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage, latent_chunks
+from autointerp.sampling.window import Stratum
 from autointerp.store.models import ScreenRow
+from sae_core.hashing import seed_for
 
 _COMPANY = 5
-"""Windows that the screen has not flagged, at least, beside the flagged ones that are verified."""
+"""Windows of the bulk that the screen has not flagged, beside those that the judge is asked about for another reason."""
 
 
 class Screen(Stage):
@@ -99,11 +102,22 @@ class Screen(Stage):
             labels = [ToScreen(text, evidence[text.latent]) for text in texts]
             return ChunkResult(screen_labels(context, spec, self.name, labels, settings.screen_windows, progress))
 
-        def flagged(found: ScreenedLabel) -> list[tuple[int, bool]]:
-            asked = found.rows[found.flagged][: settings.verified].tolist()
-            # among others, because what a judge says of a window hangs on what stands beside it
-            beside = found.rows[~found.flagged][: max(len(asked), _COMPANY)].tolist() if asked else []
-            return [(row, True) for row in asked] + [(row, False) for row in beside]
+        judge = estimated_judge(context)
+        assert judge is not None, "where nothing is estimated no chunk is planned"
+        unsure = {
+            (label.latent, label.explainer)
+            for label in estimates_of(context, spec.source, self.number - 1)
+            if label.near_width > settings.width
+        }
+        seed = seed_for(context.config.seed, self.name)
 
-        labels, count = of_labels(context, spec, shown=True), settings.round_windows
-        return ChunkResult(screen_labels(context, spec, self.name, labels, count, progress, flagged, "verify"))
+        def to_judge(found: ScreenedLabel) -> list[tuple[int, Stratum]]:
+            flagged = [(row, Stratum.FLAGGED) for row in found.rows[found.flagged][: settings.verified].tolist()]
+            text, room = found.label.explanation, judge.per_call - len(flagged) - _COMPANY
+            near = near_rows(found.label, max(room, 0), seed) if (text.latent, text.explainer) in unsure else []
+            # among others, because what a judge says of a window hangs on what stands beside it
+            rest = found.rows[~found.flagged][: _COMPANY if flagged or near else 0].tolist()
+            return [*flagged, *near, *((row, Stratum.BULK) for row in rest)]
+
+        labels, count = of_labels(context, spec), settings.round_windows
+        return ChunkResult(screen_labels(context, spec, self.name, labels, count, progress, to_judge, "verify"))

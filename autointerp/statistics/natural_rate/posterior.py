@@ -75,10 +75,11 @@ def fit_rates(counts: VerdictCounts, seed: int, priors: Priors = INTEGRATED) -> 
     for h, rate in enumerate(rates):
         rng = np.random.default_rng(seed_for(seed, "natural rate: classes", h))
         for place, posterior in enumerate(priors.parts):
-            shares = even_shares(part, rng)
+            masses = np.empty_like(rate.likelihood)
             for group in np.unique(rate.group):
-                drawn = quantiles(posterior(rate.of_group(group), rng), shares)
-                by_class[h, : len(rate.count)][rate.group == group, place * part : (place + 1) * part] = drawn
+                masses[rate.group == group] = posterior(rate.of_group(group), rng)
+            drawn = quantiles(masses, even_shares(part, rng))
+            by_class[h, : len(rate.count), place * part : (place + 1) * part] = drawn
     rng = np.random.default_rng(seed_for(seed, "natural rate: draws", 0))
     recall, recall_class = np.unique(counts.firing_judged + 1j * counts.firing_yes, return_inverse=True)
     shares = np.concatenate([even_shares(part, rng) for _ in range(num_parts)])

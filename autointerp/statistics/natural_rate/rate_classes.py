@@ -31,7 +31,12 @@ class RateClasses:
         """The classes of one group alone; their latents are not told."""
         rows = self.group == group
         return RateClasses(
-            self.judged[rows], self.yes[rows], self.count[rows], np.zeros(0, np.int32), self.likelihood[rows], self.group[rows]
+            self.judged[rows],
+            self.yes[rows],
+            self.count[rows],
+            np.zeros(0, np.int32),
+            self.likelihood[rows],
+            self.group[rows],
         )
 
 
@@ -59,9 +64,7 @@ def rate_classes(
     return RateClasses(judged, yes, count, of_latent, likelihood, groups)
 
 
-def _classes(
-    judged_L: Floats, yes_L: Floats, max_classes: int
-) -> tuple[Floats, Floats, Floats, NDArray[np.intp]]:
+def _classes(judged_L: Floats, yes_L: Floats, max_classes: int) -> tuple[Floats, Floats, Floats, NDArray[np.intp]]:
     """Windows, yeses and latents of each class, and the class of each latent."""
     pairs, inverse, count = np.unique(judged_L + 1j * yes_L, return_inverse=True, return_counts=True)
     for step in STEPS:
