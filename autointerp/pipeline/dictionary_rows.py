@@ -12,7 +12,7 @@ from autointerp.failure import LatentStatus
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.control_kinds import NULL_EVERYTHING, SHUFFLED, VERDICTS
 from autointerp.pipeline.control_sources import real_name
-from autointerp.pipeline.estimating import last_estimates
+from autointerp.pipeline.natural_rate.labels import last_estimates
 from autointerp.review.effective import EffectiveLabel, effective_labels
 from autointerp.review.recording import is_human
 from autointerp.score import Score, ScoreValue

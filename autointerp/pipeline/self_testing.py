@@ -18,7 +18,7 @@ from autointerp.evidence import LatentEvidence, ScreenedWindows
 from autointerp.judging.supposed import NATURAL_RATE, LabelError, SupposedLabel, supposed_labels
 from autointerp.judging.tally import LabelTally, Tally, counts_of, pool_counts
 from autointerp.judging.window_judge import WindowJudge
-from autointerp.pipeline.screening import group_rows
+from autointerp.pipeline.natural_rate.screening import group_rows
 from autointerp.pipeline.stage import Progress
 from autointerp.sampling.natural import firing_rate
 from autointerp.sampling.silent import silent_strata

@@ -24,7 +24,7 @@ _BASES = {
 
 
 def precision_block(labelled: pd.DataFrame, record: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The block ``precision`` of the summary: ``record`` as ``pipeline.precision_record`` makes it, and what the dictionary's labelled
+    """The block ``precision`` of the summary: ``record`` as ``pipeline.natural_rate.record`` makes it, and what the dictionary's labelled
     rows say by firing rate; None where no judge's verdicts were estimated from.
     """
     if record is None:

@@ -52,7 +52,7 @@ def build_summary(
     figures for each. Figures of ``comparisons`` are mean differences over latents in F1 with a 95% bootstrap interval;
     shuffled labels are compared over those alive latents that were scored under another's label (``num_pairs``).
     ``judgings`` has a row for each score of a judge, as ``pipeline.judge_records`` makes them; ``precision`` is what
-    ``pipeline.precision_record`` says of precision and recall that a judge's verdicts were turned into.
+    ``pipeline.natural_rate.record`` says of precision and recall that a judge's verdicts were turned into.
     """
     summary: dict[str, Any] = {"summary_version": SUMMARY_VERSION, "run": dict(run)}
     judged = pd.DataFrame() if judgings is None else judgings

@@ -15,9 +15,9 @@ from autointerp.imports.label_line import clean_label
 from autointerp.llm.asking import LLMs
 from autointerp.pipeline.asking import over_latents
 from autointerp.pipeline.context import RunContext
-from autointerp.pipeline.estimating import estimated_judge
 from autointerp.pipeline.latent_evidence import evidence_of
-from autointerp.pipeline.stages.estimate import estimate_of_edit
+from autointerp.pipeline.natural_rate.estimates import estimate_of_edit
+from autointerp.pipeline.natural_rate.labels import estimated_judge
 from autointerp.pipeline.stages.score import score_one
 from autointerp.report.figures import share_text
 from autointerp.review.effective import EffectiveLabel, effective

@@ -268,7 +268,7 @@ def test_a_screen_without_fault_stands_before_the_estimated_judge(latents: list[
             assert 200 < len(set(windows.shown) & bulk) == len(windows.shown) <= 500
             holding = label.holds([of_pool(pool, row, latent, Stratum.BULK) for row in windows.shown])
             assert windows.flagged == tuple(np.array(windows.shown)[holding])
-            assert windows.verify == 20
+            assert windows.verify == PrecisionConfig().verified
             num_flagged += len(windows.flagged)
     assert num_flagged > 20
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autointerp.pipeline.estimating import MOST_ROUNDS as MOST_SCREENS
+from autointerp.pipeline.natural_rate.labels import MOST_ROUNDS as MOST_SCREENS
 from autointerp.pipeline.stage import Stage
 from autointerp.pipeline.stages.audit import Audit
 from autointerp.pipeline.stages.choose import Choose

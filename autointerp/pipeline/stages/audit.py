@@ -8,8 +8,8 @@ import numpy as np
 
 from autointerp.pipeline.asking import chunks_at_once
 from autointerp.pipeline.context import RunContext
-from autointerp.pipeline.estimating import AUDIT, estimated_judge, judged_sources
-from autointerp.pipeline.screening import ScreenedLabel, label_chunks, of_labels, screen_labels
+from autointerp.pipeline.natural_rate.labels import AUDIT, estimated_judge, judged_sources
+from autointerp.pipeline.natural_rate.screening import ScreenedLabel, label_chunks, of_labels, screen_labels
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage
 from autointerp.sampling.window import Stratum
 from autointerp.store.models import ScreenRow

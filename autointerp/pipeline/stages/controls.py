@@ -18,8 +18,8 @@ from autointerp.llm.asking import LLMs
 from autointerp.pipeline.asking import chunks_at_once, over_latents
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.control_kinds import NULL_EMPTY, NULL_EVERYTHING, NULL_NOTHING, SHUFFLED, VERDICTS
-from autointerp.pipeline.estimating import estimated_judge
 from autointerp.pipeline.latent_evidence import evidence_of
+from autointerp.pipeline.natural_rate.labels import estimated_judge
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage
 from autointerp.pipeline.stages.score import score_latent
 from autointerp.pipeline.written_texts import with_written

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from autointerp.pipeline.context import RunContext
-from autointerp.pipeline.estimating import MOST_ROUNDS
 from autointerp.pipeline.exporting import export_run
+from autointerp.pipeline.natural_rate.labels import MOST_ROUNDS
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage
 
 

@@ -7,10 +7,11 @@ near the label.
 
 from __future__ import annotations
 
-from autointerp.pipeline.affording import affordable_labels
 from autointerp.pipeline.asking import chunks_at_once
 from autointerp.pipeline.context import RunContext
-from autointerp.pipeline.estimating import (
+from autointerp.pipeline.latent_evidence import chunk_evidence
+from autointerp.pipeline.natural_rate.affording import affordable_labels
+from autointerp.pipeline.natural_rate.labels import (
     Estimated,
     estimated_judge,
     estimated_labels,
@@ -18,8 +19,14 @@ from autointerp.pipeline.estimating import (
     goes_on,
     judged_sources,
 )
-from autointerp.pipeline.latent_evidence import chunk_evidence
-from autointerp.pipeline.screening import ScreenedLabel, ToScreen, label_chunks, near_rows, of_labels, screen_labels
+from autointerp.pipeline.natural_rate.screening import (
+    ScreenedLabel,
+    ToScreen,
+    label_chunks,
+    near_rows,
+    of_labels,
+    screen_labels,
+)
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage, latent_chunks
 from autointerp.sampling.window import Stratum
 from autointerp.store.models import ScreenRow

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from autointerp.pipeline.context import RunContext
-from autointerp.pipeline.estimating import estimated_judge
 from autointerp.pipeline.latent_evidence import evidence_of
+from autointerp.pipeline.natural_rate.labels import estimated_judge
 from autointerp.pipeline.self_testing import self_test
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage, decode_latents, encode_latents
 from autointerp.store.models import Artefact

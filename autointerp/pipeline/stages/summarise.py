@@ -9,7 +9,7 @@ import numpy as np
 from autointerp.pipeline.atomic_files import atomic_write
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.dictionary_rows import control_records
-from autointerp.pipeline.precision_record import precision_record
+from autointerp.pipeline.natural_rate.record import precision_record
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage
 from autointerp.pipeline.stages.self_test import artefact_kind
 from autointerp.store.ledger import spend_by_purpose

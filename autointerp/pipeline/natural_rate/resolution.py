@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from autointerp.judging.null_labels import FITS_NOTHING
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.control_kinds import SHUFFLED
-from autointerp.pipeline.estimating import estimated_judge
+from autointerp.pipeline.natural_rate.labels import estimated_judge
 from autointerp.statistics.natural_rate import JudgeResolution
 
 

@@ -7,7 +7,7 @@ instead of pausing.
 from __future__ import annotations
 
 from autointerp.pipeline.context import RunContext
-from autointerp.pipeline.estimating import estimated_judge
+from autointerp.pipeline.natural_rate.labels import estimated_judge
 from autointerp.store.ledger import Spend, spend, spend_by_purpose
 
 _VERIFYING = 0.5

@@ -25,8 +25,8 @@ from autointerp.judging.window_judge import WindowJudge
 from autointerp.llm.asking import LLMs
 from autointerp.pipeline.asking import together
 from autointerp.pipeline.context import RunContext
-from autointerp.pipeline.estimating import estimated_judge, estimated_labels
 from autointerp.pipeline.latent_evidence import evidence_of
+from autointerp.pipeline.natural_rate.labels import estimated_judge, estimated_labels
 from autointerp.pipeline.stage import ChunkSpec, Progress
 from autointerp.prompting.prompt import load_prompt
 from autointerp.sampling.scorable import kept_windows

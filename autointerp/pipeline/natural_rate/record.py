@@ -6,8 +6,8 @@ from collections import Counter
 from typing import Any
 
 from autointerp.pipeline.context import RunContext
-from autointerp.pipeline.estimating import estimated_judge, fit_of, last_estimates
-from autointerp.pipeline.judge_resolution import judge_resolution
+from autointerp.pipeline.natural_rate.labels import estimated_judge, fit_of, last_estimates
+from autointerp.pipeline.natural_rate.resolution import judge_resolution
 from autointerp.statistics.natural_rate import JudgeResolution
 from autointerp.statistics.natural_rate.audit import MIN_SHARE
 
