@@ -27,6 +27,9 @@ _TOKENS_A_FLAG = 4
 _FLAGS_A_WINDOW = 12
 """Flags of one window, on average, for which an answer has room."""
 
+COMPANY = 5
+"""Windows of the bulk that a screen has not flagged, beside those that the judge is asked about after it."""
+
 Flags = tuple[frozenset[int], ...]
 """For each window of a call the indices of the labels that fit it."""
 

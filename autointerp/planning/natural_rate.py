@@ -12,7 +12,7 @@ import numpy as np
 
 from autointerp.config.run import SCREEN_PROMPT
 from autointerp.config.sections import PrecisionConfig
-from autointerp.judging.screening import most_answer_tokens
+from autointerp.judging.screening import COMPANY, most_answer_tokens
 from autointerp.planning.planned import (
     ITEM_TOKENS,
     LABEL_KEY_TOKENS,
@@ -59,9 +59,8 @@ def estimate_calls(
         again, windows = precision.rounds - 1, precision.round_windows
         screen = _screen(scorer, precision, windows, labels, sizes)
         found.append(EstimateCalls("screen, more rounds", _times(screen, again)))
-        if precision.verified:
-            verified = _verified(scorer, precision, windows, sizes)
-            found.append(EstimateCalls(f"{kind}, more rounds", _times(verified, again)))
+        verified = _verified(scorer, precision, windows, sizes)
+        found.append(EstimateCalls(f"{kind}, more rounds", _times(verified, again)))
     return found
 
 
@@ -122,19 +121,19 @@ def _flagged(scorer: DetectionScorer, precision: PrecisionConfig, sizes: PlanSiz
 
 
 def _verified(scorer: DetectionScorer, precision: PrecisionConfig, windows: int, sizes: PlanSizes) -> PlannedCalls:
-    """Flagged windows in calls of their own, and their second asking."""
+    """A full call about flagged windows and others, as a label gets in a further round, and its second asking."""
     counts = supposed_labels((0, 0, 0, 0), bulk_windows(windows), precision.verified).screen
     assert counts is not None, "it was screened"
+    most = max(scorer.per_call, precision.verified + COMPANY)
 
-    def asked(verified: Floats, confirmed: Floats) -> PlannedCalls:
-        calls, shown = float(np.mean(-(-verified // scorer.per_call))), float(np.mean(verified))
+    def asked(shown: int, confirmed: Floats) -> PlannedCalls:
+        calls, seen = float(num_calls(shown, 1, scorer.per_call)), float(shown)
         if scorer.confirm:
-            again = second_asking(confirmed, verified, scorer.per_call)
-            calls, shown = calls + again[0], shown + again[1]
-        return scorer.planned_windows(sizes, calls, shown)
+            again = second_asking(confirmed, np.full(len(confirmed), shown), scorer.per_call)
+            calls, seen = calls + again[0], seen + again[1]
+        return scorer.planned_windows(sizes, calls, seen)
 
-    all_flagged = np.array([float(precision.verified)])
-    return replace(asked(counts.verified, counts.confirmed), most=asked(all_flagged, all_flagged))
+    return replace(asked(scorer.per_call, counts.confirmed), most=asked(most, np.array([float(most)])))
 
 
 def _audited(scorer: DetectionScorer, precision: PrecisionConfig, labels: Sequence[int] | None) -> int:

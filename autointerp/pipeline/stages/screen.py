@@ -7,6 +7,7 @@ near the label.
 
 from __future__ import annotations
 
+from autointerp.judging.screening import COMPANY
 from autointerp.pipeline.asking import chunks_at_once
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.latent_evidence import chunk_evidence
@@ -31,9 +32,6 @@ from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage, l
 from autointerp.sampling.window import Stratum
 from autointerp.store.models import ScreenRow
 from sae_core.hashing import seed_for
-
-_COMPANY = 5
-"""Windows of the bulk that the screen has not flagged, beside those that the judge is asked about for another reason."""
 
 
 class Screen(Stage):
@@ -120,10 +118,10 @@ class Screen(Stage):
 
         def to_judge(found: ScreenedLabel) -> list[tuple[int, Stratum]]:
             flagged = [(row, Stratum.FLAGGED) for row in found.rows[found.flagged][: settings.verified].tolist()]
-            text, room = found.label.explanation, judge.per_call - len(flagged) - _COMPANY
+            text, room = found.label.explanation, judge.per_call - len(flagged) - COMPANY
             near = near_rows(found.label, max(room, 0), seed) if (text.latent, text.explainer) in unsure else []
             # among others, because what a judge says of a window hangs on what stands beside it
-            rest = found.rows[~found.flagged][: _COMPANY if flagged or near else 0].tolist()
+            rest = found.rows[~found.flagged][: COMPANY if flagged or near else 0].tolist()
             return [*flagged, *near, *((row, Stratum.BULK) for row in rest)]
 
         labels, count = of_labels(context, spec), settings.round_windows
