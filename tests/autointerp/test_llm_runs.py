@@ -212,6 +212,7 @@ def test_calls_and_tokens_are_few(tmp_path: Path) -> None:
             "controls.random_directions": "0",
             "controls.shuffled_latents": "2",  # the fewest; their calls are in the figures
             "controls.null_latents": "0",
+            "precision.audit_latents": "4",  # a tenth, as in a run of 600; of few latents all would be audited
             "endpoints.0.base_url": server.url,
             "endpoints.0.model": "test",
         }
@@ -229,12 +230,13 @@ def test_calls_and_tokens_are_few(tmp_path: Path) -> None:
     each = {name: len(own) / len(table) for name, own in of_kind.items()}
     assert each["max_activating"] == 1
     assert 1.8 <= each["fuzz"] <= 2.1
-    assert 2.5 <= each["detection"] <= 3.1  # two for the score, one for the audit; some latents have too few windows
+    # two for the score, one in the further round, for some one for the audit; some latents have too few windows
+    assert 2.5 <= each["detection"] <= 3.4
     assert 0.5 <= each["screen"] <= 2  # twenty calls of forty labels, some for the audit, forty for a further round
     tokens = {name: sum(call.prompt_tokens for call in own) / len(table) for name, own in of_kind.items()}
     assert len(calls) / len(table) <= 8
     assert sum(tokens.values()) <= 9_000, tokens
-    for name, most in {"max_activating": 2_000, "detection": 3_600, "fuzz": 3_000}.items():
+    for name, most in {"max_activating": 2_000, "detection": 3_800, "fuzz": 3_000}.items():
         assert 500 < tokens[name] <= most, tokens
     # A prefix cache with blocks of 16 tokens covers instructions and shots, and of judges' prompts the label too, but no
     # window: at least 240 tokens of each prompt but the first of its kind.
@@ -242,7 +244,7 @@ def test_calls_and_tokens_are_few(tmp_path: Path) -> None:
         assert sum(call.cached_tokens < 240 for call in own) <= 2
     fresh = sum(call.prompt_tokens - call.cached_tokens for call in calls) / len(table)
     assert fresh <= sum(tokens.values()) - 0.9 * 240 * 5
-    assert fresh <= 7_000
+    assert fresh <= 7_500
     print(each, tokens, fresh)
 
 

@@ -39,7 +39,7 @@ from autointerp.store.calls import (
 from autointerp.store.column_types import utc_now
 from autointerp.store.dialects import make_engine, parse_url
 from autointerp.store.models import ChoiceRow, LLMCall, LLMReservation, ReviewRow, VerdictRow
-from autointerp.store.opening import MIGRATIONS, current_revision, sqlite_url
+from autointerp.store.opening import HEAD, MIGRATIONS, current_revision, sqlite_url
 from tests.autointerp.scripted_server import POSTGRES, add_run, books_balance, outcomes
 
 BACKENDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.skipif(not POSTGRES, reason="no PostgreSQL given"))]
@@ -201,7 +201,7 @@ def test_a_store_of_the_first_version_is_upgraded_with_all_its_rows(tmp_path: Pa
     assert upgraded.timings("r-1") == {"x": 1.5}, "rows that refer to the run are still there"
     upgraded.set_run_state("r-1", "paused")
     with upgraded.reading() as connection:
-        assert current_revision(connection) == "0002"
+        assert current_revision(connection) == HEAD
     with pytest.raises(IntegrityError), upgraded.writing() as connection:
         connection.execute(text("INSERT INTO timing (run_id, name, seconds, created_at) VALUES ('no', 'x', 1.5, '')"))
     with pytest.raises(IntegrityError):
