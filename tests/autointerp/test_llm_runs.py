@@ -198,12 +198,36 @@ def test_no_judged_window_was_shown_to_an_explainer(labelled: tuple[Path, list[C
 
 def test_calls_and_tokens_are_few(tmp_path: Path) -> None:
     """The bound: 8 calls and 9,000 prompt tokens a latent for label, detection and fuzz, with all that precision at the natural rate
-    takes (screen, audit, a further round), controls not counted.
+    takes (screen, audit, further round), controls not counted.
 
     examples/llm.toml on 40 latents, windows of 32 tokens, the prompts as the server received them. The tokenizer is the
     quickstart subject's (4,096 pieces, of Python code), which cuts finer than those of large models: an upper bound. This server
-    never says yes, so nothing is asked again; test_natural_rate_runs.py counts with a judge that does.
+    never says yes, so nothing is asked again and every label goes through both rounds, of which six to eight in ten do elsewhere
+    (docs/precision.md); test_natural_rate_runs.py counts with a judge that says yes.
     """
+    one, two = (_each(tmp_path / str(rounds), rounds) for rounds in (1, 2))
+    for name, most in {"max_activating": 2_000, "detection": 3_000, "fuzz": 3_000, "screen": 1_000}.items():
+        assert 500 < one[name][1] <= most, (name, one)
+    assert one["max_activating"][0] == 1
+    assert 1.8 <= one["fuzz"][0] <= 2.1
+    assert 2.5 <= one["detection"][0] <= 3.1  # two for the score, one for the audit; some latents have too few windows
+    assert 0.5 <= one["screen"][0] <= 0.6  # twenty calls of forty labels, and one for the audit
+    assert two["screen"][0] - one["screen"][0] == pytest.approx(0.5)
+    assert two["detection"][0] - one["detection"][0] == pytest.approx(1, abs=0.1)
+    calls, tokens, fresh = (
+        sum(values[at] for values in one.values())
+        + 0.7 * (sum(values[at] for values in two.values()) - sum(values[at] for values in one.values()))
+        for at in range(3)
+    )
+    assert calls <= 8
+    assert tokens <= 9_000
+    # A prefix cache with blocks of 16 tokens covers instructions and shots, and of judges' prompts the label too, but no window.
+    assert fresh <= tokens - 0.9 * 240 * 5
+    assert fresh <= 7_000
+
+
+def _each(out: Path, rounds: int) -> dict[str, tuple[float, float, float]]:
+    """(calls, prompt tokens, of these not in a prefix cache) a latent, by the prompt."""
     tokenizer = ROOT / "examples" / "quickstart" / "subject" / "tokenizer.json"
     with RunningServer(tokenizer=str(tokenizer)) as server:
         settings = {
@@ -212,40 +236,31 @@ def test_calls_and_tokens_are_few(tmp_path: Path) -> None:
             "controls.random_directions": "0",
             "controls.shuffled_latents": "2",  # the fewest; their calls are in the figures
             "controls.null_latents": "0",
-            "precision.audit_latents": "4",  # a tenth, as in a run of 600; of few latents all would be audited
+            "precision.rounds": str(rounds),
             "endpoints.0.base_url": server.url,
             "endpoints.0.model": "test",
         }
         more = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
-        done = run(ROOT / "examples" / "llm.toml", tmp_path / "out", *more)
+        done = run(ROOT / "examples" / "llm.toml", out, *more)
         assert done.returncode == 0, done.stderr
         calls = [call for call in answered(server.calls) if BLOCK.search(call.prompt)]
-    table = dictionary(tmp_path / "out")
+    table = dictionary(out)
     assert set(table.status) == {"labelled"}
-    assert ExemplarStore.open(tmp_path / "out" / "sources" / "quickstart" / "exemplars").settings.window_length == 32
+    assert ExemplarStore.open(out / "sources" / "quickstart" / "exemplars").settings.window_length == 32
     kinds = {load_prompt(name).system.strip(): name for name in ("max_activating", "detection", "fuzz", "screen")}
     of_kind: dict[str, list[Call]] = {name: [] for name in kinds.values()}
     for call in calls:
         of_kind[kinds[call.request["messages"][0]["content"]]].append(call)
-    each = {name: len(own) / len(table) for name, own in of_kind.items()}
-    assert each["max_activating"] == 1
-    assert 1.8 <= each["fuzz"] <= 2.1
-    # two for the score, one in the further round, for some one for the audit; some latents have too few windows
-    assert 2.5 <= each["detection"] <= 3.4
-    assert 0.5 <= each["screen"] <= 2  # twenty calls of forty labels, some for the audit, forty for a further round
-    tokens = {name: sum(call.prompt_tokens for call in own) / len(table) for name, own in of_kind.items()}
-    assert len(calls) / len(table) <= 8
-    assert sum(tokens.values()) <= 9_000, tokens
-    for name, most in {"max_activating": 2_000, "detection": 3_800, "fuzz": 3_000}.items():
-        assert 500 < tokens[name] <= most, tokens
-    # A prefix cache with blocks of 16 tokens covers instructions and shots, and of judges' prompts the label too, but no
-    # window: at least 240 tokens of each prompt but the first of its kind.
-    for own in of_kind.values():
+    for own in of_kind.values():  # at least 240 tokens of each prompt but the first of its kind are in the cache
         assert sum(call.cached_tokens < 240 for call in own) <= 2
-    fresh = sum(call.prompt_tokens - call.cached_tokens for call in calls) / len(table)
-    assert fresh <= sum(tokens.values()) - 0.9 * 240 * 5
-    assert fresh <= 7_500
-    print(each, tokens, fresh)
+    return {
+        name: (
+            len(own) / len(table),
+            sum(call.prompt_tokens for call in own) / len(table),
+            sum(call.prompt_tokens - call.cached_tokens for call in own) / len(table),
+        )
+        for name, own in of_kind.items()
+    }
 
 
 def test_the_ledger_is_the_server_s(labelled: tuple[Path, list[Call]]) -> None:
