@@ -24,6 +24,16 @@ def check_choice(config: RunConfig) -> None:
     comparing_scorer(config.build_explainers(), config.build_scorers(), config.labels.choose, config.labels.by)
 
 
+def check_estimate(config: RunConfig) -> None:
+    """A judge whose verdicts are estimated from asks its doubtful yeses again. Errors: ConfigError."""
+    scorer = config.estimated_scorer()
+    if scorer is not None and not scorer.confirm:
+        raise ConfigError(
+            f"the scorer {scorer.kind!r} has confirm = false, and precision.by asks for precision from its verdicts, in which a false yes "
+            'counts only if it is said twice: set confirm = true, or precision.by = "".'
+        )
+
+
 def check_endpoints(config: RunConfig, endpoints: Sequence[Endpoint]) -> None:
     """Names are unique, and every component finds the endpoint that it asks. Errors: ConfigError."""
     names = [endpoint.name for endpoint in endpoints]

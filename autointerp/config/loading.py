@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from autointerp.config.checks import check_choice, check_endpoints, check_kinds
+from autointerp.config.checks import check_choice, check_endpoints, check_estimate, check_kinds
 from autointerp.config.overlay import environment_values, lay_over
 from autointerp.config.places import STDLIB_CORPUS, resolve_path, resolve_url
 from autointerp.config.run import RunConfig
@@ -118,6 +118,7 @@ def parse_config(
     endpoints = config.build_endpoints()
     check_endpoints(config, endpoints)
     check_choice(config)
+    check_estimate(config)
     update: dict[str, Any] = {
         "explainers": tuple(explainers),
         "scorers": tuple(scorers),

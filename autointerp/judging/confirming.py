@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from autointerp.failure import FailureKind
 from autointerp.judging.batching import Asked, deal
 from autointerp.judging.questions import Question, Said, answered, judge_questions
 from autointerp.judging.verdicts import Verdict
@@ -32,6 +33,8 @@ class JudgedTwice:
     """Questions in no doubt that were asked again as company, and answered."""
     agreed: int = 0
     """Of these, with the same answer as before."""
+    lost: tuple[FailureKind, ...] = ()
+    """Why doubtful questions got no second answer, one each."""
 
 
 async def judge_once(
@@ -88,12 +91,14 @@ async def judge_twice(
         logprobs=logprobs,
     )
     both = verdicts | {question: replace(verdicts[question], again=again[question].answer) for question in doubtful}
+    lost = [again[question].failure for question in doubtful]
     second = [(verdicts[question].answer, again[question].answer) for question in company]
     return JudgedTwice(
         verdicts=both,
         asked=once.asked + asked_again,
         company=sum(answer is not None for _, answer in second),
         agreed=sum(answer is before for before, answer in second),
+        lost=tuple(kind for kind in lost if kind is not None),
     )
 
 

@@ -28,6 +28,8 @@ from sae_core.hashing import seed_for
 _THRESHOLDS = {"tenth": 0.1, "half": 0.5}
 """Shares of a latent's largest activation above which it counts as firing, by the ending of their figures' names."""
 _SILENT = "nteb"
+_POOLED = 20
+"""Probabilities of either kind that stand for the run's, evenly over their order: what a label costs grows with them."""
 _AT_ONCE = 4096
 """Labels whose draws are held at once."""
 
@@ -64,11 +66,11 @@ def _probabilities(items: Mapping[str, Any]) -> tuple[NDArray[np.float64], NDArr
     again = items.get("again", "-" * len(given))
     values, strata = [], []
     for probability, letter, second in zip(given, items["strata"], again, strict=True):
-        if probability is None:
+        if probability is None or letter == "s":  # picked by a screen, so no sample of the bulk's
             continue
         # a yes that was taken back ranks among the noes, as far down as it had stood up
         values.append(1 - probability if second == "0" and probability >= 0.5 else probability)
-        strata.append(-1 if letter == "f" else _SILENT.find(letter.lower().replace("s", "b")))
+        strata.append(-1 if letter == "f" else _SILENT.find(letter.lower()))
     return np.asarray(values, dtype=np.float64), np.asarray(strata, dtype=np.int64)
 
 
@@ -132,7 +134,7 @@ def _average_precisions(
     if not rows:
         return {}
     silent = [own[0][own[1] >= 0] for own in probabilities if own is not None]
-    pooled = pooled_probabilities(np.concatenate(silent))
+    pooled = pooled_probabilities(np.concatenate(silent), most=_POOLED)
     posterior = fit_rates(counts, seed)
     found: dict[int, dict[str, ScoreValue]] = {}
     for start in range(0, len(rows), _AT_ONCE):

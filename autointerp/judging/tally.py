@@ -18,7 +18,7 @@ NO_STRATA = (0, 0, 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Verdicts on one label, counted. A window without an answer, or with a yes that got no second answer, is in none of it."""
+    """Verdicts on one label, counted. A window without an answer is in none of it."""
 
     firing_judged: int = 0
     """Firing windows with an answer."""
@@ -32,8 +32,10 @@ class Tally:
     """Bulk windows that a screen had flagged."""
     confirmed: int = 0
     """Of these, yes, and yes again."""
-    undecided: int = 0
-    """Silent windows with a yes that got no second answer."""
+    undecided: tuple[int, ...] = (0, 0, 0, 0, 0)
+    """Silent windows with a yes that got no second answer, by stratum, and flagged ones: in none of the others."""
+    taken_back: int = 0
+    """Silent windows with a yes that was not said again."""
 
     @classmethod
     def of(cls, items: Mapping[str, Any]) -> Tally:
@@ -56,8 +58,20 @@ class Tally:
             yes=(yes[0], yes[1], yes[2], yes[3]),
             verified=number("Bs", [*no, taken_back, twice]),
             confirmed=number("Bs", [twice]),
-            undecided=number("ntebBs", [unsure]),
+            undecided=(*(number(letter, [unsure]) for letter in "nteb"), number("Bs", [unsure])),
+            taken_back=number("ntebBs", [taken_back]),
         )
+
+    @property
+    def said_again(self) -> tuple[int, int]:
+        """Yeses on silent windows that were said twice, and those of them that got a second answer at all."""
+        twice = sum(self.yes) + self.confirmed
+        return twice, twice + self.taken_back
+
+    @property
+    def num_undecided(self) -> int:
+        """Silent windows with a yes that got no second answer."""
+        return sum(self.undecided)
 
     def as_screened(self) -> Tally:
         """Bulk windows that no screen had seen, as if one that agrees with the judge had: its yeses verified, the others unflagged."""
@@ -106,6 +120,17 @@ class LabelTally:
         )
 
 
+def unscreened(items: Mapping[str, Any]) -> dict[str, Any]:
+    """Verdicts as they would be without a screen: flagged windows of the uniform sample are like others, picked ones are left out."""
+    kept = [row for row, letter in enumerate(items["strata"]) if letter != "s"]
+    strata = items["strata"].replace("B", "b")
+    signs = {name: items[name] for name in ("truths", "answers", "again") if name in items}
+    return {
+        "strata": "".join(strata[row] for row in kept),
+        **{name: "".join(value[row] for row in kept) for name, value in signs.items()},
+    }
+
+
 def pool_counts(items: Mapping[str, Any]) -> tuple[int, int, int, int]:
     """Silent windows of the pool by stratum, of what ``Verdicts.to_json`` wrote."""
     given = {Stratum(name): int(count) for name, count in items.get("pool", {}).items()}
@@ -122,23 +147,28 @@ def counts_of(labels: Sequence[LabelTally]) -> VerdictCounts:
     def total(name: str) -> list[Any]:
         return [np.sum([getattr(tally, name) for tally in label.tallies], axis=0) for label in labels]
 
+    # Only a yes can lose its second answer, so leaving such windows out would lower the rates: they count by the share of yeses that
+    # are said again.
+    again = np.sum([tally.said_again for label in labels for tally in (*label.tallies, label.audit)], axis=0)
+    share = (again[0] + 0.5) / (again[1] + 1)
+
     screen = None
     if any(label.screened for label in labels):
         labels = [label.as_screened() for label in labels]
         screen = ScreenCounts(
             screened=column([label.screened for label in labels]),
             flagged=column([label.flagged for label in labels]),
-            verified=column(total("verified")) + column([label.audit.verified for label in labels]),
-            confirmed=column(total("confirmed")) + column([label.audit.confirmed for label in labels]),
+            verified=column(total("verified")) + column(total("undecided"))[:, 4],
+            confirmed=column(total("confirmed")) + share * column(total("undecided"))[:, 4],
         )
     return verdict_counts(
         pi=column([label.rate for label in labels]),
         firing_judged=column(total("firing_judged")),
         firing_yes=column(total("firing_yes")),
         pool=column([label.pool for label in labels]),
-        judged=column(total("judged")),
-        yes=column(total("yes")),
-        audit_judged=column([label.audit.judged[3] for label in labels]),
-        audit_yes=column([label.audit.yes[3] for label in labels]),
+        judged=column(total("judged")) + column(total("undecided"))[:, :4],
+        yes=column(total("yes")) + share * column(total("undecided"))[:, :4],
+        audit_judged=column([label.audit.judged[3] + label.audit.undecided[3] for label in labels]),
+        audit_yes=column([label.audit.yes[3] + share * label.audit.undecided[3] for label in labels]),
         screen=screen,
     )

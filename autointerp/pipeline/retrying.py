@@ -118,7 +118,12 @@ def _failed_latents(
     query = select(rows.source, rows.latent).where(*mine, rows.failure_kind.in_(_OF_SERVERS))
     for source, latent in connection.execute(query):
         yield source, latent
-    if "values" not in table.__table__.columns:
+    if table is ScreenRow:
+        for source, latent, items in connection.execute(select(rows.source, rows.latent, rows.items).where(*mine)):
+            if not items.get("failures", {}).keys().isdisjoint(_OF_SERVERS):
+                yield source, latent
+        return
+    if table is ExplanationRow:
         return
     for source, latent, values in connection.execute(
         select(rows.source, rows.latent, rows.values).where(*mine, rows.failure_kind.is_(None))

@@ -55,6 +55,11 @@ def estimate_calls(
     audited = _audited(scorer, precision, labels)
     if audited:
         found.append(EstimateCalls(f"{kind}, audit", _audit(scorer, audited, sizes), audit=True))
+        if precision.screen_windows and scorer.leak_free:
+            sampled = None if labels is None else [min(precision.audit_latents, count) for count in labels]
+            found.append(
+                EstimateCalls("screen, audit", _screen(scorer, precision, audited, sampled, sizes), audit=True)
+            )
     if precision.screen_windows and scorer.leak_free and precision.rounds > 1:
         again, windows = precision.rounds - 1, precision.round_windows
         screen = _screen(scorer, precision, windows, labels, sizes)

@@ -15,6 +15,7 @@ from autointerp.report.highlight import plain_line
 
 _DECADES = (-5, -4, -3, -2, -1)
 """Lower ends of the decades of firing rates, as exponents of ten; the last one goes up to 1."""
+_AUDIT = "audit"
 _BASES = {
     "own": "by their own windows",
     "borrowed": "on average over labels like them (borrowed: how rare false yeses are was estimated over all labels together)",
@@ -64,7 +65,8 @@ def precision_notes(block: Mapping[str, Any] | None) -> list[Text]:
     notes = []
     if block["num_labels"]:
         line = Text(
-            f"Precision and recall of {block['num_labels']:,} labels are estimates for labels as the judge reads them. "
+            f"Precision and recall of {counted(block['num_labels'], 'label')} are estimates for labels as the judge reads them: where the "
+            "latent is silent a yes counts if it is said twice. "
         )
         line.append("Their 95% intervals hold ")
         parts = [
@@ -77,14 +79,25 @@ def precision_notes(block: Mapping[str, Any] | None) -> list[Text]:
         failed.update(source["failures"])
     if failed:
         reasons = ", ".join(f"{plain_line(kind)} {count:,}" for kind, count in failed.most_common())
-        notes.append(Text(f"No precision for {sum(failed.values()):,} labels: {reasons}."))
+        notes.append(Text(f"No precision for {counted(sum(failed.values()), 'label')}: {reasons}."))
+    lost = Counter[str]()
+    for source in block["sources"].values():
+        lost.update(source.get("lost_questions", {}))
+    if lost:
+        said = " and ".join(f"{count:,} of the {stage}" for stage, count in sorted(lost.items()))
+        notes.append(
+            Text(
+                f"Calls and questions without an answer: {said}; those that a server failed come back with --retry.",
+                style="bold red",
+            )
+        )
     audits = {name: source for name, source in block["sources"].items() if source.get("audit_total")}
     if audits:
         covered, total, needed = (
             sum(audit[f"audit_{what}"] for audit in audits.values()) for what in ("covered", "total", "needed")
         )
         line = Text(
-            f"Audit: of {total:,} random labels with further windows judged, {covered:,} answered as the other verdicts foretold "
+            f"Audit: of {counted(total, 'random label')} with further windows judged, {covered:,} answered as the other verdicts foretold "
             f"(a sound fit gives {needed:,} or more)"
         )
         short = [name for name, audit in audits.items() if audit["audit_covered"] < audit["audit_needed"]]
@@ -95,7 +108,7 @@ def precision_notes(block: Mapping[str, Any] | None) -> list[Text]:
             )
             line.append(f"; too few in {names}: do not trust what is borrowed there", style="bold red")
         notes.append(line.append("."))
-    elif block["num_labels"]:
+    elif block["num_labels"] and not lost[_AUDIT]:
         notes.append(Text("Audit: no windows were left to check the estimate by."))
     notes += _judge_notes(block)
     return notes
@@ -120,6 +133,11 @@ def _judge_notes(block: Mapping[str, Any]) -> list[Text]:
     return [Text("The judge: " + "; ".join(parts) + ".")] if parts else []
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 label``, ``1,200 labels``."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def _percent(share: float) -> str:
     return "0%" if share == 0 else f"{100 * share:.2g}%"
 
@@ -135,6 +153,7 @@ def judged_precision_sentence(row: pd.Series[Any]) -> str:
     words = f"as {plain_line(judge) if isinstance(judge, str) else 'a language model'} reads the label"
     if figures["num_firing_judged"] is not None and figures["num_silent_judged"] is not None:
         words += f": {figures['num_firing_judged']:,.0f} firing and {figures['num_silent_judged']:,.0f} other held-out windows judged"
+        words += " (a yes where the latent is silent counts if it is said twice)"
         if figures["num_screened"]:
             words += f", {figures['num_screened']:,.0f} more through a screen"
     basis = row.get("precision_basis")
@@ -149,7 +168,8 @@ def judged_precision_sentence(row: pd.Series[Any]) -> str:
             f"with this judge a perfect label of so rare a latent would show {share_text(known(row.get('best_precision')))}, so a low "
             "precision may be the judge's"
         ),
-        "unresolved": "the run saw too few false yeses to say more than the label's own windows, which leave its precision open",
+        "unresolved": "the run's other labels cannot be borrowed from (too few false yeses in all, or a failed audit), and the label's own "
+        "windows leave its precision open",
     }.get(basis if isinstance(basis, str) else "", "")
     return f"{words}; {meaning}" if meaning else words
 

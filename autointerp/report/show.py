@@ -57,6 +57,13 @@ def quotable_sentence(row: pd.Series[Any]) -> str:
     elif precision is None and not _text(row, "precision_method"):
         sentence += written or "nothing has measured how far this holds"
         written = ""
+    elif precision is None and _text(row, "precision_method") == "judged":
+        bounds = (known(row.get("precision_low")), known(row.get("precision_high")))
+        sentence += (
+            f"in which share of the windows where it holds the latent fires is only known to lie in [{percent_text(bounds[0])}, "
+            f"{percent_text(bounds[1])}], and it holds in {_measured(row, 'recall')} of the windows where the latent fires "
+            f"({judged_precision_sentence(row)})"
+        )
     elif precision is None:
         holding = "the label holds nowhere in the held-out text, so its precision is not defined"
         sentence += holding + (f" (recall {share_text(recall)})" if recall is not None else "")

@@ -191,13 +191,15 @@ def _label_block(labelled: pd.DataFrame) -> dict[str, Any]:
     """How often one label text stands for different latents: detection cannot see that."""
     texts = labelled["label"].dropna().astype(str) if "label" in labelled.columns else pd.Series([], dtype=str)
     counts = texts.value_counts()
+    judged = labelled.get("precision_method", pd.Series(index=labelled.index, dtype=str)) == "judged"
+    counted = ~judged.to_numpy(dtype=np.bool_)  # a judged label without a precision is one of which it is not known
     return {
         "distinct": len(counts),
         "most_common": str(counts.index[0]) if len(counts) else None,
         "largest_share": plain(counts.iloc[0] / len(labelled)) if len(counts) else None,
         # of labels made elsewhere: whether what their writers were shown is kept from being scored
         "sides": _counts(labelled, "label_sides"),
-        "holding_nowhere": int(np.isnan(numbers(labelled, "precision")).sum()),
+        "holding_nowhere": int((np.isnan(numbers(labelled, "precision")) & counted).sum()),
     }
 
 

@@ -27,7 +27,7 @@ from autointerp.report.figures import (
 )
 from autointerp.report.highlight import ExemplarReader, exemplar_line, held_out_exemplars, needs_marks, plain_line
 from autointerp.report.judges import judge_notes, judges_table, spend_line
-from autointerp.report.precision import precision_notes
+from autointerp.report.precision import counted, precision_notes
 from autointerp.report.self_test import self_test_note
 
 _GOOD, _BAD, _QUIET = "bold green", "bold red", "dim"
@@ -214,7 +214,7 @@ def _findings(summary: Mapping[str, Any]) -> list[Text]:
         found.append(line)
     labels = summary["labels"]
     if labels["distinct"]:
-        line = Text(f"{labels['distinct']:,} distinct labels")
+        line = Text(counted(labels["distinct"], "distinct label"))
         if labels["distinct"] < summary["latents"]["labelled"]:
             share = percent_text(labels["largest_share"])
             line.append(f"; the most common stands for {share} of the labelled: {plain_line(labels['most_common'])}")

@@ -13,7 +13,7 @@ from autointerp.evidence import EvidenceRequest, LatentEvidence, LensRequest
 from autointerp.explanation import Explanation
 from autointerp.judging.batching import deal
 from autointerp.judging.confirming import JudgedTwice, answered_twice, judge_once, judge_twice
-from autointerp.judging.outcome import missing_label, too_few, two_sided_score
+from autointerp.judging.outcome import failed_of, missing_label, too_few, two_sided_score
 from autointerp.judging.questions import Question
 from autointerp.judging.supposed import NOT_ASKED, SupposedLabel
 from autointerp.judging.verdicts import Verdicts
@@ -192,6 +192,7 @@ class DetectionScorer(WindowJudge):
             "detection_asked_again": sum(item.again is not None for item in verdicts.items),
             "detection_company": judged.company,
             "detection_agreed": judged.agreed,
+            **{name: n for name, n in failed_of("detection_again", judged.lost).items() if n},
         }
         return two_sided_score(self.kind, evidence.latent, explanation, verdicts, judged.asked, asked_model, values)
 

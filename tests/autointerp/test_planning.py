@@ -358,6 +358,7 @@ def test_what_an_estimate_asks_by_hand() -> None:
         "screen": (1, 100, False),
         "detection, flagged": (1, 100, False),
         "detection, audit": (1, 100, True),
+        "screen, audit": (1, 100, True),
         "screen, more rounds": (1, 100, False),
         "detection, more rounds": (1, 100, False),
         "detection, null labels": (3, 8, True),

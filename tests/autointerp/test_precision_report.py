@@ -62,6 +62,7 @@ def test_the_notes_say_for_whom_the_intervals_hold_and_how_they_were_checked() -
         "50% on average over labels like them",
         "25% by their own few windows alone",
         "No precision for 4 labels: too_few_windows 3, truncated 1.",
+        "where the latent is silent a yes counts if it is said twice",
         "of 120 random labels with further windows judged, 108 answered as the other verdicts foretold",
         "a sound fit gives 108 or more",
         "too few in b (50 of 60)",
@@ -96,7 +97,7 @@ def test_an_audit_that_failed_or_was_not_made_is_said() -> None:
             "over 2,000 labels together; from its own windows alone precision is only known to lie in [1%, 98%]",
         ),
         ("judge_limited", "a perfect label of so rare a latent would show .17"),
-        ("unresolved", "leave its precision open"),
+        ("unresolved", "cannot be borrowed from (too few false yeses in all, or a failed audit)"),
     ],
 )
 def test_each_basis_has_its_sentence(basis: str, words: str) -> None:
@@ -115,6 +116,7 @@ def test_each_basis_has_its_sentence(basis: str, words: str) -> None:
     )
     sentence = judged_precision_sentence(row)
     assert sentence.startswith(
-        "as some-model reads the label: 20 firing and 27 other held-out windows judged, 470 more through a screen; "
+        "as some-model reads the label: 20 firing and 27 other held-out windows judged (a yes where the latent is silent counts if it is "
+        "said twice), 470 more through a screen; "
     )
     assert words in sentence

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autointerp.failure import FailureKind
-from autointerp.judging.tally import LabelTally, Tally, counts_of, pool_counts
+from autointerp.judging.tally import LabelTally, Tally, counts_of, pool_counts, unscreened
 from autointerp.judging.verdicts import Verdict, Verdicts
 from autointerp.sampling.silent import SILENT_STRATA
 from autointerp.sampling.window import Stratum
@@ -51,7 +51,7 @@ def test_a_tally_counts_what_counts_of_each_verdict(items: list[Verdict]) -> Non
         assert (tally.judged[place], tally.yes[place]) == (len(own), sum(own)), stratum
     flagged = [v.confirmed for v in items if v.flagged and v.confirmed is not None]
     assert (tally.verified, tally.confirmed) == (len(flagged), sum(flagged))
-    assert tally.undecided == sum(v.answer is True and v.confirmed is None for v in items)
+    assert tally.num_undecided == sum(v.answer is True and v.confirmed is None for v in items)
 
 
 def test_of_no_verdicts_nothing_is_counted() -> None:
@@ -111,9 +111,9 @@ def test_the_estimators_counts_are_sums_over_the_rounds(labels: list[LabelTally]
         assert (counts.audit_judged[row], counts.audit_yes[row]) == (label.audit.judged[3], label.audit.yes[3])
         if counts.screen is not None:
             assert (counts.screen.screened[row], counts.screen.flagged[row]) == (label.screened, label.flagged)
-            judged = (*rounds, label.audit)
-            assert counts.screen.verified[row] == sum(tally.verified for tally in judged)
-            assert counts.screen.confirmed[row] == sum(tally.confirmed for tally in judged)
+            # the audit checks a fit that has seen nothing of it, so nothing of it counts among the flagged windows
+            assert counts.screen.verified[row] == sum(tally.verified for tally in rounds)
+            assert counts.screen.confirmed[row] == sum(tally.confirmed for tally in rounds)
 
 
 @given(st.lists(st.tuples(some_label(), st.booleans()), min_size=1, max_size=6))
@@ -153,3 +153,41 @@ def test_a_label_whose_screen_failed_is_no_worse_off_among_screened_ones() -> No
         assert rates.bulk_rate.median[first] < 0.01
         assert rates.bulk_rate.low[first + 1] < 0.1 < rates.bulk_rate.high[first + 1]
         assert rates.bulk_rate.median[first + 1] == pytest.approx(0.1, rel=0.25)
+
+
+def test_a_lost_second_answer_counts_by_the_share_of_yeses_that_are_said_again() -> None:
+    """Only a yes can lose its second answer: to leave such windows out would make every label look better than it is."""
+    pool = (0, 0, 0, 5000)
+    whole = LabelTally(0.1, pool, (Tally(20, 20, (0, 0, 0, 40), (0, 0, 0, 15), taken_back=5),))
+    lossy = LabelTally(0.1, pool, (Tally(20, 20, (0, 0, 0, 20), undecided=(0, 0, 0, 20, 0)),))
+    flagged = LabelTally(0.1, pool, (Tally(20, 20, undecided=(0, 0, 0, 0, 4)),), screened=100, flagged=4)
+    counts = counts_of([whole, lossy, flagged])
+    share = 15.5 / 21
+    assert counts.judged[1].tolist() == [0, 0, 0, 40]
+    assert counts.yes[1, 3] == pytest.approx(20 * share)
+    assert counts.screen is not None
+    assert (counts.screen.verified[2], counts.screen.confirmed[2]) == (4, pytest.approx(4 * share))
+    assert counts.yes[0, 3] == 15
+
+
+def test_without_its_screen_a_label_is_judged_by_its_uniform_windows_alone() -> None:
+    strata = {"f": Stratum.FIRING, "n": Stratum.NEIGHBOUR, "b": Stratum.BULK, "s": Stratum.FLAGGED}
+    items = Verdicts(
+        tuple(
+            Verdict(f"{n}:0", strata[letter.lower()], letter == "f", said, again=again, flagged=letter in "Bs")
+            for n, (letter, said, again) in enumerate(
+                [
+                    ("f", True, None),
+                    ("n", False, None),
+                    ("b", False, None),
+                    ("B", True, True),
+                    ("s", True, True),
+                    ("s", True, True),
+                ]
+            )
+        ),
+        {Stratum.BULK: 9},
+        0.1,
+    ).to_json()
+    assert Tally.of(items) == Tally(1, 1, (1, 0, 0, 1), verified=3, confirmed=3)
+    assert Tally.of(unscreened(items)) == Tally(1, 1, (1, 0, 0, 2), (0, 0, 0, 1))

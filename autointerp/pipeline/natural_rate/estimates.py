@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from autointerp.failure import Failure, FailureKind
 from autointerp.judging.further_figures import JudgedWindows, further_figures
-from autointerp.judging.tally import NO_VERDICTS, LabelTally, Tally, counts_of, pool_counts
+from autointerp.judging.tally import NO_VERDICTS, LabelTally, Tally, counts_of, pool_counts, unscreened
 from autointerp.patterns.token_rule import counted_rule
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.control_kinds import SHUFFLED, VERDICTS
 from autointerp.pipeline.latent_evidence import evidence_of
-from autointerp.pipeline.natural_rate.labels import AUDIT, estimated_judge, estimated_labels, last_round
+from autointerp.pipeline.natural_rate.labels import AUDIT, estimated_judge, estimated_labels, fit_of, last_round
 from autointerp.pipeline.natural_rate.resolution import judge_resolution
 from autointerp.score import Score, ScoreValue, defined
 from autointerp.statistics.natural_rate import JudgeResolution, NaturalRates, PrecisionBasis, estimate_natural_rates
@@ -91,11 +91,12 @@ def estimate_of_edit(context: RunContext, source: str, score: Score) -> Estimate
     found = score.failure or _counted(score.verdicts, ())
     if isinstance(found, Failure):
         return _row(context.run_id, source, last, score.latent, score.explainer, {}, found)
-    others = [tally for _, _, tally, _ in _tallies(context, source) if isinstance(tally, LabelTally)]
+    others = [plain_tally(items) for _, _, tally, items in _tallies(context, source) if isinstance(tally, LabelTally)]
     seed = seed_for(context.config.seed, "estimate", source, score.latent, score.explainer)
     chosen = np.random.default_rng(seed).permutation(len(others))[:_ENOUGH_LABELS]
     tallies = [*(others[index] for index in sorted(chosen.tolist())), found]
-    rates = estimate_natural_rates(counts_of(tallies), seed, judge=_null_labels(context), audit=False)
+    trusted = bool((fit_of(context, source) or {}).get("borrows"))
+    rates = estimate_natural_rates(counts_of(tallies), seed, judge=_null_labels(context), audit=False, trusted=trusted)
     values = _values(rates, found, len(tallies) - 1)
     values |= counted_rule(evidence_of(context, source, score.latent))
     return _row(context.run_id, source, last, score.latent, score.explainer, values, None)
@@ -148,6 +149,11 @@ def _tallies(context: RunContext, source: str) -> Iterator[tuple[int, str, Label
             yield *key, _tally(scores.get(key), items, rounds.get(key, ())), items or {}
 
 
+def plain_tally(items: Mapping[str, Any]) -> LabelTally:
+    """A label by the scorer's uniform windows alone, whatever a screen said of them: like one that was judged without a screen."""
+    return LabelTally(float(items["rate"]), pool_counts(items), (Tally.of(unscreened(items)),), plain=True)
+
+
 def _tally(score: Score | None, items: dict[str, Any] | None, rounds: Sequence[ScreenRow]) -> LabelTally | Failure:
     if score is None:
         return Failure(
@@ -192,6 +198,8 @@ def _values(rates: NaturalRates, tally: LabelTally, number: int) -> dict[str, Sc
     ):
         values |= _interval(name, interval, number)
     judged = [*tally.tallies, tally.audit]
+    if basis is PrecisionBasis.UNRESOLVED:  # the interval is known, and no point of it is likelier than another
+        values["precision"] = values["f1"] = None
     return values | {
         "precision_method": "judged",
         "precision_basis": basis.value,
@@ -205,7 +213,7 @@ def _values(rates: NaturalRates, tally: LabelTally, number: int) -> dict[str, Sc
         "num_silent_judged": sum(sum(t.judged) + t.verified for t in judged),
         "num_bulk_judged": sum(t.judged[3] + t.verified for t in judged),
         "num_bulk_yes": sum(t.yes[3] + t.confirmed for t in judged),
-        "num_undecided": sum(t.undecided for t in judged),
+        "num_undecided": sum(t.num_undecided for t in judged),
         "num_screened": tally.screened,
         "num_flagged": tally.flagged,
     }
@@ -229,5 +237,6 @@ def _of_the_fit(rates: NaturalRates, tallies: Sequence[LabelTally]) -> dict[str,
         "audit_total": rates.audit_total,
         "audit_position": None if not rates.audit_total else rates.audit_position,
         "audit_windows": sum(tally.audit.judged[3] for tally in tallies),
+        "borrows": rates.borrows,
         "bases": {str(basis): int(count) for basis, count in zip(bases, counts, strict=True)},
     }

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from autointerp.explanation import Explanation
-from autointerp.judging.window_judge import WindowJudge
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.control_kinds import SHUFFLED
+from autointerp.scorers.detection import DetectionScorer
 from autointerp.statistics.natural_rate import PrecisionBasis
 from autointerp.store.models import EstimateRow
 
@@ -19,13 +19,13 @@ MOST_ROUNDS = 4
 """Of screening, each with an estimate after it."""
 
 
-def estimated_judge(context: RunContext) -> WindowJudge | None:
+def estimated_judge(context: RunContext) -> DetectionScorer | None:
     """The judge whose verdicts are turned into precision and recall; None where there is none.
 
     One that judges windows which the explainer has seen (``leak_free = false``) is for comparison with others' figures alone.
     """
     scorer = context.config.estimated_scorer()
-    return scorer if isinstance(scorer, WindowJudge) and scorer.leak_free else None
+    return scorer if scorer is not None and scorer.leak_free else None
 
 
 def judged_sources(context: RunContext) -> list[str]:
@@ -60,9 +60,11 @@ class Estimated:
     basis: PrecisionBasis
 
 
-def estimates_of(context: RunContext, source: str, number: int) -> list[Estimated]:
-    """The labels that a round has estimated."""
-    rows = context.store.estimates(context.run_id, source, stage=f"estimate_{number}")
+def estimates_of(
+    context: RunContext, source: str, number: int, latents: Sequence[int] | None = None
+) -> list[Estimated]:
+    """The labels (of some latents) that a round has estimated."""
+    rows = context.store.estimates(context.run_id, source, latents, stage=f"estimate_{number}")
     return [
         Estimated(
             row.latent,

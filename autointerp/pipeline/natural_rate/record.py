@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from autointerp.pipeline.context import RunContext
-from autointerp.pipeline.natural_rate.labels import estimated_judge, fit_of, last_estimates
+from autointerp.pipeline.natural_rate.labels import AUDIT, estimated_judge, fit_of, last_estimates
 from autointerp.pipeline.natural_rate.resolution import judge_resolution
 from autointerp.statistics.natural_rate import JudgeResolution
 from autointerp.statistics.natural_rate.audit import MIN_SHARE
@@ -16,7 +16,7 @@ def precision_record(context: RunContext) -> dict[str, Any] | None:
     """The block ``precision``; None where no precision is estimated from a judge's verdicts.
 
     ``by`` (the scorer), ``sources`` by name (``audit_covered`` of ``audit_total`` labels, ``audit_needed``, ``prior_num_latents``,
-    ``prior_num_yes``, ``bases``, ``failures``), ``false_yes`` (the judge's, under labels that fit nothing and under other latents'
+    ``prior_num_yes``, ``bases``, ``failures``, ``lost_questions`` of the audit and of screens), ``false_yes`` (the judge's, under labels that fit nothing and under other latents'
     labels, with bounds) and ``agreement`` (second answers like the first).
     """
     judge = estimated_judge(context)
@@ -32,10 +32,14 @@ def precision_record(context: RunContext) -> dict[str, Any] | None:
             row.failure_kind for row in last_estimates(context, source.name).values() if row.failure_kind is not None
         )
         total = (fit or {}).get("audit_total") or 0
+        lost: Counter[str] = Counter()
+        for row in context.store.screens(context.run_id, source.name):
+            lost[AUDIT if row.stage == AUDIT else "screen"] += sum(row.items.get("failures", {}).values())
         sources[source.name] = {
             **(fit or {}),
             "audit_needed": -int(-MIN_SHARE * total // 1),
             "failures": dict(failed.most_common()),
+            "lost_questions": {stage: count for stage, count in lost.items() if count},
         }
         for score in context.store.scores(context.run_id, source.name):
             if score.scorer == judge.kind:

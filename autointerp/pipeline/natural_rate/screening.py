@@ -6,7 +6,8 @@ The windows of a group of labels are a uniform sample that its labels share; whi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +22,6 @@ from autointerp.judging.confirming import JudgedTwice, judge_twice
 from autointerp.judging.questions import Question
 from autointerp.judging.screening import Screened, screen_windows
 from autointerp.judging.verdicts import Verdicts
-from autointerp.judging.window_judge import WindowJudge
 from autointerp.llm.asking import LLMs
 from autointerp.pipeline.asking import together
 from autointerp.pipeline.context import RunContext
@@ -32,6 +32,7 @@ from autointerp.prompting.prompt import load_prompt
 from autointerp.sampling.scorable import kept_windows
 from autointerp.sampling.silent import silent_strata
 from autointerp.sampling.window import Stratum, of_pool, rows_of
+from autointerp.scorers.detection import DetectionScorer
 from autointerp.store.models import ScreenRow
 from sae_core.hashing import seed_for
 from sae_core.records import Side
@@ -39,7 +40,7 @@ from sae_core.records import Side
 _GROUPS_AT_ONCE = 8
 _NEAR = (Stratum.NEIGHBOUR, Stratum.TOKEN)
 _KEPT_ROWS = 200
-"""Rows of shown windows that are kept with a label, from which its judged windows are drawn."""
+"""Rows of shown windows that are kept with a label, at least."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,6 +53,16 @@ class ToScreen:
     """Rows of the pool that a screen was shown with this label in an earlier round."""
     judged: frozenset[int] = frozenset()
     """Rows of the pool that the judge was asked about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is kept of a round for the scorer."""
+
+    verify: int
+    """Flagged windows that it is to ask about."""
+    rows: int
+    """Shown windows, from which its own are drawn."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,17 +80,26 @@ class ScreenedLabel:
     """Whether a screen was asked; else the windows are no more than a sample."""
     failure: Failure | None
     """Why no window was shown; None where some were."""
+    failures: Mapping[FailureKind, int]
+    """Calls of the screen without an answer, by the cause."""
 
-    def items(self, verify: int, verdicts: Verdicts | None = None) -> dict[str, Any]:
-        """The JSON of a row of the store."""
+    def items(
+        self, settings: Kept, verdicts: Verdicts | None = None, lost: Sequence[FailureKind] = ()
+    ) -> dict[str, Any]:
+        """The JSON of a row of the store; ``lost``: why second answers are missing."""
+        failures = Counter(self.failures) + Counter(lost)
+        if verdicts is not None:
+            failures += Counter(item.failure for item in verdicts.items if item.failure is not None)
         out: dict[str, Any] = {
             "sample": self.sample,
             "screened": len(self.rows) if self.asked else 0,
             "flagged": int(self.flagged.sum()),
-            "verify": verify,
+            "verify": settings.verify,
         }
+        if failures:
+            out["failures"] = {kind.value: count for kind, count in sorted(failures.items())}
         if verdicts is None:
-            out["shown_rows"] = self.rows[:_KEPT_ROWS].tolist()
+            out["shown_rows"] = self.rows[: settings.rows].tolist()
             out["flagged_rows"] = self.rows[self.flagged].tolist()
         else:
             out["verdicts"] = verdicts.to_json()
@@ -116,7 +136,7 @@ async def screen_group(
     labels: Sequence[ToScreen],
     place: tuple[str, int, int],
     count: int,
-    judge: WindowJudge,
+    judge: DetectionScorer,
     llms: LLMs,
 ) -> list[ScreenedLabel]:
     """One screen of ``count`` windows for each label of a group; ``place`` is (stage, chunk, group).
@@ -127,9 +147,11 @@ async def screen_group(
     first = labels[0].evidence
     pool = first.store.pool(Side.SCORE)
     rows = group_rows(first, context.config.seed, (*place, count))
-    windows = [of_pool(pool, int(row), first.latent, Stratum.BULK) for row in rows]
+    new = np.stack([_new_bulk(label, rows) for label in labels])
+    wanted = rows[new.any(axis=0)] if settings.screen_windows else rows
+    windows = [of_pool(pool, int(row), first.latent, Stratum.BULK) for row in wanted]
     screened: Screened | None = None
-    if settings.screen_windows:
+    if settings.screen_windows and len(wanted):
         screened = await screen_windows(
             llms.of(judge.endpoint, "screen"),
             load_prompt("screen"),
@@ -139,17 +161,25 @@ async def screen_group(
             per_call=settings.screen_per_call,
             context_tokens=judge.context_tokens,
         )
-    shown = np.ones(len(rows), dtype=np.bool_) if screened is None else screened.shown
+    answered = wanted if screened is None else wanted[screened.shown]
+    shown = np.isin(rows, answered)
     failures = [] if screened is None else screened.asked.failures
+    causes = Counter(failure.kind for failure in failures)
     sample = [*place, count, rows[~shown].tolist()]
     found = []
     for number, label in enumerate(labels):
-        bulk = silent_strata(label.evidence, Side.SCORE).rows[Stratum.BULK]
-        own = shown & np.isin(rows, bulk) & ~np.isin(rows, list(label.shown | label.judged))
-        flagged = np.zeros(len(rows), dtype=np.bool_) if screened is None else screened.flagged[number]
+        own = rows[shown & new[number]]
+        flagged = np.zeros(0, dtype=np.intp) if screened is None else wanted[screened.flagged[number]]
         failure = failures[0] if failures and not shown.any() else None
-        found.append(ScreenedLabel(label, rows[own], flagged[own], sample, screened is not None, failure))
+        asked = bool(settings.screen_windows)
+        found.append(ScreenedLabel(label, own, np.isin(own, flagged), sample, asked, failure, causes))
     return found
+
+
+def _new_bulk(label: ToScreen, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """[rows] those of the latent's bulk that neither a screen nor the judge has seen with the label."""
+    bulk = silent_strata(label.evidence, Side.SCORE).rows[Stratum.BULK]
+    return np.asarray(np.isin(rows, bulk) & ~np.isin(rows, list(label.shown | label.judged)), dtype=np.bool_)
 
 
 ToJudge = Callable[[ScreenedLabel], list[tuple[int, Stratum]]]
@@ -170,11 +200,13 @@ def screen_labels(
     judge = estimated_judge(context)
     assert judge is not None, "where nothing is estimated no chunk is planned"
     settings = context.config.precision
+    kept = Kept(settings.verified, max(_KEPT_ROWS, judge.silent))
 
     async def judged(found: ScreenedLabel) -> ScreenRow:
-        verdicts = None
+        verdicts: Verdicts | None = None
+        lost: Sequence[FailureKind] = ()
         if found.failure is None and to_judge is not None:
-            verdicts = await judge_rows(
+            verdicts, lost = await judge_rows(
                 found.label,
                 to_judge(found),
                 judge,
@@ -182,7 +214,7 @@ def screen_labels(
                 purpose,
                 seed_for(context.config.seed, stage),
             )
-        return _row(context.run_id, spec.source, stage, found, found.items(settings.verified, verdicts))
+        return _row(context.run_id, spec.source, stage, found, found.items(kept, verdicts, lost))
 
     async def group(numbered: tuple[int, list[ToScreen]]) -> list[ScreenRow]:
         number, members = numbered
@@ -234,7 +266,7 @@ def of_labels(context: RunContext, spec: ChunkSpec) -> list[ToScreen]:
 
 def _row(run_id: str, source: str, stage: str, found: ScreenedLabel, items: dict[str, Any]) -> ScreenRow:
     failure = found.failure
-    if failure is None and not len(found.rows):
+    if failure is None and not len(found.rows) and not items.get("verdicts", {}).get("windows"):
         failure = Failure(
             kind=FailureKind.TOO_FEW_WINDOWS, message="none of the windows shown lies in the bulk of the latent's text"
         )
@@ -266,9 +298,12 @@ def near_rows(label: ToScreen, count: int, seed: int) -> list[tuple[int, Stratum
 
 
 async def judge_rows(
-    label: ToScreen, rows: Sequence[tuple[int, Stratum]], judge: WindowJudge, llms: LLMs, purpose: str, seed: int
-) -> Verdicts:
-    """The judge's verdicts, yeses said twice, on silent windows: ``rows`` of the pool with their strata."""
+    label: ToScreen, rows: Sequence[tuple[int, Stratum]], judge: DetectionScorer, llms: LLMs, purpose: str, seed: int
+) -> tuple[Verdicts, Sequence[FailureKind]]:
+    """The judge's verdicts, yeses said twice, on silent windows, and why second answers are missing.
+
+    ``rows`` of the pool with their strata.
+    """
     store, latent = label.evidence.store, label.evidence.latent
     pool = store.pool(Side.SCORE)
     questions = [
@@ -276,7 +311,7 @@ async def judge_rows(
         for row, stratum in rows
     ]
     if not questions:
-        return Verdicts(())
+        return Verdicts(()), ()
     rng = np.random.default_rng(seed_for(seed, purpose, latent))
     llm = llms.of(judge.endpoint, purpose)
     judged: JudgedTwice = await judge_twice(
@@ -290,4 +325,4 @@ async def judge_rows(
         context_tokens=judge.context_tokens,
         logprobs=judge.wants_logprobs(llm),
     )
-    return Verdicts(tuple(judged.verdicts[question] for question in questions))
+    return Verdicts(tuple(judged.verdicts[question] for question in questions)), judged.lost

@@ -49,19 +49,23 @@ class Audit(Stage):
         """Windows that the judge was asked about for one label, on average."""
         judge = estimated_judge(context)
         assert judge is not None, "where nothing is estimated no chunk is planned"
-        rows = [row for row in context.store.verdicts(context.run_id, source) if row.scorer == judge.kind]
-        return round(sum(len(row.items["answers"]) for row in rows) / max(len(rows), 1))
+        scores = [score for score in context.store.scores(context.run_id, source) if score.scorer == judge.kind]
+        asked = [
+            sum(
+                value
+                for name in ("judged", "failed")
+                if isinstance(value := score.values.get(f"{judge.kind}_{name}"), int)
+            )
+            for score in scores
+        ]
+        return round(sum(asked) / max(len(asked), 1))
 
     def at_once(self, context: RunContext) -> int:
         return chunks_at_once(context.scorers)
 
     def run(self, context: RunContext, spec: ChunkSpec, progress: Progress) -> ChunkResult:
-        verified = context.config.precision.verified
-
         def unflagged(found: ScreenedLabel) -> list[tuple[int, Stratum]]:
-            flagged = found.rows[found.flagged][:verified].tolist()
-            rest = found.rows[~found.flagged].tolist()
-            return [(row, Stratum.BULK) for row in rest] + [(row, Stratum.FLAGGED) for row in flagged]
+            return [(row, Stratum.BULK) for row in found.rows[~found.flagged].tolist()]
 
         # windows of the first screen may come up again: few are left where the text is short, and nothing is counted twice
         labels = [replace(label, shown=frozenset()) for label in of_labels(context, spec)]

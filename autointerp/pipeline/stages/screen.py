@@ -93,7 +93,8 @@ class Screen(Stage):
         if asked >= wide:
             return None
         return (
-            f"{self.name}: the budget has room for {asked:,} of {wide:,} labels whose precision is known only roughly"
+            f"{self.name}: the budget has room for {asked:,} of {wide:,} labels whose precision is known only roughly; a larger one "
+            "helps the next run"
         )
 
     def at_once(self, context: RunContext) -> int:
@@ -111,7 +112,9 @@ class Screen(Stage):
         assert judge is not None, "where nothing is estimated no chunk is planned"
         unsure = {
             (label.latent, label.explainer)
-            for label in estimates_of(context, spec.source, self.number - 1)
+            for label in estimates_of(
+                context, spec.source, self.number - 1, [int(latent) for latent, _ in spec.payload["pairs"]]
+            )
             if label.near_width > settings.width
         }
         seed = seed_for(context.config.seed, self.name)

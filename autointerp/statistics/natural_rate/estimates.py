@@ -53,12 +53,14 @@ def estimate_natural_rates(
     seed: int,
     judge: JudgeResolution | None = None,
     audit: bool = True,
+    trusted: bool = True,
     priors: Priors = INTEGRATED,
     level: float = 0.95,
 ) -> NaturalRates:
     """Estimates for all latents of a run.
 
-    ``audit=False`` leaves out the second fit that checks the first, for rounds in between.
+    ``audit=False`` leaves out the second fit that checks the first, for rounds in between. ``trusted=False``: another fit to the same
+    latents failed its check, so nothing is borrowed.
     """
     posterior = fit_rates(counts, seed, priors)
     precision, _, f1, near, bulk = posterior_figures(counts, posterior, level)
@@ -67,8 +69,9 @@ def estimate_natural_rates(
     check = check_audit(counts, seed, priors, level) if audit else None
     own = own_precision(counts, recall.median, level)
     best = best_precision(counts.pi, judge)
-    basis = precision_basis(precision.width, own[1] - own[0], best, counts.num_bulk_yes, check)
-    borrows = fit_holds(len(counts), counts.num_bulk_yes, check)
+    bulk_yes = counts.num_bulk_yes if trusted else 0.0
+    basis = precision_basis(precision.width, own[1] - own[0], best, bulk_yes, check)
+    borrows = fit_holds(len(counts), bulk_yes, check)
     if not borrows:
         # then nothing is borrowed: what its own windows say of a latent is all that is said of it
         precision = Estimate(np.clip(precision.median, *own), *own)
