@@ -190,6 +190,15 @@ class PrecisionConfig(Section):
     round_windows: Count = 500
     """Windows that the screen shows with a label in each further round."""
 
+    @field_validator("screen_windows")
+    @classmethod
+    def _enough_to_draw_from(cls, value: int) -> int:
+        if 0 < value < 50:
+            raise ValueError(
+                "it must be 0 for no screen, or at least 50: the judge's bulk windows are drawn from those that it is shown"
+            )
+        return value
+
     @field_validator("by")
     @classmethod
     def _can_be_estimated(cls, value: str) -> str:
