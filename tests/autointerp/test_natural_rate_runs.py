@@ -492,11 +492,17 @@ def test_detection_that_may_see_what_the_explainer_saw_gives_no_precision(small:
 def test_with_few_labels_and_hardly_a_false_yes_nothing_is_resolved(small: World) -> None:
     right = [label.latent for label in small.labels if label.kind == RIGHT][:8]
     run = small.run("few", *SMALL[1:], f"latents={right}")
-    table = run.table[run.table.precision.notna()]
+    table = run.table[run.table.precision_method == "judged"]
     assert len(table) > 4
     assert (table.prior_num_yes == 0).all()
     assert "unresolved" in set(table.precision_basis)
     assert set(table.precision_basis) <= {"unresolved", "own"}
+    # the interval of its own windows is there, and no point of it is likelier than another
+    unresolved = table[table.precision_basis == "unresolved"]
+    assert unresolved.precision.isna().all()
+    assert unresolved.f1.isna().all()
+    assert (unresolved.precision_high - unresolved.precision_low > 0.5).all()
+    assert unresolved.recall.notna().all()
 
 
 def test_a_judge_that_errs_too_often_limits_what_rare_latents_can_show(small: World) -> None:
