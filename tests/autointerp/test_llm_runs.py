@@ -173,7 +173,9 @@ def test_labels_are_the_oracle_s_and_are_judged_right(labelled: tuple[Path, list
     assert judged.num_judged.gt(0).all()
     # a judge's balanced accuracy is no precision: what stands there is estimated from its verdicts, by its own method
     assert (judged.precision_method == "judged").all()
-    assert judged.precision.between(judged.precision_low, judged.precision_high).all()
+    resolved = judged[judged.precision_basis != "unresolved"]
+    assert len(resolved) > 10
+    assert resolved.precision.between(resolved.precision_low, resolved.precision_high).all()
     assert pd.isna(alive.precision[4])
     assert alive.precision_failure[4] == "too_few_windows"
 
@@ -212,11 +214,12 @@ def test_calls_and_tokens_are_few(tmp_path: Path) -> None:
     assert 1.8 <= one["fuzz"][0] <= 2.1
     assert 2.5 <= one["detection"][0] <= 3.1  # two for the score, one for the audit; some latents have too few windows
     assert 0.5 <= one["screen"][0] <= 0.6  # twenty calls of forty labels, and one for the audit
-    assert two["screen"][0] - one["screen"][0] == pytest.approx(0.5)
     assert two["detection"][0] - one["detection"][0] == pytest.approx(1, abs=0.1)
+    # of so little text the second round's windows are mostly the first one's, which are not shown again: elsewhere it takes as much
+    assert 0 < two["screen"][0] - one["screen"][0] <= 0.5
     calls, tokens, fresh = (
         sum(values[at] for values in one.values())
-        + 0.7 * (sum(values[at] for values in two.values()) - sum(values[at] for values in one.values()))
+        + 0.7 * (two["detection"][at] - one["detection"][at] + one["screen"][at])
         for at in range(3)
     )
     assert calls <= 8
