@@ -105,6 +105,26 @@ def test_under_a_known_beta_prior_the_posterior_is_conjugate(monkeypatch: pytest
     np.testing.assert_allclose(quantiles(masses, shares), exact, rtol=0.05)
 
 
+def test_a_latent_far_in_the_tail_of_a_beta_prior_is_not_cut_off_by_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 940 windows a prior of 1,000 windows with 1% of yeses expects 9; a label with 200 lies 1e-80 out, and its posterior is known."""
+    known = np.zeros(len(beta_prior.MEANS) * len(beta_prior.SIZES))
+    row, column = 18, 12
+    known[row * len(beta_prior.SIZES) + column] = 1.0
+    monkeypatch.setattr(beta_prior, "hyperparameter_weights", lambda *_: known)
+    mean, size = beta_prior.MEANS[row], beta_prior.SIZES[column]
+    assert (mean, size) == (pytest.approx(0.0093, rel=0.01), 1_000)
+    rates = rate_classes(np.array([940.0, 940.0]), np.array([4.0, 200.0]))
+    shares = np.array([0.025, 0.5, 0.975])
+    exact = betaincinv(
+        mean * size + rates.yes[:, None], (1 - mean) * size + (rates.judged - rates.yes)[:, None], shares
+    )
+    got = quantiles(beta_prior.posterior_masses(rates, np.random.default_rng(0)), shares)
+    np.testing.assert_allclose(got, exact, rtol=0.03)
+    farther = rate_classes(np.array([2_000.0]), np.array([1_900.0]))
+    beyond = beta_prior.posterior_masses(farther, np.random.default_rng(0))
+    assert quantiles(beyond, shares)[0, 1] == pytest.approx(0.95, abs=0.01)  # no mass is left: its own windows say
+
+
 def test_the_weights_of_cells_are_those_of_integration_over_the_simplex() -> None:
     likelihood = np.array([[1.0, 0.8, 0.1], [0.05, 0.4, 1.0], [0.2, 1.0, 0.3]])
     count, alpha = np.array([30.0, 4.0, 6.0]), 0.4
@@ -361,6 +381,30 @@ def test_a_screen_narrows_the_intervals_and_they_hold() -> None:
     assert with_screen[0] > 0.92
     assert without[0] > 0.92
     assert with_screen[1] < 0.85 * without[1]
+
+
+def test_what_a_screen_misses_of_broad_labels_is_not_borrowed_from_narrow_ones() -> None:
+    """30 labels in 600 say yes to a tenth of the bulk, and the screen sees half of it: of the other half few windows tell."""
+    rng = np.random.default_rng(3)
+    broad = np.arange(600) >= 570
+    bulk = np.where(broad, 10 ** rng.normal(-1, 0.15, 600), 10 ** rng.normal(-3.9, 0.3, 600))
+    bulk_flagged = rng.binomial(470, 0.5 * bulk)
+    verified = np.minimum(bulk_flagged, 20)
+    unflagged = 0.5 * bulk / (1 - 0.5 * bulk)
+    columns = (np.full(600, 470), bulk_flagged, verified, verified)
+    counts = verdict_counts(
+        np.full(600, 0.01), np.full(600, 20), np.full(600, 16), np.tile([0, 0, 0, 30_000], (600, 1)),
+        np.tile([0, 0, 0, 10], (600, 1)), np.column_stack([np.zeros((600, 3)), rng.binomial(10, unflagged)]),
+        screen=ScreenCounts(*(column.astype(float) for column in columns)),
+    )  # fmt: skip
+    assert counts.screen is not None
+    assert set(counts.screen.found()[broad]) == {2}
+    assert set(counts.screen.found()[~broad]) == {0, 1}
+    rate = estimate_natural_rates(counts, 0, audit=False).bulk_rate
+    holds = (rate.low <= bulk) & (bulk <= rate.high)
+    assert holds[broad].mean() >= 0.9
+    assert holds[~broad].mean() >= 0.92
+    assert np.median(rate.median[broad] / bulk[broad]) > 0.7
 
 
 def test_stopping_takes_at_least_two_rounds_and_keeps_to_the_budget() -> None:
