@@ -327,6 +327,46 @@ def bench_extraction(
         print_extraction_bench(result, _console())
 
 
+@bench_app.command("causal")
+def bench_causal(
+    subject: Annotated[
+        str | None, typer.Option(help="A subject's folder or hub id; without it a random one.", show_default=False)
+    ] = None,
+    coder: Annotated[str | None, typer.Option(help="A coder of that subject.", show_default=False)] = None,
+    layers: Annotated[int, typer.Option(min=2, help="Layers of a random subject, read in the middle.")] = 8,
+    width: Annotated[int, typer.Option(min=64, help="Its width.")] = 512,
+    latents: Annotated[int, typer.Option(min=1, help="Latents of a call of ours.")] = 64,
+    windows: Annotated[int, typer.Option(min=2, help="Windows a latent is ablated in, and steered in.")] = 8,
+    contexts: Annotated[int, typer.Option(min=4, help="Contexts of 256 tokens.")] = 96,
+    turns: Annotated[int, typer.Option(min=1, help="Turns that the ways take.")] = 3,
+    plain_latents: Annotated[int, typer.Option(min=1, help="Latents of the plain ways in a turn.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else on stdout.")] = False,
+) -> None:
+    """Time ablation and steering beside the two plain ways of doing them, and compare the numbers."""
+    import json
+
+    from sae_core.bench.causal import bench_causal as measure
+
+    result = measure(
+        subject=subject,
+        coder=coder,
+        layers=layers,
+        width=width,
+        latents=latents,
+        windows=windows,
+        contexts=contexts,
+        turns=turns,
+        plain_latents=plain_latents,
+        tell=_console(stderr=True).print,
+    )
+    if as_json:
+        print(json.dumps(result, indent=1))
+    else:
+        from autointerp.report.bench import print_causal_bench
+
+        print_causal_bench(result, _console())
+
+
 @bench_app.command("llm")
 def bench_llm(
     concurrency: Annotated[int, typer.Option(min=1, help="Calls under way at once.")] = 64,

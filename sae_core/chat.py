@@ -20,12 +20,16 @@ class ChatTemplate:
     """Digest of the template: what is rendered alike has the same."""
     _tokenizer: Any = field(repr=False)
 
-    def __call__(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """The conversation as text, special tokens written out. Raises CorpusError where the template refuses it."""
+    def __call__(self, messages: Sequence[Mapping[str, Any]], *, answered: bool = True) -> str:
+        """The conversation as text, special tokens written out; unless it is ``answered``, up to where the model is to answer.
+
+        Raises CorpusError where the template refuses it.
+        """
         from jinja2 import TemplateError
 
+        begins = {} if answered else {"add_generation_prompt": True}
         try:
-            return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False))
+            return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False, **begins))
         except (TemplateError, TypeError, KeyError, ValueError, AttributeError) as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
             raise CorpusError(
@@ -45,6 +49,14 @@ class TextRules:
     eos_id: int | None = None
     """Stands between packed documents."""
     render: ChatTemplate | None = None
+
+
+def chat_template(model: str, *, revision: str | None = None) -> ChatTemplate | None:
+    """The chat template of a subject; None where its tokenizer has none, or cannot be loaded by transformers."""
+    try:
+        return text_rules(model, None, revision=revision, chat=True).render
+    except (ConfigError, SubjectError):
+        return None
 
 
 def text_rules(

@@ -56,6 +56,31 @@ def put(
         yield
 
 
+@contextmanager
+def changed(subject: SubjectModel, changes: Mapping[Hookpoint, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """While this is open, each hookpoint carries what its function makes of its activations [..., D], for all that read it.
+
+    A function gives back what it was given wherever it changes nothing.
+    """
+    with ExitStack() as stack:
+        for hookpoint, change in changes.items():
+            place = edited_at(subject.model, hookpoint)
+            if place == hookpoint:
+                _changed(stack, subject, place, change)
+            else:
+                entering = _entering(stack, subject, hookpoint)
+
+                def between(
+                    own: Tensor, entering: list[Tensor] = entering, change: Callable[[Tensor], Tensor] = change
+                ) -> Tensor:
+                    stream = entering[0] + own
+                    becomes = change(stream)
+                    return torch.where(becomes != stream, becomes - entering[0], own)
+
+                _changed(stack, subject, place, between)
+        yield
+
+
 def _changed(stack: ExitStack, subject: SubjectModel, place: Hookpoint, change: Callable[[Tensor], Tensor]) -> None:
     """Until the stack closes, ``change`` is applied to what the place's module gives (or takes)."""
     module: nn.Module = subject.base.get_submodule(place.module)
@@ -84,6 +109,17 @@ def _put_between(
     where: Tensor | None,
 ) -> None:
     """The stream between attention and MLP becomes ``value``: the attention gives what is missing to it."""
+    entering = _entering(stack, subject, hookpoint)
+    _changed(
+        stack,
+        subject,
+        attention,
+        lambda own: value - entering[0] if where is None else torch.where(where, value - entering[0], own),
+    )
+
+
+def _entering(stack: ExitStack, subject: SubjectModel, hookpoint: Hookpoint) -> list[Tensor]:
+    """What enters the block of a hookpoint, as the list's one item once the block has begun."""
     block = f"{block_list_name(subject.base)}.{block_index(subject.base, hookpoint)}"
     entering: list[Tensor] = []
 
@@ -92,9 +128,4 @@ def _put_between(
         return stream
 
     _changed(stack, subject, Hookpoint(block, "input"), keep)
-    _changed(
-        stack,
-        subject,
-        attention,
-        lambda own: value - entering[0] if where is None else torch.where(where, value - entering[0], own),
-    )
+    return entering

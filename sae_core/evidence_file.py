@@ -80,6 +80,11 @@ class EvidenceTable:
             raise InputError(
                 f"{path} holds {found[0]} of format {found[1]}; {cls._KIND} of format {FORMAT_VERSION} is needed."
             )
+        absent = sorted({field.name for field in fields(cls)} - {*arrays, *header})  # type: ignore[arg-type]
+        if absent:
+            raise InputError(
+                f"{path} was written by an older version: it has no {', '.join(absent)}; delete it and run the stage again."
+            )
         return cls(**arrays, **header)
 
     @classmethod

@@ -9,7 +9,7 @@ V vocabulary, R rows of a block.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -49,7 +49,7 @@ def lens(
     rows_LD = attached.coder.decoder_weight
     norms_L = _norms(rows_LD, block)
     near, cosines = _neighbours(rows_LD, norms_L, neighbours, block)
-    read = _LensReader(subject, attached, tokens)
+    read = LensReader(subject, attached.write, tokens)
     parts = []
     for start in range(0, len(rows_LD), read.rows(block)):
         part = slice(start, start + read.rows(block))
@@ -145,17 +145,20 @@ def _cells(tensor: Tensor) -> int:
     return _CELLS.get(tensor.device.type, _CELLS["cpu"])
 
 
-class _LensReader:
-    """Reads rows of a decoder through the final norm and the unembedding."""
+class LensReader:
+    """Reads directions at some places through the final norm and the unembedding."""
 
-    def __init__(self, subject: SubjectModel, attached: AttachedCoder, count: int) -> None:
+    def __init__(self, subject: SubjectModel, places: Sequence[Hookpoint], count: int) -> None:
+        """``count`` tokens are taken at each end; of several places, side by side in a direction, the last one is read."""
         self._subject = subject
         self._count = count
         self._known_V = known_tokens(subject)
-        width = attached.coder.d_out
-        last = _last_place(subject, attached.write)
-        self._columns = slice(last * width, (last + 1) * width)
-        self._through_norm = not _is_final_norm(subject, attached.write[last])
+        widths = subject.widths(places)
+        last = _last_place(subject, places)
+        width = widths[places[last]]
+        before = sum(widths[place] for place in places[:last])
+        self._columns = slice(before, before + width)
+        self._through_norm = not _is_final_norm(subject, places[last])
         self._reads = width == subject.model.get_output_embeddings().weight.shape[1] and _has_final_norm(subject)
 
     def rows(self, block: int) -> int:
@@ -184,7 +187,7 @@ class _LensReader:
         return logits
 
 
-def _last_place(subject: SubjectModel, places: tuple[Hookpoint, ...]) -> int:
+def _last_place(subject: SubjectModel, places: Sequence[Hookpoint]) -> int:
     """Index of the place that lies nearest the unembedding."""
 
     def depth(number: int) -> tuple[float, int]:

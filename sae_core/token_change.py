@@ -45,6 +45,7 @@ def token_change(
 ) -> TokenChangeEvidence:
     """Mean change of the next token's logits, less its mean over the vocabulary, with each of ``latents`` steered.
 
+    Of a subject that caps its logits, the logits before the cap: they are in the same order, and linear in the final state.
     Tokens are those that a text can hold: known to the tokenizer and not special. A latent whose decoder row is zero has
     strength 0 and no tokens. ``batch_tokens`` are run at a time, ``progress`` is told the latents done.
 
@@ -122,7 +123,7 @@ def _mean_change(
 
 
 def _ends(unembedding: Unembedding, change_FD: Tensor, known_V: Tensor, count: int) -> tuple[TopTokens, TopTokens]:
-    """Tokens raised and lowered most; the head is linear, so the mean change of the logits is that of the mean state."""
+    """Tokens raised and lowered most; before a cap the head is linear: the logits' mean change is that of the mean state."""
     ends = []
     size = max(1, _LOGITS // len(known_V))
     for start in range(0, len(change_FD), size):

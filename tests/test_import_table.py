@@ -14,12 +14,12 @@ ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "transformers"}
 # sae_core's modules that LLM workers, API and UI read
 TORCH_FREE = (
-    "compiled", "records", "hashing", "evidence_file", "lens_evidence", "tried_texts", "errors", "exemplar_store", "partial", "reservoir", "token_text", "tokens", "documents",
+    "compiled", "records", "hashing", "evidence_file", "lens_evidence", "attribution_evidence", "context_sample", "tried_texts", "errors", "exemplar_store", "partial", "reservoir", "token_text", "tokens", "documents",
     "document", "corpus_files", "corpus_writer", "dataset_files", "packing", "saved_dataset", "seen_digests", "token_cache",
     "token_corpus",
     "readers/scanning", "readers/file", "readers/field", "readers/table", "readers/text", "readers/jsonl", "readers/parquet",
     "readers/arrow", "readers/npy", "tensor_file", "fixed_point", "memory", "pool_sample", "suffix_evidence", "hub",
-    "hook_names", "intervention/evidence",
+    "hook_names", "intervention/evidence", "intervention/text_evidence", "intervention/substitution_evidence", "intervention/windows",
 )  # fmt: skip
 NEVER = {
     "sae_core": {"autointerp", "workers", "pydantic", "openai", "anthropic", "celery", "sqlalchemy", "typer", "rich"},

@@ -45,8 +45,8 @@ def load_configured(given: CoderConfig, device: str | torch.device = "cpu") -> S
 def check_interventions(subject: SubjectModel, attached: AttachedCoder) -> None:
     """Refuse a subject on which interventions cannot be measured, before anything is spent on it.
 
-    Errors: SubjectError for capped logits, attention with a sliding window and the like; CoderError where the directions
-    do not fit.
+    Errors: SubjectError for attention that cannot be replaced and for heads that are not plain; CoderError where the
+    directions do not fit.
     """
     from sae_core.intervention.divergence import Unembedding
     from sae_core.intervention.firing import coder_hookpoints

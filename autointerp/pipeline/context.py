@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
 from autointerp.config import RunConfig
-from autointerp.evidence import EvidenceRequest
+from autointerp.evidence import AblationChoice, EvidenceRequest
 from autointerp.pipeline.folder import RunFolder
 from autointerp.store import LabelStore
 from sae_core.errors import ConfigError, StoreError, UnknownNameError, did_you_mean
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from autointerp.llm.runtime import LLMRuntime
     from autointerp.scorers.base import Scorer
     from sae_core.attachment import AttachedCoder
+    from sae_core.attribution_evidence import AttributionEvidence
     from sae_core.exemplar_store import ExemplarStore
     from sae_core.extraction import Extractor
     from sae_core.lens_evidence import LensEvidence
@@ -80,6 +81,8 @@ class RunContext:
     _exemplars: dict[str, ExemplarStore] = field(default_factory=dict, repr=False)
     _attached: dict[str, AttachedCoder] = field(default_factory=dict, repr=False)
     _lenses: dict[str, LensEvidence] = field(default_factory=dict, repr=False)
+    _attributions: dict[str, AttributionEvidence] = field(default_factory=dict, repr=False)
+    _choices: dict[str, Mapping[int, AblationChoice]] = field(default_factory=dict, repr=False)
     _llms: LLMRuntime | None = field(default=None, repr=False)
     _extraction: tuple[range, Extractor] | None = field(default=None, repr=False)
     _loading: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
@@ -212,6 +215,25 @@ class RunContext:
                 return None
             self._lenses[source] = LensEvidence.load(path)
         return self._lenses[source]
+
+    def attribution(self, source: str) -> AttributionEvidence | None:
+        """Attribution of a source's latents, a row each, None where the stages left none; there once these are done."""
+        from autointerp.pipeline.attributions import read_attribution
+
+        if source not in self._attributions:
+            found = read_attribution(self.folder, source)
+            if found is None:
+                return None
+            self._attributions[source] = found
+        return self._attributions[source]
+
+    def ablation_choices(self, source: str) -> Mapping[int, AblationChoice]:
+        """Why each alive latent of a source is ablated or is not; there once attribution is done, and empty where nobody asks."""
+        from autointerp.pipeline.ablation_budget import choose_latents
+
+        if source not in self._choices:
+            self._choices[source] = choose_latents(self, source)
+        return self._choices[source]
 
     @cached_property
     def endpoints(self) -> list[Endpoint]:

@@ -9,10 +9,14 @@ import numpy as np
 
 from autointerp.explanation import Explanation
 from autointerp.failure import LatentStatus
+from autointerp.judging.steered_judge import OUTPUT_LABEL
+from autointerp.pipeline.causal_columns import CAUSAL_COLUMNS, CausalColumns, causal_columns
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.control_kinds import NULL_EVERYTHING, SHUFFLED, VERDICTS
 from autointerp.pipeline.control_sources import real_name
 from autointerp.pipeline.natural_rate.labels import last_estimates
+from autointerp.pipeline.output_labels import output_explainer, output_values
+from autointerp.pipeline.substitution_record import substitution_scores
 from autointerp.review.effective import EffectiveLabel, effective_labels
 from autointerp.review.recording import is_human
 from autointerp.score import Score, ScoreValue
@@ -48,8 +52,9 @@ def dictionary_rows(context: RunContext, columns: Sequence[str], code_version: s
         if source.control:
             continue
         latents = context.latents(source.name)
+        causal = causal_columns(context, source.name)
         for start in range(0, len(latents), size):
-            yield _batch(context, source, latents[start : start + size], frozenset(columns), code_version)
+            yield _batch(context, source, latents[start : start + size], frozenset(columns), code_version, causal)
 
 
 def latent_row(context: RunContext, source: str, latent: int) -> dict[str, Any]:
@@ -59,12 +64,17 @@ def latent_row(context: RunContext, source: str, latent: int) -> dict[str, Any]:
     """
     record = context.source(source)
     version = context.store.run(context.run_id).code_version
-    scores = context.store.scores(context.run_id, source, [latent])
-    columns = {name for score in scores for name in score.values}
+    scores = [*context.store.scores(context.run_id, source, [latent]), *substitution_scores(context, source, [latent])]
+    columns = {name for score in scores for name in score.values} | set(CAUSAL_COLUMNS)
     for row in last_estimates(context, source, [latent]).values():
         columns |= estimate_values(row).keys()
-    columns |= {name for kind in judge_kinds(context) for name in (f"{kind}_failure", f"{kind}_failure_message")}
-    rows = _batch(context, record, [latent], frozenset(columns), version)
+    columns |= {
+        f"{before}{kind}_{what}"
+        for kind in judge_kinds(context)
+        for before in ("", OUTPUT_LABEL)
+        for what in ("failure", "failure_message")
+    }
+    rows = _batch(context, record, [latent], frozenset(columns), version, causal_columns(context, source))
     if not rows:
         raise StoreError(
             f"latent {latent} of {source!r} has no label in the run {context.run_id}: the source has "
@@ -117,15 +127,23 @@ def _first_explainer(context: RunContext) -> str | None:
 
 
 def _batch(
-    context: RunContext, source: Source, latents: Sequence[int], columns: frozenset[str], code_version: str
+    context: RunContext,
+    source: Source,
+    latents: Sequence[int],
+    columns: frozenset[str],
+    code_version: str,
+    causal: CausalColumns,
 ) -> list[dict[str, Any]]:
     store, run_id = context.store, context.run_id
     scores: dict[int, list[Score]] = {latent: [] for latent in latents}
-    for score in store.scores(run_id, source.name, latents):
+    for score in [*store.scores(run_id, source.name, latents), *substitution_scores(context, source.name, latents)]:
         scores[score.latent].append(score)
-    explanations: dict[tuple[int, str], Explanation] = {
-        (e.latent, e.explainer): e for e in store.explanations(run_id, source.name, latents) if e.side == "input"
-    }
+    written = store.explanations(run_id, source.name, latents)
+    explanations = {(e.latent, e.explainer): e for e in written if e.side == "input"}
+    outputs: dict[int, list[Explanation]] = {}
+    for one in written:
+        if one.side == "output":
+            outputs.setdefault(one.latent, []).append(one)
     exemplars = context.exemplars(source.name)
     lens = context.lens(source.name)
     spend = spend_by_latent(store, run_id, source.name, latents)
@@ -149,7 +167,8 @@ def _batch(
         # a label has one method: what was counted over the corpus is not mixed with what was judged
         if estimate is not None and values.get("precision_method") is None:
             values = estimate_values(estimate) | {name: v for name, v in values.items() if v is not None}
-        said = {**score_failures(own, label.explainer, otherwise), **values}
+        said = {**score_failures(own, label.explainer, otherwise), **values, **causal.of(label.latent)}
+        said |= output_values(own, output_explainer(label.text_output, outputs.get(label.latent, ())))
         row = {name: value for name, value in said.items() if name in columns}
         explanation = explanations.get((label.latent, label.explainer or ""))
         row |= common | _statistics(exemplars.statistics, label.latent) | _label(label, explanation)

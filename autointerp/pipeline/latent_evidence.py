@@ -34,6 +34,8 @@ def chunk_evidence(
     path = context.folder.evidence(spec.source, "token_change", spec.ordinal)
     token_change = TokenChangeEvidence.load(path) if path.is_file() else None
     lens = context.lens(spec.source)
+    attribution = context.attribution(spec.source) if causal else None
+    choices = context.ablation_choices(spec.source) if causal else {}
     screens = _screened(context, spec.source, latents) if screened else {}
     for latent in latents:
         yield LatentEvidence(
@@ -44,6 +46,8 @@ def chunk_evidence(
             steering,
             lens,
             token_change,
+            attribution=attribution,
+            ablation_choice=choices.get(latent),
             excluded=excluded.get(latent, frozenset()),
             screened=screens.get(latent, {}),
         )

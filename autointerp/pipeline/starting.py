@@ -14,7 +14,15 @@ from typing import Any
 from sqlalchemy import delete, select
 
 from autointerp.config import RunConfig, parse_config
-from autointerp.evidence import AblationRequest, LensRequest, SteeringRequest, SuffixRequest, TokenChangeRequest
+from autointerp.evidence import (
+    AblationRequest,
+    AttributionRequest,
+    LensRequest,
+    SteeringRequest,
+    SubstitutionRequest,
+    SuffixRequest,
+    TokenChangeRequest,
+)
 from autointerp.explainers.base import Explainer
 from autointerp.imports.split import Split
 from autointerp.llm.prior_calls import PriorCalls
@@ -24,6 +32,7 @@ from autointerp.pipeline.endpoint_check import check_endpoints
 from autointerp.pipeline.folder import RunFolder, RunNote, usable_folder
 from autointerp.pipeline.memory_check import check_memory
 from autointerp.pipeline.owner import Owner
+from autointerp.pipeline.steered_texts import check_steered_texts
 from autointerp.scorers.base import Scorer
 from autointerp.store import ChunkState, LabelStore, open_store
 from autointerp.store.dialects import parse_url
@@ -270,7 +279,8 @@ def preflight(config: RunConfig, folder: RunFolder) -> tuple[list[Source], dict[
     for explainer in config.build_explainers():
         explainer.check_sources(sources, Split.of(config.stored()))
     components: list[Explainer | Scorer] = [*config.build_explainers(), *config.build_scorers()]
-    if any(evidence_request(components, kind) for kind in (AblationRequest, SteeringRequest, TokenChangeRequest)):
+    editing = (AblationRequest, AttributionRequest, SteeringRequest, SubstitutionRequest, TokenChangeRequest)
+    if any(evidence_request(components, kind) for kind in editing):
         for coder in attached.values():
             check_interventions(subject, coder)
     _check_room(folder.root, config, sources)
@@ -283,8 +293,17 @@ def _check_settings(config: RunConfig) -> None:
     """What the sections ask of one another. Errors: ConfigError."""
     kept = config.extraction.sampled_exemplars
     components: list[Explainer | Scorer] = [*config.build_explainers(), *config.build_scorers()]
-    for kind in (SuffixRequest, AblationRequest, SteeringRequest, LensRequest, TokenChangeRequest):
+    for kind in (
+        SuffixRequest,
+        AblationRequest,
+        AttributionRequest,
+        SteeringRequest,
+        SubstitutionRequest,
+        LensRequest,
+        TokenChangeRequest,
+    ):
         evidence_request(components, kind)
+    check_steered_texts(components)
     for component in components:
         for need in component.needs():
             if isinstance(need, TokenChangeRequest):

@@ -197,7 +197,9 @@ def plan_run(
             lines.append(PlanLine(what, endpoint.name, calls, texts, latents, endpoint, beside))
 
     def score(scorer: Scorer, what: str, latents: int | None, *, beside: bool = False) -> None:
-        texts = _texts(scorer, inputs)
+        texts = _texts(scorer, explainers)
+        if scorer.sample is not None:
+            latents, beside = _sampled(scorer.sample, selected), True
         line(scorer.kind + what, scorer.planned(sizes), texts, latents, beside=beside)
         line(scorer.kind + what + _AGAIN, scorer.planned_again(sizes), texts, latents, beside=beside)
 
@@ -231,12 +233,13 @@ def plan_run(
         shuffled = sum(_shuffled(config.controls.shuffled_latents, count) for count in selected)
     for scorer in scorers:
         # written texts are the label's, whichever latent it is given to
-        if scorer.judges_explanation and not scorer.writes_texts:
+        if scorer.judges_explanation and not scorer.writes_texts and not scorer.COMPARES_LABELS:
             score(scorer, _SHUFFLED, shuffled, beside=True)
     for explainer in explainers:
         line(explainer.kind + _RANDOM, explainer.planned(sizes), 1, directions, beside=True)
     for scorer in scorers:
-        score(scorer, _RANDOM, directions, beside=True)
+        if scorer.sample is None:  # random directions are steered beside every latent, and not as latents
+            score(scorer, _RANDOM, directions, beside=True)
     for name in dict.fromkeys(line.endpoint for line in lines):
         check_price(endpoints[name], config.budget)
     return RunPlan(tuple(lines), real, sizes, config.budget.tokens, config.budget.usd)
@@ -267,11 +270,18 @@ def _shuffled(wanted: int, latents: int) -> int:
     return min(latents, max(wanted, 2)) if latents > 1 else 0
 
 
+def _sampled(most: int, selected: Sequence[int] | None) -> int:
+    """Latents of all coders that a scorer with a sample looks at; of one coder where the number of latents is not known."""
+    return most if selected is None else sum(min(most, count) for count in selected)
+
+
 def _texts(scorer: Scorer, explainers: Sequence[Explainer]) -> int:
     """Labels of a latent that a scorer judges; 1 for one that judges the latent itself."""
     if not scorer.judges_explanation:
         return 1
-    texts = (Explanation(latent=0, explainer=explainer.kind, side="input", text="text") for explainer in explainers)
+    texts = (
+        Explanation(latent=0, explainer=explainer.kind, side=explainer.side, text="text") for explainer in explainers
+    )
     return sum(scorer.can_judge(text) for text in texts)
 
 

@@ -46,6 +46,51 @@ def print_extraction_bench(result: dict[str, Any], console: Console) -> None:
     console.print(table)
 
 
+_PLAIN_WAYS = {
+    "batch": "plain, a latent's windows a call",
+    "window": "plain, one window a call",
+}
+
+
+def print_causal_bench(result: dict[str, Any], console: Console) -> None:
+    """What :func:`sae_core.bench.causal.bench_causal` found."""
+    console.print(
+        f"ablation and steering of {result['latents']:,} latents in one call, {result['windows']} windows and "
+        f"{result['control_directions']} control directions each, at {result['hookpoint']} of {result['subject']} "
+        f"({result['layers']} layers of width {result['width']}), contexts of {result['context_length']} tokens, medians of "
+        f"{result['turns']} turns, on {result['machine']}",
+        markup=False,
+    )
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("")
+    for title in (
+        "latents a second",
+        "times as fast",
+        "lowest",
+        "highest",
+        "in CPU time",
+        "off by, nats",
+        "of strengths",
+    ):
+        table.add_column(title, justify="right")
+    table.add_row("autointerp", f"{result['latents_per_second']:.3g}")
+    for name, way in result["ways"].items():
+        table.add_row(
+            _PLAIN_WAYS.get(name, name),
+            f"{way['latents_per_second']:.3g}",
+            f"{way['ratio']:.1f}x",
+            f"{way['ratio_lowest']:.1f}x",
+            f"{way['ratio_highest']:.1f}x",
+            f"{way['cpu_ratio']:.1f}x",
+            f"{way['largest_difference_nats']:.0e}",
+            f"{way['largest_difference_of_strengths']:.0e}",
+        )
+    console.print(table)
+    met = all(way["meets_target"] for way in result["ways"].values())
+    targets = " and ".join(f"{way['target']:g}x" for way in result["ways"].values())
+    console.print(f"the target ({targets} at numbers equal to 1e-4) is {'met' if met else 'missed'}", markup=False)
+
+
 _WAYS = {
     "autointerp": "autointerp, with store, ledger and budget",
     "openai": "bare openai client",

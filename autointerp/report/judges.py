@@ -11,6 +11,7 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
+from autointerp.judging.steered_judge import OUTPUT_LABEL, STEERED_KINDS
 from autointerp.report.figures import numbers, percent_text, plain, share_text
 from autointerp.report.highlight import plain_line
 
@@ -27,14 +28,16 @@ def judged_block(alive: pd.DataFrame, controls: pd.DataFrame, judgings: pd.DataF
     """Every judge's headline figure: medians over alive latents (0 where there is none), shuffled labels, random directions.
 
     A judge of the run is here also where it has no figure at all; its median is None then. Beside each median stands
-    ``failed``: what has no figure or no answer, by the failure.
+    ``failed``: what has no figure or no answer, by the failure. Judges of texts written under steering look at a sample of the
+    latents, so their medians are over those of it; what they say of output labels is no part of this (``label_effect_block``).
     """
     block: dict[str, Any] = {}
     for column in (str(name) for name in alive.columns):
         kind = column.removesuffix(_ENDING)
-        if kind == column:
+        if kind == column or column.startswith(OUTPUT_LABEL):
             continue
-        values = numbers(alive, column)
+        rated = asked_rows(alive, kind) if kind in STEERED_KINDS else alive
+        values = numbers(rated, column)
         rows = judgings[judgings["scorer"] == kind] if "scorer" in judgings.columns else _NO_JUDGINGS
         block[kind] = {
             "median": None if np.isnan(values).all() else _median(np.nan_to_num(values)),
@@ -51,6 +54,12 @@ def judged_block(alive: pd.DataFrame, controls: pd.DataFrame, judgings: pd.DataF
             "null_labels": {name: _control(controls, f"null_{name}", column) for name in _NULL},
         }
     return block
+
+
+def asked_rows(table: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """The latents of which a scorer says something: a figure, or why it has none."""
+    failures = table[f"{kind}_failure"] if f"{kind}_failure" in table.columns else pd.Series(None, index=table.index)
+    return table[~np.isnan(numbers(table, f"{kind}{_ENDING}")) | failures.notna().to_numpy(dtype=np.bool_)]
 
 
 _NO_JUDGINGS = pd.DataFrame(

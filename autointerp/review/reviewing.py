@@ -113,7 +113,12 @@ def score_edit(context: RunContext, source: str, latent: int, explainer: str) ->
         if found.explainer == explainer and found.side == "input"
     )
     stored = [s for s in context.store.scores(context.run_id, source, [latent]) if s.explainer == explainer]
-    judges = [scorer for scorer in context.scorers if scorer.judges_explanation and scorer.can_judge(explanation)]
+    # what the latent does was judged once, on texts that people may have read since
+    judges = [
+        scorer
+        for scorer in context.scorers
+        if scorer.judges_explanation and scorer.sample is None and scorer.can_judge(explanation)
+    ]
     missing = [scorer for scorer in judges if scorer.kind not in {score.scorer for score in stored}]
     evidence = evidence_of(context, source, latent)
     seen = seen_before(context.store, context.run_id, source, latent, explainer, evidence.store)

@@ -33,6 +33,10 @@ class Scorer(BaseModel, ABC):
     NOT_TESTED: ClassVar[str | None] = None
     """Why the self-test has nothing to say of it, where that lies in what it measures."""
 
+    COMPARES_LABELS: ClassVar[bool] = False
+    """Whether it reads other latents' labels (``evidence.other_labels``): all of a run's must be there before it scores any. It has
+    its control in these, so the controls do not ask it about shuffled labels."""
+
     kind: str
     """Name in the config file; a concrete class narrows it to a ``Literal``."""
 
@@ -48,6 +52,22 @@ class Scorer(BaseModel, ABC):
         Such a scorer reads no side's windows, so it cannot compare labels on the choose side.
         """
         return False
+
+    @property
+    def reads_windows(self) -> bool:
+        """Whether it judges windows of whichever side it is given: only then can it compare labels on the choose side, and be asked
+        about labels that say nothing.
+        """
+        return not self.writes_texts
+
+    @property
+    def sample(self) -> int | None:
+        """Latents of each coder, drawn at random, that it says something of; None for all of them."""
+        return None
+
+    def looks_at(self, evidence: LatentEvidence) -> bool:
+        """Whether the latent is one that it says something of; of the others it has no score at all, and no failure."""
+        return True
 
     @property
     def headline(self) -> str:

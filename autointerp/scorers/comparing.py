@@ -15,7 +15,7 @@ ANY_TEXT = Explanation(latent=0, explainer="any", text="any text")
 
 def can_compare(scorer: Scorer) -> bool:
     """Whether a scorer can say of any texts, on the choose side, which one is better."""
-    return scorer.judges_explanation and not scorer.writes_texts and scorer.can_judge(ANY_TEXT)
+    return scorer.judges_explanation and scorer.reads_windows and scorer.can_judge(ANY_TEXT)
 
 
 def comparing_scorer(explainers: Sequence[Explainer], scorers: Sequence[Scorer], choose: str, by: str) -> Scorer | None:

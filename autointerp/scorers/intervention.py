@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from autointerp.evidence import AblationRequest, EvidenceRequest, LatentEvidence, SteeringRequest
+from autointerp.evidence import (
+    AblationChoice,
+    AblationRequest,
+    AttributionRequest,
+    EvidenceRequest,
+    LatentEvidence,
+    SteeringRequest,
+)
 from autointerp.explanation import Explanation
 from autointerp.failure import Failure, FailureKind
 from autointerp.llm.asking import NO_LLMS, LLMs
@@ -18,7 +25,9 @@ from autointerp.scorers.base import Scorer
 from autointerp.statistics.effect import causal_effect
 
 if TYPE_CHECKING:
+    from sae_core.attribution_evidence import AttributionEvidence
     from sae_core.intervention.evidence import AblationEvidence, SteeringEvidence
+    from sae_core.records import LatentStatistics
     from sae_core.token_text import TokenText
 
 _KINDS = ("isotropic", "typical")
@@ -27,7 +36,7 @@ _MOST_TOKENS = 10
 
 
 class InterventionScorer(Scorer):
-    """Causal effect by ablation of every latent, and by steering of a random sample of them."""
+    """Causal effect by ablation of every latent, or of so many, and by steering of a random sample of them."""
 
     NOT_TESTED: ClassVar[str | None] = "it measures what the latent does, which no label of what it fires on can change"
 
@@ -41,14 +50,28 @@ class InterventionScorer(Scorer):
     """Most tokens ablated and measured from a window's first firing one on; None for all to the window's end."""
     min_windows: int = Field(default=2, ge=2)
     """Windows below which there is no causal effect."""
+    attribution_tokens: int = Field(default=131_072, ge=0)
+    """Tokens of the score side on which every latent's effect is estimated from gradients (``attribution_kl``); 0 for no estimate."""
+    latents: int | None = Field(default=None, ge=1)
+    """Most latents of a coder that are ablated; None for all. A random part is, then those with the largest ``attribution_kl``."""
+    random_share: float = Field(default=0.05, gt=0, le=1)
+    """Share of the latents that is ablated whatever their attribution (and 32 at least), where not all are."""
     steered_latents: int = Field(default=256, ge=0)
     """Size of the random sample of latents that is steered; 0 for none."""
-    steering_targets: tuple[Annotated[float, Field(gt=0)], ...] = (0.1,)
+    steering_targets: tuple[Annotated[float, Field(gt=0)], ...] = (0.1, 0.33, 1.0)
     """Mean KL divergences in nats that steering aims at; the first one is the headline."""
     steering_prompts: int = Field(default=16, ge=2)
     """Prompts that fit the strength, and as many that report what it reaches."""
     steering_control_directions: int = Field(default=4, ge=2)
     """Random directions that steering is compared with."""
+
+    @model_validator(mode="after")
+    def _a_budget_needs_an_order(self) -> Self:
+        if self.latents is not None and not self.attribution_tokens:
+            raise ValueError(
+                f"latents is {self.latents} and attribution_tokens 0: give tokens to choose the latents by, or leave latents out."
+            )
+        return self
 
     @property
     def headline(self) -> str:
@@ -61,34 +84,48 @@ class InterventionScorer(Scorer):
         return False
 
     def needs(self) -> list[EvidenceRequest]:
-        """Ablation, and steering unless no latent is to be steered."""
-        ablation = AblationRequest(
-            windows=self.windows, control_directions=self.control_directions, max_positions=self.max_positions
-        )
+        """Ablation, attribution, and steering, the last two unless they are switched off."""
+        needs: list[EvidenceRequest] = [
+            AblationRequest(
+                windows=self.windows,
+                control_directions=self.control_directions,
+                max_positions=self.max_positions,
+                latents=self.latents,
+                random_share=self.random_share,
+            )
+        ]
+        if self.attribution_tokens:
+            needs.append(AttributionRequest(tokens=self.attribution_tokens))
         if not self.steered_latents or not self.steering_targets:
-            return [ablation]
+            return needs
         steering = SteeringRequest(
             latents=self.steered_latents,
             targets=self.steering_targets,
             prompts=self.steering_prompts,
             control_directions=self.steering_control_directions,
         )
-        return [ablation, steering]
+        return [*needs, steering]
 
     async def score(self, explanation: Explanation | None, evidence: LatentEvidence, llms: LLMs = NO_LLMS) -> Score:
         """Effects of one latent; ``dead``, ``no_evidence``, ``no_effect_rows`` and ``too_few_windows`` are its failures.
 
-        A KL target that steering cannot reach is no failure of the score: ``steering_failure`` says ``unreachable``.
+        A KL target that steering cannot reach is no failure of the score: ``steering_failure`` says ``unreachable``. Nor is it one that
+        there was no room to ablate a latent: ``causal_chosen`` is not defined then, and its attribution stands alone.
         """
         latent = evidence.latent
         values: dict[str, ScoreValue] = {}
+        if evidence.attribution is not None:
+            values |= attribution_values(evidence.attribution, latent, evidence.store.statistics)
         failure: Failure | None
         if evidence.is_dead:
             failure = Failure(kind=FailureKind.DEAD, message="never fires in the corpus")
+        elif evidence.ablation_choice == AblationChoice.LEFT_OUT:
+            failure = None
         elif evidence.ablation is None or not np.any(evidence.ablation.latents == latent):
             failure = Failure(kind=FailureKind.NO_EVIDENCE, message="the intervene stage has not ablated this latent")
         else:
             failure = self._ablation_failure(evidence.ablation, latent)
+            values["causal_chosen"] = None if evidence.ablation_choice is None else evidence.ablation_choice.value
             values |= ablation_values(evidence.ablation, latent, self.min_windows, evidence.store.pieces)
         if evidence.steering is not None:
             values |= steering_values(evidence.steering, latent)
@@ -104,6 +141,23 @@ class InterventionScorer(Scorer):
             message = f"ablated in {num_windows} windows of the score side, {self.min_windows} are needed"
             return Failure(kind=FailureKind.TOO_FEW_WINDOWS, message=message)
         return None
+
+
+def attribution_values(
+    attribution: AttributionEvidence, latent: int, statistics: LatentStatistics
+) -> dict[str, ScoreValue]:
+    """Values from the sums of one latent (row ``latent``); empty where it fires in nothing that was read."""
+    count = int(attribution.count[latent])
+    if not count:
+        return {}
+    kl = float(attribution.sum_kl[latent]) / count
+    return {
+        "attribution": float(attribution.sum_ce[latent]) / count,
+        "attribution_abs": float(attribution.sum_abs_ce[latent]) / count,
+        "attribution_kl": kl,
+        "attribution_kl_total": kl * int(statistics.fire_count[:, latent].sum()),
+        "attribution_count": count,
+    }
 
 
 def ablation_values(
@@ -129,6 +183,7 @@ def ablation_values(
         "causal_control_log_kl": float(np.log(np.maximum(control, 0) + floor).mean()) if control.size else None,
         "causal_floor": floor,
     }
+    values |= _paths(ablation, place, effect.ablation_kl)
     if len(rows) < min_windows:
         return values
     values |= {
@@ -137,12 +192,27 @@ def ablation_values(
         "causal_effect_high": effect.high,
         "causal_effect_se": effect.standard_error,
         "causal_effect_df": effect.degrees_of_freedom,
+        "causal_num_controls": effect.num_directions,
+        "causal_push_norm": float(ablation.push_norm[rows].mean()),
     }
+    means = np.log(np.maximum(control, 0) + floor).mean(axis=0)
     for code, name in enumerate(_KINDS):
         own = ablation.control_kind == code
         # One kind's effect stands beside the whole: isotropic directions lie where the subject is blind.
         values[f"causal_effect_{name}"] = causal_effect(kl, control[:, own], floor).value if own.any() else None
+        # How its directions differ among themselves: what one more of them might do (see causal_random_low).
+        values[f"causal_spread_{name}"] = float(means[own].std(ddof=1)) if own.sum() > 1 else None
     return values
+
+
+def _paths(ablation: AblationEvidence, place: int, kl: float | None) -> dict[str, ScoreValue]:
+    """Which way the latent acts; nothing for a latent whose effect is no more than rounding, which has no way."""
+    share = ablation.path_share[place]
+    if kl is None or kl <= ablation.epsilon or not np.isfinite(share).all():
+        return {}
+    block = int(ablation.path_block[int(np.argmax(share))])
+    direct = float(share[np.flatnonzero(ablation.path_block < 0)[0]])
+    return {"direct_share": direct, "acts_at": "direct" if block < 0 else f"{ablation.block_list}.{block}"}
 
 
 def steering_values(steering: SteeringEvidence, latent: int) -> dict[str, ScoreValue]:
@@ -167,8 +237,6 @@ def _steering_row(steering: SteeringEvidence, row: int) -> dict[str, ScoreValue]
         return values | {"steering_failure": FailureKind.UNREACHABLE.value, "steering_kl_fit": nearest}
     ratios = steering.log_alpha_ratio[row]
     ratios = ratios[np.isfinite(ratios)]
-    lens_controls = steering.control_lens_auroc[row]
-    lens_controls = lens_controls[np.isfinite(lens_controls)]
     effect = float(ratios.mean()) if len(ratios) else None
     deviation = float(ratios.std(ddof=1)) if len(ratios) > 1 else None
     return values | {
@@ -181,9 +249,30 @@ def _steering_row(steering: SteeringEvidence, row: int) -> dict[str, ScoreValue]
         "steering_effect": effect,
         "steering_effect_se": deviation / math.sqrt(len(ratios)) if deviation is not None else None,
         "steering_num_controls": len(ratios),
-        "lens_auroc": _finite(steering.lens_auroc[row]),
-        "lens_auroc_control": float(lens_controls.mean()) if len(lens_controls) else None,
+        **_promised(steering, row),
     }
+
+
+def _promised(steering: SteeringEvidence, row: int) -> dict[str, ScoreValue]:
+    """Whether the tokens rise that the lens and the output label's lists promise, with standard errors and controls."""
+    at = steering.recall_at
+    return {
+        "lens_auroc": _finite(steering.lens_auroc[row]),
+        "lens_auroc_se": _finite(steering.lens_auroc_se[row]),
+        "lens_auroc_control": _mean_of_known(steering.control_lens_auroc[row]),
+        f"lens_recall{at}": _finite(steering.lens_recall[row]),
+        f"lens_recall{at}_control": _mean_of_known(steering.control_lens_recall[row]),
+        "output_tokens_auroc": _finite(steering.output_auroc[row]),
+        "output_tokens_auroc_se": _finite(steering.output_auroc_se[row]),
+        "output_tokens_auroc_control": _mean_of_known(steering.control_output_auroc[row]),
+        f"output_tokens_recall{at}": _finite(steering.output_recall[row]),
+        f"output_tokens_recall{at}_control": _mean_of_known(steering.control_output_recall[row]),
+    }
+
+
+def _mean_of_known(values: NDArray[np.float64]) -> float | None:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else None
 
 
 def _finite(value: Any) -> float | None:

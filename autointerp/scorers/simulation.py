@@ -55,6 +55,8 @@ _TOKENS_OF_A_LINE = 1.5
 """Prompt tokens of a line's signs beside its token, about."""
 HIGHEST = 10
 """Top of the scale."""
+KEPT_STEPS = 100
+"""Steps of 1 on that scale in which the expected activations are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,8 @@ class SimulationScorer(NaturalJudge):
             rng = np.random.default_rng(seed_for(self.seed, "simulation calls", evidence.latent))
             calls = deal([[window] for window in sample.windows], self.per_call, rng)
             found, asked = await _as_json(llm, explanation.text, sample.windows, pieces, calls)
-        return self._score(explanation, evidence, sample, found, self.spent(asked, llm.model))
+        score = self._score(explanation, evidence, sample, found, self.spent(asked, llm.model))
+        return score.model_copy(update={"verdicts": _kept(sample, found, self._signed_peak(evidence))})
 
     def scores_if(self, labels: Sequence[SupposedLabel], evidence: LatentEvidence) -> list[Score] | None:
         """See the base class.
@@ -189,7 +192,13 @@ class SimulationScorer(NaturalJudge):
     @staticmethod
     def _peak(evidence: LatentEvidence) -> float:
         """Largest activation of the latent in the corpus, by magnitude."""
-        return float(np.abs(evidence.store.statistics.max_activation[:, evidence.latent]).max())
+        return abs(SimulationScorer._signed_peak(evidence))
+
+    @staticmethod
+    def _signed_peak(evidence: LatentEvidence) -> float:
+        """The same with its sign."""
+        peaks = evidence.store.statistics.max_activation[:, evidence.latent]
+        return float(peaks[int(np.argmax(np.abs(peaks)))])
 
     def _compared(
         self, sample: NaturalSample, judged: Sequence[tuple[ShownWindow, Simulated]], evidence: LatentEvidence
@@ -242,6 +251,23 @@ def _foretold(label: SupposedLabel, sample: NaturalSample, peak: float) -> list[
             expected[int(drawn * len(expected))] = typical
         found.append(Simulated(HIGHEST * expected / top))
     return found
+
+
+def _kept(sample: NaturalSample, found: Sequence[Simulated | Failure], peak: float) -> dict[str, Any] | None:
+    """What is expected of the windows that were judged, as JSON for ``Score.verdicts``; None where none was.
+
+    ``windows`` their places, ``fires`` 1 or 0 of each, ``expected`` in steps of 1 / ``KEPT_STEPS`` on the scale 0 to 10, of
+    which 10 is ``peak``, the latent's activation of the largest magnitude.
+    """
+    judged = [(w, one) for w, one in zip(sample.windows, found, strict=True) if isinstance(one, Simulated)]
+    if not judged:
+        return None
+    return {
+        "windows": [window.id for window, _ in judged],
+        "fires": [int(window.fires) for window, _ in judged],
+        "expected": [np.rint(one.expected * KEPT_STEPS).astype(int).tolist() for _, one in judged],
+        "peak": peak,
+    }
 
 
 def _one_minus(weight: Floats, error: Floats, size: Floats) -> float | None:

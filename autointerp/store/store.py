@@ -289,6 +289,15 @@ class LabelStore:
         query = query.order_by(ScoreRow.latent, ScoreRow.scorer, ScoreRow.explainer)
         return [read_score(row) for row in self._of_latents(query, ScoreRow, latents)]
 
+    def values_of_scorer(self, run_id: str, source: str, scorer: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Latent and values of each score that one scorer gave latents themselves, ascending; never all in memory."""
+        query = select(ScoreRow.latent, ScoreRow.values).where(
+            ScoreRow.run_id == run_id, ScoreRow.source == source, ScoreRow.scorer == scorer, ScoreRow.explainer == ""
+        )
+        with self.reading() as connection:
+            for row in connection.execute(query.order_by(ScoreRow.latent), execution_options={"yield_per": 1000}):
+                yield int(row[0]), row[1]
+
     def choices(self, run_id: str, source: str, latents: Sequence[int] | None = None) -> list[Score]:
         """Scores on the choose side of a source (of some latents), by latent, scorer and explainer."""
         query = select(ChoiceRow).where(ChoiceRow.run_id == run_id, ChoiceRow.source == source)

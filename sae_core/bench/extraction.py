@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -81,6 +80,7 @@ def measure(what: Measurement) -> dict[str, Any]:
     import torch
 
     from sae_core.bench.floor import fastest_floor
+    from sae_core.bench.machine import machine
     from sae_core.bench.world import CONTEXT_LENGTH, make_world
     from sae_core.encoding import Replica
     from sae_core.extraction import Extractor
@@ -124,7 +124,7 @@ def measure(what: Measurement) -> dict[str, Any]:
             "floor": None if floor is None else {"batch_tokens": floor.batch_tokens, "tile_tokens": floor.tile_tokens},
             "limits": None if floor is None else _limits(floor, world.corpus.num_contexts, folder),
             "threads": torch.get_num_threads(),
-            "machine": _machine(what.device),
+            "machine": machine(what.device),
         }
 
 
@@ -191,21 +191,6 @@ def _peak_rss_mib() -> float:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
-def _machine(device: str) -> str:
-    import torch
-
-    if device.startswith("cuda"):
-        return str(torch.cuda.get_device_name(device))
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        models = [
-            line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        name = models[0] if models else name
-    return f"{os.cpu_count()} cores, {name}, torch {torch.__version__}"
 
 
 def in_child(what: Measurement) -> dict[str, Any]:

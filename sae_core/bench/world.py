@@ -49,9 +49,10 @@ def make_world(
     k: int = 32,
     width: int = 256,
     layers: int = 4,
+    hookpoint: str = HOOKPOINT,
     device: str = "cpu",
 ) -> BenchWorld:
-    """A subject of ``layers`` layers, a coder of ``num_latents`` on its third, and ``num_tokens`` tokens in full contexts."""
+    """A subject of ``layers`` layers, a coder of ``num_latents`` at ``hookpoint``, and ``num_tokens`` tokens in full contexts."""
     import transformers
 
     torch.manual_seed(0)
@@ -69,7 +70,7 @@ def make_world(
     model: torch.nn.Module = transformers.GPTNeoXForCausalLM(config)
     subject = SubjectModel(model.to(device), tokenizer, name="bench", revision="0")
     corpus = _corpus(num_tokens, tokenizer, folder)
-    return BenchWorld(subject, attach(subject, _coder(subject, corpus, num_latents, k, width)), corpus)
+    return BenchWorld(subject, attach(subject, _coder(subject, corpus, num_latents, k, width, hookpoint)), corpus)
 
 
 def _corpus(num_tokens: int, tokenizer: Tokenizer, folder: Path) -> TokenCorpus:
@@ -93,13 +94,13 @@ def _corpus(num_tokens: int, tokenizer: Tokenizer, folder: Path) -> TokenCorpus:
     )
 
 
-def _coder(subject: SubjectModel, corpus: TokenCorpus, num_latents: int, k: int, width: int) -> SparseCoder:
+def _coder(subject: SubjectModel, corpus: TokenCorpus, num_latents: int, k: int, width: int, name: str) -> SparseCoder:
     """Unit directions, and biases of half the spread of the pre-activations around their mean."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.nn.functional.normalize(torch.randn(num_latents, width, generator=generator), dim=1)
     spread = 0.5 * torch.randn(num_latents, generator=generator)
     weight, spread = weight.to(subject.device), spread.to(subject.device)
-    hookpoint = subject.hookpoint(HOOKPOINT)
+    hookpoint = subject.hookpoint(name)
     sample = np.stack([corpus.context(context) for context in range(min(16, corpus.num_contexts))])
     hidden = subject.capture(torch.from_numpy(sample).long(), [hookpoint])[hookpoint].reshape(-1, width).clone()
     mean = hidden.mean(0)
@@ -108,8 +109,8 @@ def _coder(subject: SubjectModel, corpus: TokenCorpus, num_latents: int, k: int,
         encoder=AffineEncoder(weight, bias, TopK(k)),
         decoder_weight=weight,
         decoder_bias=torch.zeros(width, device=subject.device),
-        hookpoints_in=(HOOKPOINT,),
-        hookpoints_out=(HOOKPOINT,),
+        hookpoints_in=(name,),
+        hookpoints_out=(name,),
         format="bench",
         architecture="topk",
         fingerprint="bench",

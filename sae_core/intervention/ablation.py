@@ -13,12 +13,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sae_core.hookpoints import Hookpoint
-from sae_core.intervention.directions import Coder, ContextTokens, ControlDirections, draw_control_directions
+from sae_core.hookpoints import Hookpoint, block_list_name
+from sae_core.intervention.directions import (
+    Coder,
+    ContextTokens,
+    ControlDirections,
+    deal_directions,
+    draw_control_directions,
+    kinds_dealt,
+)
 from sae_core.intervention.divergence import Unembedding
-from sae_core.intervention.evidence import AblationEvidence
+from sae_core.intervention.evidence import POOL, AblationEvidence
 from sae_core.intervention.firing import FiringFinder, FiringSpan, coder_hookpoints
 from sae_core.intervention.measure import Reference, measure, reference
+from sae_core.intervention.paths import Paths
 from sae_core.intervention.resume import Rows, UpperLayers
 from sae_core.intervention.windows import InterventionWindow
 from sae_core.subject import SubjectModel
@@ -29,7 +37,9 @@ class AblationSettings:
     """How ablation is run."""
 
     control_directions: int = 4
-    """R, half of them isotropic, half typical."""
+    """R, half of them isotropic, half typical; every latent has its own, out of a pool."""
+    control_pool: int = POOL
+    """Directions of the pool; at least twice those of a latent are drawn."""
     threshold: float = 0.0
     """A latent fires where its activation is above this by magnitude."""
     top_tokens: int = 10
@@ -47,7 +57,9 @@ class AblationSettings:
 class _Sums:
     """What is added up over batches."""
 
-    def __init__(self, num_rows: int, num_latents: int, num_directions: int, width: int, device: torch.device) -> None:
+    def __init__(
+        self, num_rows: int, num_latents: int, num_directions: int, num_parts: int, width: int, device: torch.device
+    ) -> None:
         shape = (num_rows, 1 + num_directions)
         self.kl_firing = np.zeros(shape)
         self.kl_rest = np.zeros(shape)
@@ -55,7 +67,10 @@ class _Sums:
         self.count_firing = np.zeros(num_rows, dtype=np.int32)
         self.count_rest = np.zeros(num_rows, dtype=np.int32)
         self.count_ce = np.zeros(num_rows, dtype=np.int32)
+        self.push = np.zeros(num_rows)
         self.difference = torch.zeros(num_latents, width, dtype=torch.float64, device=device)
+        self.parts = torch.zeros(num_latents, num_parts, dtype=torch.float64, device=device)
+        self.whole = torch.zeros(num_latents, dtype=torch.float64, device=device)
         self.noise_floor = 0.0
         self.num_noise_tokens = 0
 
@@ -86,7 +101,7 @@ def run_ablation(
         num_contexts: how many contexts it has (typical directions are drawn from all of them).
         windows: latent -> its windows, see :func:`sae_core.intervention.windows.choose_windows`.
         settings: how to run.
-        seed: of the run; the control directions depend on it and not on the latents.
+        seed: of the run; the pool of control directions depends on it and not on the latents.
         progress: called with the number of windows done so far.
 
     Raises:
@@ -95,8 +110,9 @@ def run_ablation(
     """
     settings = settings or AblationSettings()
     read, write = coder_hookpoints(subject, coder)
-    controls = draw_control_directions(subject, write, context_tokens, num_contexts, settings.control_directions, seed)
-    run = _Ablation(subject, coder, read, write, controls, settings, windows)
+    size = max(settings.control_pool, 2 * settings.control_directions)
+    pool = draw_control_directions(subject, write, context_tokens, num_contexts, size, seed)
+    run = _Ablation(subject, coder, read, write, pool, settings, windows, seed)
     by_context: dict[int, list[int]] = {}
     for row, window in enumerate(run.window):
         by_context.setdefault(window.context, []).append(row)
@@ -112,7 +128,7 @@ def run_ablation(
         done += sum(len(by_context[o]) for o in part)
         if progress is not None:
             progress(done)
-    return run.evidence(seed)
+    return run.evidence()
 
 
 class _Ablation:
@@ -124,21 +140,25 @@ class _Ablation:
         coder: Coder,
         read: Sequence[Hookpoint],
         write: Sequence[Hookpoint],
-        controls: ControlDirections,
+        pool: ControlDirections,
         settings: AblationSettings,
         windows: Mapping[int, Sequence[InterventionWindow]],
+        seed: int,
     ) -> None:
         self.subject = subject
         self.read = read
-        self.controls = controls
+        self.pool = pool
         self.settings = settings
+        self.seed = seed
         self.latents = np.array(sorted(windows), dtype=np.int32)
+        self.dealt = deal_directions(self.latents, pool.kinds, settings.control_directions, seed)
         self.latent = np.array(
             [i for i, latent in enumerate(self.latents.tolist()) for _ in windows[latent]], dtype=np.int64
         )
         self.window = [window for latent in self.latents.tolist() for window in windows[latent]]
         self.upper = UpperLayers(subject, write, from_clean=tuple(read) == tuple(write))
         self.unembedding = Unembedding(subject)
+        self.paths = Paths(subject, self.upper, self.unembedding)
         index = torch.from_numpy(self.latents.astype(np.int64)).to(coder.directions.device)
         self.directions = coder.directions.index_select(0, index).to(subject.device).float()
         self.norms = self.directions.norm(dim=-1).cpu().numpy()
@@ -153,7 +173,8 @@ class _Ablation:
         self.sums = _Sums(
             len(self.window),
             len(self.latents),
-            len(controls.kinds),
+            settings.control_directions,
+            len(self.paths.names),
             self.unembedding.weight.shape[1],
             subject.device,
         )
@@ -161,7 +182,8 @@ class _Ablation:
     def contexts(self, tokens: list[NDArray[np.integer[Any]]], rows: list[list[int]], measure_noise: bool) -> None:
         """All windows of a few contexts."""
         needed = [max(self.window[r].position + self.window[r].length for r in mine) for mine in rows]
-        clean = self.upper.clean([ids[:stop] for ids, stop in zip(tokens, needed, strict=True)], self.read)
+        watched = (*self.read, *self.paths.places)
+        clean = self.upper.clean([ids[:stop] for ids, stop in zip(tokens, needed, strict=True)], watched)
         spans: list[FiringSpan] = []
         references: list[Reference] = []
         for number, (ids, mine) in enumerate(zip(tokens, rows, strict=True)):
@@ -170,7 +192,7 @@ class _Ablation:
             references.append(reference(self.unembedding, clean[number], ids, [(s.start, s.stop) for s in found]))
             # Rows of like start and length meet in a batch: short prefixes stay short, little is padded.
             spans += sorted(found, key=lambda s: (s.start, s.stop, s.row))
-        per_row = 1 + len(self.controls.kinds)
+        per_row = 1 + self.settings.control_directions
         batch: list[FiringSpan] = []
         size = 0
         for span in spans:
@@ -185,7 +207,7 @@ class _Ablation:
 
     def _batch(self, jobs: list[FiringSpan], references: list[Reference], measure_noise: bool) -> None:
         device = self.subject.device
-        directions = 1 + len(self.controls.kinds)
+        directions = 1 + self.settings.control_directions
         start = np.repeat([job.start for job in jobs], directions)
         stop = np.repeat([job.stop for job in jobs], directions)
         owner = np.repeat([job.context for job in jobs], directions)
@@ -208,17 +230,24 @@ class _Ablation:
         z = np.where(edited, activations[np.where(edited, offset[job] + rows.position - start[row], 0)], 0.0)
         firing = z != 0
         latent_of_job = np.array([j.latent for j in jobs])
-        # Row 0 of a job moves along its latent's direction, row r along control r, stretched to the same length.
+        # Row 0 of a job moves along its latent's direction, row r along its control r, stretched to the same length.
         moved = np.flatnonzero(firing)
         length = np.where(direction == 0, 1.0, self.norms[latent_of_job[job]])
-        source = np.where(direction == 0, job, len(jobs) + direction - 1)
-        table = torch.cat([self.directions[torch.from_numpy(latent_of_job).to(device)], self.controls.vectors])
+        control = self.dealt[latent_of_job][job, np.maximum(direction - 1, 0)]
+        source = np.where(direction == 0, job, len(jobs) + control)
+        table = torch.cat([self.directions[torch.from_numpy(latent_of_job).to(device)], self.pool.vectors])
         coefficient = torch.from_numpy((-z[moved] * length[moved]).astype(np.float32)).to(device)
         delta = torch.zeros(len(row), table.shape[1], device=device)
         delta[torch.from_numpy(moved).to(device)] = (
             coefficient[:, None] * table[torch.from_numpy(source[moved]).to(device)]
         )
-        measured = measure(self.upper, self.unembedding, [references[number] for number in present], rows, delta)
+        own = np.flatnonzero(firing & (direction == 0))
+        own_tokens = torch.from_numpy(own).to(device)
+        theirs = torch.from_numpy(latent_of_job[job[own]]).to(device)
+        here = [references[number] for number in present]
+        states: dict[Hookpoint, torch.Tensor] = {}
+        with self.paths.watched(own_tokens, states):
+            measured = measure(self.upper, self.unembedding, here, rows, delta)
 
         sums = self.sums
         if measure_noise:
@@ -239,14 +268,16 @@ class _Ablation:
         sums.count_firing[out] = summed(ones, firing)[:, 0]
         sums.count_rest[out] = summed(ones, silent)[:, 0]
         sums.count_ce[out] = summed(ones, firing & measured.has_next)[:, 0]
-        own = np.flatnonzero(firing & (direction == 0))
-        sums.difference.index_add_(
-            0,
-            torch.from_numpy(latent_of_job[job[own]]).to(device),
-            measured.difference[torch.from_numpy(own).to(device)].double(),
-        )
+        displaced = np.abs(z) * self.norms[latent_of_job[job]]
+        sums.push[out] = summed(displaced, firing)[:, 0]
+        sums.difference.index_add_(0, theirs, measured.difference[own_tokens].double())
+        if states and len(own):
+            position, moved_by = rows.position[own], delta[own_tokens]
+            parts, whole = self.paths.parts(here, rows.context[row[own]], position, states, moved_by)
+            sums.parts.index_add_(0, theirs, parts)
+            sums.whole.index_add_(0, theirs, whole)
 
-    def evidence(self, seed: int) -> AblationEvidence:
+    def evidence(self) -> AblationEvidence:
         """Sums to means; rows of one latent together."""
         sums, settings = self.sums, self.settings
         kept = np.flatnonzero(sums.count_firing)
@@ -272,12 +303,16 @@ class _Ablation:
                 top = change.topk(count, dim=-1, largest=largest)
                 tokens[name][part] = top.indices.cpu().numpy()
                 logits[name][part] = top.values.cpu().numpy()
+        whole = sums.whole.cpu().numpy()
+        share = np.where(whole > 0, 1.0, np.nan)[:, None] * sums.parts.cpu().numpy()
+        share /= np.where(whole > 0, whole, 1.0)[:, None]
         return AblationEvidence(
             latent=self.latents[self.latent[kept]],
             document=np.array([self.window[r].document for r in kept], dtype=np.int32),
             context=np.array([self.window[r].context for r in kept], dtype=np.int32),
             position=np.array([self.window[r].position for r in kept], dtype=np.int32),
             num_firing_tokens=sums.count_firing[kept],
+            push_norm=sums.push[kept] / sums.count_firing[kept],
             kl_firing=kl_firing[:, 0],
             kl_rest=kl_rest[:, 0],
             count_rest=sums.count_rest[kept],
@@ -286,15 +321,19 @@ class _Ablation:
             control_kl_firing=kl_firing[:, 1:],
             control_kl_rest=kl_rest[:, 1:],
             control_delta_ce=delta_ce[:, 1:],
-            control_kind=np.array(self.controls.kinds, dtype=np.uint8),
+            control_kind=np.array(kinds_dealt(settings.control_directions), dtype=np.uint8),
             latents=self.latents,
+            control_direction=self.dealt,
             num_windows=num_windows.astype(np.int32),
             num_windows_silent=(asked - num_windows).astype(np.int32),
             tokens_raised=tokens["raised"],
             logits_raised=logits["raised"],
             tokens_lowered=tokens["lowered"],
             logits_lowered=logits["lowered"],
+            path_share=share.astype(np.float32),
+            path_block=np.array(self.paths.names, dtype=np.int32),
+            block_list=block_list_name(self.subject.base),
             noise_floor=sums.noise_floor,
             num_noise_tokens=sums.num_noise_tokens,
-            control_seed=seed,
+            control_seed=self.seed,
         )

@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sae_core.attachment import side_by_side
-from sae_core.errors import CorpusError
+from sae_core.errors import CorpusError, InputError
 from sae_core.hashing import seed_for
 from sae_core.hookpoints import Hookpoint
 from sae_core.intervention.evidence import ControlKind
 from sae_core.subject import SubjectModel
+
+_AT_A_TIME = 8
+"""Contexts that are run together for typical directions."""
 
 ContextTokens = Callable[[int], NDArray[np.integer[Any]]]
 """Ordinal of a context -> its token ids, the BOS included."""
@@ -65,7 +68,7 @@ def draw_control_directions(
     count: int,
     seed: int,
 ) -> ControlDirections:
-    """``count`` control directions, the first half isotropic, the rest typical; the same for every latent of a run.
+    """``count`` control directions, the first half isotropic, the rest typical; the same for every chunk of a run.
 
     They depend on nothing but the seed, the subject and the corpus, so that all chunks of a run meet the same ones and
     the variance over directions means something (METHODS 5).
@@ -76,20 +79,18 @@ def draw_control_directions(
     rng = np.random.default_rng(seed_for(seed, "control directions", *map(str, hookpoints)))
     width = sum(subject.widths(hookpoints).values())
     num_typical = count // 2
-    samples: list[Tensor] = []
+    texts: list[NDArray[np.int64]] = []
     for _ in range(2 * max(num_typical, 4)):
         tokens = np.asarray(context_tokens(int(rng.integers(num_contexts))))
         counts = np.flatnonzero(~np.isin(tokens, list(subject.special_ids)))
         counts = counts[counts > 0]  # the first token of a context is an attention sink, typical of nothing
-        if len(counts) == 0:
-            continue
-        at = int(counts[rng.integers(len(counts))])
-        batch = torch.from_numpy(tokens[: at + 1].astype(np.int64))[None]
-        samples.append(side_by_side(hookpoints, subject.capture(batch, hookpoints))[0, -1].float())
-    if len(samples) < 2:
+        if len(counts):
+            texts.append(tokens[: int(counts[rng.integers(len(counts))]) + 1].astype(np.int64))
+    if len(texts) < 2:
         raise CorpusError(
-            f"The corpus has {len(samples)} tokens to draw typical directions from; give a corpus of more tokens."
+            f"The corpus has {len(texts)} tokens to draw typical directions from; give a corpus of more tokens."
         )
+    samples = _last_activations(subject, hookpoints, texts)
     isotropic = torch.from_numpy(rng.standard_normal((count - num_typical, width))).float().to(subject.device)
     # Equal tokens at a shallow hookpoint have equal activations: such pairs are passed over.
     pairs = [a - b for a, b in itertools.pairwise(samples) if bool((a != b).any())]
@@ -102,6 +103,53 @@ def draw_control_directions(
     norms = vectors.norm(dim=-1, keepdim=True)
     return ControlDirections(
         vectors=vectors / norms,
-        kinds=(ControlKind.ISOTROPIC,) * (count - num_typical) + (ControlKind.TYPICAL,) * num_typical,
+        kinds=kinds_dealt(count),
         activation_norm=float(torch.stack(samples).norm(dim=-1).mean()),
     )
+
+
+def _last_activations(
+    subject: SubjectModel, hookpoints: Sequence[Hookpoint], texts: Sequence[NDArray[np.int64]]
+) -> list[Tensor]:
+    """[D] float32, the activation at the last token of each text; texts of like length run together."""
+    found: dict[int, Tensor] = {}
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    for begin in range(0, len(order), _AT_A_TIME):
+        part = order[begin : begin + _AT_A_TIME]
+        batch = np.zeros((len(part), len(texts[part[-1]])), dtype=np.int64)
+        for row, i in zip(batch, part, strict=True):
+            row[: len(texts[i])] = texts[i]
+        captured = side_by_side(hookpoints, subject.capture(torch.from_numpy(batch), hookpoints))
+        for place, i in enumerate(part):
+            found[i] = captured[place, len(texts[i]) - 1].float()
+    return [found[i] for i in range(len(texts))]
+
+
+def kinds_dealt(count: int) -> tuple[ControlKind, ...]:
+    """The kinds of ``count`` directions: isotropic ones first, half of each."""
+    return (ControlKind.ISOTROPIC,) * (count - count // 2) + (ControlKind.TYPICAL,) * (count // 2)
+
+
+def deal_directions(
+    latents: NDArray[np.integer[Any]], kinds: Sequence[ControlKind], count: int, seed: int
+) -> NDArray[np.int32]:
+    """[F, R] which directions of a pool of ``kinds`` each latent is compared with, in the order of :func:`kinds_dealt`.
+
+    By the seed and the latent alone, so that chunks and company do not matter. Were they the same for all latents, the
+    error of these few would be in every latent alike, and no number of latents would take it out of their median.
+
+    Raises:
+        InputError: the pool is too small.
+    """
+    wanted = {kind: kinds_dealt(count).count(kind) for kind in ControlKind}
+    places = {kind: np.flatnonzero(np.array(kinds) == kind) for kind in wanted}
+    if any(len(places[kind]) < number for kind, number in wanted.items()):
+        raise InputError(
+            f"{count} control directions for each latent were asked for, of a pool of {len(kinds)}; ask for at most "
+            f"{len(kinds) // 2 * 2} or give a larger pool."
+        )
+    dealt = np.empty((len(latents), count), dtype=np.int32)
+    for row, latent in zip(dealt, latents.tolist(), strict=True):
+        rng = np.random.default_rng(seed_for(seed, "control directions of a latent", latent))
+        row[:] = np.concatenate([rng.choice(places[kind], number, replace=False) for kind, number in wanted.items()])
+    return dealt

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from sae_core.evidence_file import EvidenceTable
 
+POOL = 64
+"""Control directions that a run draws, half of each kind; every latent is compared with a few of them."""
+
 
 class ControlKind(IntEnum):
     """Where a control direction comes from."""
@@ -28,12 +31,12 @@ class AblationEvidence(EvidenceTable):
     """Ablation of latents on their firing windows: ``h' = h - z d`` at the firing tokens (METHODS 5).
 
     A row is one window of one latent; all of one latent's rows stand together. Measured from the first firing token
-    to the window's end. The control is the same displacement ``|z| |d|`` at the same tokens along random directions,
-    the same R for all rows.
+    to the window's end. The control is the same displacement ``|z| |d|`` at the same tokens along random directions:
+    each latent's own R of a pool that the run shares, the same R for all of its rows.
     """
 
     _KIND = "ablation evidence"
-    _SHARED = ("control_kind", "control_seed")
+    _SHARED = ("control_kind", "control_seed", "path_block", "block_list")
     _LARGEST = ("noise_floor",)
     _SUMMED = ("num_noise_tokens",)
 
@@ -47,6 +50,8 @@ class AblationEvidence(EvidenceTable):
     """[M] position of the window's first token in its context."""
     num_firing_tokens: NDArray[np.int32]
     """[M] tokens of the window on which the latent fires, at least 1."""
+    push_norm: NDArray[np.float64]
+    """[M] mean displacement |z| |d| over the firing tokens, in units of the hookpoint's activations."""
     kl_firing: NDArray[np.float64]
     """[M] mean KL(clean || ablated) over the firing tokens, nats."""
     kl_rest: NDArray[np.float64]
@@ -64,9 +69,11 @@ class AblationEvidence(EvidenceTable):
     control_delta_ce: NDArray[np.float64]
     """[M, R] ``delta_ce`` of each control direction."""
     control_kind: NDArray[np.uint8]
-    """[R] :class:`ControlKind` of each direction."""
+    """[R] :class:`ControlKind` of each direction, the same for all latents."""
     latents: NDArray[np.int32]
     """[F] every latent that was asked for, with or without rows."""
+    control_direction: NDArray[np.int32]
+    """[F, R] which directions of the pool each latent is compared with."""
     num_windows: NDArray[np.int32]
     """[F] rows of each."""
     num_windows_silent: NDArray[np.int32]
@@ -79,6 +86,13 @@ class AblationEvidence(EvidenceTable):
     """[F, K] tokens whose logit it lowers most: what the latent promotes, with all its indirect effects."""
     logits_lowered: NDArray[np.float32]
     """[F, K] by how much (negative)."""
+    path_share: NDArray[np.float32]
+    """[F, P] share of the change of the centred logits at the firing tokens (final norm to first order) that comes by each
+    path; they add up to 1. NaN: no rows, no change at all, or a subject whose final norm is not known."""
+    path_block: NDArray[np.int32]
+    """[P] -1: direct, what the latent's push puts into the residual stream; otherwise the later block that answers to it."""
+    block_list: str
+    """What the subject calls its list of blocks."""
     noise_floor: float
     """Largest KL between a clean row and the clean pass, nats: what no edit at all shows."""
     num_noise_tokens: int
@@ -113,7 +127,7 @@ class SteeringEvidence(EvidenceTable):
     """
 
     _KIND = "steering evidence"
-    _SHARED = ("control_kind", "control_seed", "tolerance")
+    _SHARED = ("control_kind", "control_seed", "tolerance", "recall_at")
 
     latent: NDArray[np.int32]
     """[Q]"""
@@ -151,12 +165,31 @@ class SteeringEvidence(EvidenceTable):
     """[Q, K] tokens whose logit falls most."""
     lens_auroc: NDArray[np.float64]
     """[Q] AUROC over the vocabulary: do the direction's logit-lens tokens rise on the score side?"""
+    lens_auroc_se: NDArray[np.float64]
+    """[Q] its standard error over the score side's prompts, by a jackknife: the prompts are what is sampled, lists and vocabulary
+    are given. NaN below 3 prompts."""
+    lens_recall: NDArray[np.float64]
+    """[Q] share of these tokens among the ``recall_at`` that rise most."""
     control_lens_auroc: NDArray[np.float64]
-    """[Q, R] the same for each control direction with *its own* lens tokens."""
+    """[Q, R] the AUROC for each control direction with *its own* lens tokens: they rise too, by the direct path."""
+    control_lens_recall: NDArray[np.float64]
+    """[Q, R] the share for each control direction with its own."""
+    output_auroc: NDArray[np.float64]
+    """[Q] AUROC of the tokens that the latent promises elsewhere (what an output label is written from); NaN without a list."""
+    output_auroc_se: NDArray[np.float64]
+    """[Q] its standard error, as of ``lens_auroc_se``."""
+    output_recall: NDArray[np.float64]
+    """[Q] share of these tokens among the ``recall_at`` that rise most."""
+    control_output_auroc: NDArray[np.float64]
+    """[Q, C] AUROC of other latents' lists on the same change: what rises whatever is promised; NaN where there are fewer."""
+    control_output_recall: NDArray[np.float64]
+    """[Q, C] their shares."""
     control_kind: NDArray[np.uint8]
     """[R] :class:`ControlKind` of each direction."""
     tolerance: float
     """Largest relative distance from the target that counts as met."""
+    recall_at: int
+    """How many of the tokens that rise most a recall looks at; it is NaN where the vocabulary has no more."""
     control_seed: int
     """Seed that the control directions were drawn from."""
 

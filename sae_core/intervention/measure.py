@@ -17,6 +17,9 @@ from sae_core.errors import NonFiniteError
 from sae_core.intervention.divergence import Unembedding
 from sae_core.intervention.resume import CleanContext, Rows, UpperLayers
 
+_MOST_KEPT = 1 << 22
+"""Probabilities of a context that are kept (16 MiB): steering holds many contexts, and vocabularies may be large."""
+
 
 class Reference(NamedTuple):
     """A clean context with its predictions at the positions that are measured."""
@@ -24,10 +27,12 @@ class Reference(NamedTuple):
     clean: CleanContext
     following: NDArray[np.int64]
     """[T] next token of each position, -1 after the context's last."""
-    probabilities: Tensor
-    """[P, V]"""
+    probabilities: Tensor | None
+    """[P, V] at the positions that are measured; None where they would take too much memory: then batches make theirs."""
     line: Tensor
     """[T] row of ``probabilities`` of each position that is measured."""
+    before_cap: Tensor | None
+    """[P, V] clean logits before the cap, of a subject that caps them, where ``probabilities`` are kept."""
 
 
 def reference(
@@ -41,7 +46,31 @@ def reference(
     for start, stop in spans:
         used[start:stop] = True
     following = np.append(tokens[1:], -1).astype(np.int64)
-    return Reference(clean, following, unembedding.probabilities(clean.final[used]), torch.cumsum(used, 0) - 1)
+    line = torch.cumsum(used, 0) - 1
+    if int(used.sum()) * len(unembedding.weight) > _MOST_KEPT:
+        return Reference(clean, following, None, line, None)
+    final = clean.final[used]
+    return Reference(clean, following, unembedding.probabilities(final), line, unembedding.before_cap(final))
+
+
+class CleanPredictions(NamedTuple):
+    """What a subject predicts at some positions of a clean context."""
+
+    probabilities: Tensor
+    """[P, V]"""
+    line: Tensor
+    """[n] row of ``probabilities`` of each position asked for."""
+    before_cap: Tensor | None
+    """[P, V] logits before the cap, of a subject that caps them."""
+
+
+def clean_predictions(unembedding: Unembedding, of: Reference, position_n: Tensor) -> CleanPredictions:
+    """Clean predictions at measured positions, kept or made here."""
+    if of.probabilities is not None:
+        return CleanPredictions(of.probabilities, of.line[position_n], of.before_cap)
+    used, line = torch.unique(position_n, return_inverse=True)
+    final = of.clean.final[used]
+    return CleanPredictions(unembedding.probabilities(final), line, unembedding.before_cap(final))
 
 
 class Measured(NamedTuple):
@@ -81,11 +110,13 @@ def measure(
         torch.sub(final[a:b].float(), part.clean.final[place[a:b]].float(), out=difference[a:b])
         following = part.following[position[a:b]]
         has_next[a:b] = following >= 0
+        clean = clean_predictions(unembedding, part, place[a:b])
         result = unembedding.divergence(
-            part.probabilities,
-            part.line[place[a:b]],
+            clean.probabilities,
+            clean.line,
             difference[a:b],
             torch.from_numpy(following).to(final.device),
+            clean.before_cap,
         )
         kl[a:b] = result.kl.double().cpu().numpy()
         delta_ce[a:b] = result.delta_ce.double().cpu().numpy()

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -100,8 +101,17 @@ class _Segment(NamedTuple):
     tokens: slice
     prefix: int
     """Clean positions that some row of the segment sees; 0 if none does."""
-    bias: Tensor
-    """[n, P] 0 where a token's row has not begun yet, -inf from there on."""
+
+
+class _Masks(NamedTuple):
+    """What packed tokens see, in blocks whose attention reaches equally far back."""
+
+    prefix: tuple[Tensor, ...]
+    """Segment by segment, [n, P] 0 at the clean positions that a token sees, -inf at the others."""
+    own: Tensor | None
+    """[S, S] the same for the tokens of its own row; ``None``: causal."""
+    without_prefix: Tensor | None
+    """[N] which tokens see no clean position; ``None``: all see some."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +125,37 @@ class _Packing:
     """[N] index into the flattened [R, S]."""
     num_rows: int
     longest: int
-    without_prefix: Tensor | None
-    """[N] which tokens' rows start at position 0; ``None``: none does."""
+    start: Tensor
+    """[N] first position of each packed token's row."""
+    position: Tensor
+    """[N]"""
+    dtype: torch.dtype
     attend: Attend
+    masks: dict[int | None, _Masks] = field(default_factory=dict)
+    """By the width of the sliding window, ``None`` where there is none; made when a block first asks."""
+
+    def masks_of(self, window: int | None) -> _Masks:
+        """Masks of blocks that see ``window`` positions, the token's own among them; ``None`` for all."""
+        if window not in self.masks:
+            self.masks[window] = self._make_masks(window)
+        return self.masks[window]
+
+    def _make_masks(self, window: int | None) -> _Masks:
+        device = self.start.device
+        first_seen = torch.zeros_like(self.start) if window is None else (self.position - window + 1).clamp_min(0)
+        biases = []
+        for segment in self.segments:
+            clean = torch.arange(segment.prefix, device=device)
+            unseen = clean >= self.start[segment.tokens, None]
+            if window is not None:
+                unseen |= clean < first_seen[segment.tokens, None]
+            zeros = torch.zeros(unseen.shape, dtype=self.dtype, device=device)
+            biases.append(zeros.masked_fill_(unseen, -math.inf))
+        own = None
+        if window is not None and window < self.longest:
+            own = _causal_bias(self.longest, window, self.dtype, device)
+        without = first_seen >= self.start
+        return _Masks(tuple(biases), own, without if bool(without.any()) else None)
 
 
 _ACTIVE: ContextVar[_Recording | _Packing] = ContextVar("active_attention_state")
@@ -135,25 +173,41 @@ def _packed_attention(
     """Attention function for the blocks of a Hugging Face model; ``query`` is [B, H, T, C], the result [B, T, H, C]."""
     state = _ACTIVE.get()
     layer = int(module.layer_idx)  # type: ignore[arg-type]
-    refused = [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
-    window = kwargs.get("sliding_window")
-    length = query.shape[2] if isinstance(state, _Recording) else max(len(s.clean.tokens) for s in state.segments)
-    if window is not None and window < length:
-        refused.append(f"a sliding window of {window} tokens on contexts of {length}")
+    refused = [name for name in ("s_aux", "position_bias") if kwargs.get(name) is not None]
     if refused:
         raise SubjectError(
-            f"Interventions cannot run on this subject's attention ({', '.join(refused)}); "
-            "plain causal attention is supported."
+            f"Interventions cannot run on this subject's attention ({', '.join(refused)}); causal attention is "
+            "supported, with capped scores and sliding windows."
         )
+    scaling = scaling or 1 / math.sqrt(query.shape[-1])
+    softcap: float | None = kwargs.get("softcap")
+    length = query.shape[2] if isinstance(state, _Recording) else max(len(s.clean.tokens) for s in state.segments)
+    window: int | None = kwargs.get("sliding_window")
+    if window is not None and window >= length:
+        window = None
     if isinstance(state, _Recording):
         state.keys[layer] = key
         state.values[layer] = value
         groups = query.shape[1] // key.shape[1]
         if groups > 1:
             key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-        out = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
+        bias = None if window is None else _causal_bias(length, window, query.dtype, query.device)
+        if softcap is None:
+            out = nn.functional.scaled_dot_product_attention(
+                query, key, value, attn_mask=bias, is_causal=bias is None, scale=scaling
+            )
+        else:
+            out, _ = attend_eager(query, key, value, scaling, bias, softcap)
         return out.transpose(1, 2).contiguous(), None
-    return _attend_packed(state, layer, query, key, value, scaling or 1 / math.sqrt(query.shape[-1])), None
+    attend = state.attend if softcap is None else partial(attend_eager, softcap=softcap)
+    return _attend_packed(state, attend, state.masks_of(window), layer, query, key, value, scaling), None
+
+
+def _causal_bias(length: int, window: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[length, length] 0 where a token sees another, itself and those up to ``window - 1`` before it, else -inf."""
+    at = torch.arange(length, device=device)
+    back = at[:, None] - at
+    return torch.zeros(back.shape, dtype=dtype, device=device).masked_fill_((back < 0) | (back >= window), -math.inf)
 
 
 class Attend(Protocol):
@@ -177,17 +231,28 @@ def attend_fused(
 
 
 def attend_eager(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float, bias: Tensor | None
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, bias: Tensor | None, softcap: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """:class:`Attend` in plain tensor operations, on any device."""
+    """:class:`Attend` in plain tensor operations, on any device; ``softcap`` caps the scores before the bias."""
     scores = (query @ key.transpose(-1, -2)).float() * scaling
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
     if bias is None:
         bias = torch.full(scores.shape[-2:], -math.inf, device=scores.device).triu_(1)
     scores = scores + bias
     return scores.softmax(-1).to(value.dtype) @ value, scores.logsumexp(-1)
 
 
-def _attend_packed(packing: _Packing, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+def _attend_packed(
+    packing: _Packing,
+    attend: Attend,
+    masks: _Masks,
+    layer: int,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float,
+) -> Tensor:
     """Attention of packed tokens [1, H, N, C] to the clean prefix and to their own row, as [1, N, H, C].
 
     A softmax over the union of two key sets is the mean of the two softmaxes' results, weighted by the sums of their
@@ -209,21 +274,21 @@ def _attend_packed(packing: _Packing, layer: int, query: Tensor, key: Tensor, va
         flat = rows.transpose(1, 2).flatten(0, 1)
         return flat if packing.scatter is None else flat.index_select(0, packing.scatter)
 
-    out, log_own = (unpad(part) for part in packing.attend(pad(query), pad(key), pad(value), scaling, None))
+    out, log_own = (unpad(part) for part in attend(pad(query), pad(key), pad(value), scaling, masks.own))
     out_prefix, log_prefix = torch.zeros_like(out), torch.full_like(log_own, -math.inf)
-    for segment in packing.segments:
+    for segment, bias in zip(packing.segments, masks.prefix, strict=True):
         if segment.prefix:
             keys = segment.clean.keys[layer][None, :, : segment.prefix]
             values = segment.clean.values[layer][None, :, : segment.prefix]
             if groups > 1:
                 keys, values = keys.repeat_interleave(groups, 1), values.repeat_interleave(groups, 1)
-            part, log_part = packing.attend(query[:, :, segment.tokens], keys, values, scaling, segment.bias)
+            part, log_part = attend(query[:, :, segment.tokens], keys, values, scaling, bias)
             out_prefix[segment.tokens] = part[0].transpose(0, 1)
             log_prefix[segment.tokens] = log_part[0].transpose(0, 1)
     share = torch.sigmoid(log_prefix - log_own)[..., None].to(out.dtype)
-    if packing.without_prefix is not None:  # an empty softmax is 0/0
-        out_prefix = out_prefix.masked_fill(packing.without_prefix[:, None, None], 0.0)
-        share = share.masked_fill(packing.without_prefix[:, None, None], 0.0)
+    if masks.without_prefix is not None:  # an empty softmax is 0/0
+        out_prefix = out_prefix.masked_fill(masks.without_prefix[:, None, None], 0.0)
+        share = share.masked_fill(masks.without_prefix[:, None, None], 0.0)
     return torch.lerp(out, out_prefix, share)[None]
 
 
@@ -347,7 +412,7 @@ class UpperLayers:
         bounds = np.concatenate([[0], np.cumsum(rows.lengths)])
         first_row = np.searchsorted(rows.context, np.arange(len(contexts) + 1))
         spans = [slice(int(bounds[a]), int(bounds[b])) for a, b in itertools.pairwise(first_row)]
-        packing = self._packing(contexts, rows, spans)
+        packing = self._packing(contexts, rows, spans, position)
         base = self.subject.base
         deltas = dict(zip(self.hookpoints, torch.split(delta_ND, self._widths, dim=-1), strict=True))
         with self._attention(packing), self._only_upper_blocks() as handover:
@@ -387,7 +452,9 @@ class UpperLayers:
             only[hookpoint] = edited_N1
         return put(self.subject, targets, only)
 
-    def _packing(self, contexts: Sequence[CleanContext], rows: Rows, spans: Sequence[slice]) -> _Packing:
+    def _packing(
+        self, contexts: Sequence[CleanContext], rows: Rows, spans: Sequence[slice], position: Tensor
+    ) -> _Packing:
         device = self.subject.device
         lengths = rows.lengths
         longest = int(lengths.max())
@@ -403,16 +470,16 @@ class UpperLayers:
         segments = []
         for clean, span in zip(contexts, spans, strict=True):
             prefix = int(start[span].max()) if span.stop > span.start else 0
-            unseen = torch.arange(prefix, device=device) >= start[span, None]
-            bias = torch.zeros(unseen.shape, dtype=self.subject.dtype, device=device).masked_fill_(unseen, -math.inf)
-            segments.append(_Segment(clean, span, prefix, bias))
+            segments.append(_Segment(clean, span, prefix))
         return _Packing(
             segments=tuple(segments),
             gather=gather,
             scatter=scatter,
             num_rows=len(lengths),
             longest=longest,
-            without_prefix=(start == 0) if bool((rows.start == 0).any()) else None,
+            start=start,
+            position=position,
+            dtype=self.subject.dtype,
             attend=attend_fused if self.fused and device.type == "cpu" else attend_eager,
         )
 

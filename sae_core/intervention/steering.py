@@ -7,21 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sae_core.hashing import hash64, seed_for
 from sae_core.hookpoints import Hookpoint
 from sae_core.intervention.directions import Coder, ContextTokens, ControlDirections, draw_control_directions
 from sae_core.intervention.divergence import Unembedding
 from sae_core.intervention.evidence import SteeringEvidence
 from sae_core.intervention.firing import FiringFinder, FiringSpan, coder_hookpoints
 from sae_core.intervention.measure import Reference, measure, reference
+from sae_core.intervention.promised import Rankings, jackknife_error
 from sae_core.intervention.resume import CleanContext, Rows, UpperLayers
 from sae_core.intervention.strength import find_strengths
 from sae_core.intervention.windows import InterventionWindow
+from sae_core.lens import LensReader, known_tokens, top_tokens
 from sae_core.subject import SubjectModel
 
 
@@ -29,7 +33,7 @@ from sae_core.subject import SubjectModel
 class SteeringSettings:
     """How steering is run."""
 
-    targets: tuple[float, ...] = (0.33,)
+    targets: tuple[float, ...] = (0.1, 0.33, 1.0)
     """KL(clean || steered) to reach on the explain side's prompts, nats."""
     tolerance: float = 0.1
     """Largest relative distance from the target that counts as met."""
@@ -43,6 +47,10 @@ class SteeringSettings:
     """Tokens listed as raised and as lowered."""
     lens_tokens: int = 10
     """Logit-lens tokens that should rise."""
+    recall_at: int = 50
+    """Tokens that rise most, among which promised ones are looked for."""
+    other_lists: int = 16
+    """Other latents' promised tokens that each latent's are compared with."""
     max_evaluations: int = 14
     """Evaluations of a strength before the target counts as unreachable."""
     largest_push: float = 100.0
@@ -72,6 +80,7 @@ def run_steering(
     fit_windows: Mapping[int, Sequence[InterventionWindow]],
     score_windows: Mapping[int, Sequence[InterventionWindow]],
     *,
+    promised: Mapping[int, NDArray[np.integer[Any]]] | None = None,
     settings: SteeringSettings | None = None,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
@@ -89,6 +98,8 @@ def run_steering(
         num_contexts: how many contexts it has.
         fit_windows: latent -> windows of the explain side.
         score_windows: latent -> windows of the score side; the same latents.
+        promised: latent -> tokens that it is said to raise, -1 for none (:mod:`sae_core.token_change` finds such lists); those of
+            other latents, steered here or not, are the control.
         settings: how to run.
         seed: of the run; the control directions are those of the ablation.
         progress: called with the number of latents done so far (fitted; scoring them comes last).
@@ -100,7 +111,9 @@ def run_steering(
     settings = settings or SteeringSettings()
     read, write = coder_hookpoints(subject, coder)
     controls = draw_control_directions(subject, write, context_tokens, num_contexts, settings.control_directions, seed)
-    run = _Steering(subject, coder, read, write, controls, settings, sorted(fit_windows), context_tokens)
+    run = _Steering(
+        subject, coder, read, write, controls, settings, sorted(fit_windows), context_tokens, promised or {}
+    )
     return run.evidence(fit_windows, score_windows, seed, progress)
 
 
@@ -117,6 +130,7 @@ class _Steering:
         settings: SteeringSettings,
         latents: list[int],
         context_tokens: ContextTokens,
+        promised: Mapping[int, NDArray[np.integer[Any]]],
     ) -> None:
         self.subject = subject
         self.read = read
@@ -142,6 +156,9 @@ class _Steering:
         self.units_FRD = torch.cat([unit[:, None], shared], dim=1)
         """[F, 1 + R, D] directions of length 1, the latent's own first."""
         self.directions = 1 + len(controls.kinds)
+        self.promised = {latent: np.asarray(tokens, dtype=np.int64) for latent, tokens in promised.items()}
+        self.known_V = known_tokens(subject)
+        self.lens = LensReader(subject, write, settings.lens_tokens)
 
     def evidence(
         self,
@@ -167,7 +184,9 @@ class _Steering:
                     break
                 found = self._fit(prompts, able, start, target)
                 push[t, able], value[t, able], met[t, able] = found
-                start = np.where(np.isnan(found[0]), start, found[0])
+                if t + 1 < num_targets:  # KL goes with the square of a small push
+                    further = np.sqrt(settings.targets[t + 1] / target)
+                    start = np.where(np.isnan(found[0]), start, found[0] * further)
             if progress is not None:
                 progress(int(group[-1]) + 1)
         parts = [
@@ -302,6 +321,7 @@ class _Steering:
         shape = (num_latents, self.directions)
         kls: list[list[list[float]]] = [[[] for _ in range(self.directions)] for _ in range(num_latents)]
         change = torch.zeros(*shape, self.unembedding.weight.shape[1], device=self.subject.device)
+        own: list[list[Tensor]] = [[] for _ in range(num_latents)]
         prompts_score = np.zeros(num_latents, dtype=np.int32)
         by_context: dict[int, dict[int, list[InterventionWindow]]] = {}
         for f, latent in enumerate(self.latents.tolist()):
@@ -318,6 +338,8 @@ class _Steering:
                 prompts_score[span.latent] += 1
             for span, directions, kl, moved in self._steer(prompts, push):
                 change[span.latent, torch.from_numpy(directions).to(change.device)] += moved
+                if directions[0] == 0:
+                    own[span.latent].append(moved[0])
                 for direction, one in zip(directions.tolist(), kl.tolist(), strict=True):
                     kls[span.latent][direction].append(one)
         mean, median, largest = (np.full(shape, np.nan) for _ in range(3))
@@ -327,7 +349,9 @@ class _Steering:
                 if len(mine):
                     mean[f, r], median[f, r] = mine.mean(), np.median(mine)
                     largest[f, r] = mine.max() / mine.sum() if mine.sum() > 0 else np.nan
-        tokens, auroc = self._token_changes(change, ~np.isnan(mean))
+        risen = _Risen.nothing(shape, self.settings)
+        for f in np.flatnonzero(~np.isnan(mean).all(axis=1)).tolist():
+            self._rise(risen, f, change[f], own[f], ~np.isnan(mean[f]), seed)
         lengths = np.where(self.norms > 0, self.norms, np.nan)
         alpha = push / lengths[:, None]
         return SteeringEvidence(
@@ -346,49 +370,99 @@ class _Steering:
             control_alpha=alpha[:, 1:],
             control_kl_fit=value[:, 1:],
             control_kl_score=mean[:, 1:],
-            tokens_raised=tokens[0],
-            tokens_lowered=tokens[1],
-            lens_auroc=auroc[:, 0],
-            control_lens_auroc=auroc[:, 1:],
+            tokens_raised=risen.tokens[0],
+            tokens_lowered=risen.tokens[1],
+            lens_auroc=risen.lens[0, :, 0],
+            lens_auroc_se=risen.error[0],
+            lens_recall=risen.lens[1, :, 0],
+            control_lens_auroc=risen.lens[0, :, 1:],
+            control_lens_recall=risen.lens[1, :, 1:],
+            output_auroc=risen.output[0, :, 0],
+            output_auroc_se=risen.error[1],
+            output_recall=risen.output[1, :, 0],
+            control_output_auroc=risen.output[0, :, 1:],
+            control_output_recall=risen.output[1, :, 1:],
             control_kind=np.array(self.controls.kinds, dtype=np.uint8),
             tolerance=self.settings.tolerance,
+            recall_at=self.settings.recall_at,
             control_seed=seed,
         )
 
-    def _token_changes(
-        self, change: Tensor, known: NDArray[np.bool_]
-    ) -> tuple[tuple[NDArray[np.int32], NDArray[np.int32]], NDArray[np.float64]]:
-        """Tokens raised and lowered [F, K] by the latents, and AUROC [F, 1 + R] of all directions' lens tokens."""
-        vocabulary = self.unembedding.weight.shape[0]
-        count = min(self.settings.top_tokens, vocabulary)
-        raised = np.full((len(self.latents), count), -1, dtype=np.int32)
-        lowered = raised.copy()
-        auroc = np.full(known.shape, np.nan)
-        # The lens reads directions of the residual stream only.
-        has_lens = self.units_FRD.shape[-1] == self.unembedding.weight.shape[1]
-        for f in np.flatnonzero(known.any(axis=1)).tolist():
-            delta = self.unembedding.delta_logits(change[f])
-            if known[f, 0]:
-                raised[f] = delta[0].topk(count).indices.cpu().numpy()
-                lowered[f] = delta[0].topk(count, largest=False).indices.cpu().numpy()
-            if has_lens:
-                lens = self.subject.unembed(self.units_FRD[f]).topk(min(self.settings.lens_tokens, vocabulary)).indices
-                auroc[f] = np.where(known[f], auroc_of(delta, lens).cpu().numpy(), np.nan)
-        return (raised, lowered), auroc
+    def _rise(
+        self,
+        risen: _Risen,
+        f: int,
+        change_XD: Tensor,
+        own: Sequence[Tensor],
+        known: NDArray[np.bool_],
+        seed: int,
+    ) -> None:
+        """Enter a latent's row of ``risen``.
+
+        Args:
+            risen: of all latents.
+            f: the latent's index.
+            change_XD: [1 + R, D] sum over the prompts of the final hidden state's change, by direction.
+            own: the terms of the first one, the latent's.
+            known: [1 + R] directions with a strength.
+            seed: of the run.
+        """
+        settings, device = self.settings, change_XD.device
+        rankings = Rankings(self.unembedding.delta_logits(change_XD), self.known_V)
+        lens_XK = torch.from_numpy(self.lens.tokens(self.units_FRD[f])[0].ids.astype(np.int64)).to(device)
+        risen.lens[0, f] = np.where(known, rankings.auroc(lens_XK), np.nan)
+        risen.lens[1, f] = np.where(known, rankings.recall(lens_XK, settings.recall_at), np.nan)
+        if not known[0]:
+            return
+        delta_1V = self.unembedding.delta_logits(change_XD[:1])
+        for end, tokens in enumerate(top_tokens(delta_1V, self.known_V, risen.tokens.shape[-1])):
+            risen.tokens[end, f] = tokens.ids[0]
+        # A jackknife: the sum over the prompts without one of them has the same order as their mean.
+        without = Rankings(self.unembedding.delta_logits(change_XD[0] - torch.stack(list(own))), self.known_V)
+        lists = [lens_XK[0]]
+        latent = int(self.latents[f])
+        if latent in self.promised:
+            others = np.array(sorted(set(self.promised) - {latent}), dtype=np.int64)
+            order = np.argsort(hash64(others, seed_for(seed, "other latents' promised tokens", latent)), kind="stable")
+            compared = [latent, *others[order[: settings.other_lists]].tolist()]
+            promised = _side_by_side([self.promised[one] for one in compared]).to(device)
+            lists.append(promised[0])
+            same = Rankings(delta_1V.expand(len(promised), -1), self.known_V)
+            risen.output[0, f, : len(promised)] = same.auroc(promised)
+            risen.output[1, f, : len(promised)] = same.recall(promised, settings.recall_at)
+        for number, tokens_K in enumerate(lists):
+            risen.error[number, f] = jackknife_error(without.auroc(tokens_K.expand(len(own), -1)))
 
 
-def auroc_of(scores_XV: Tensor, chosen_XK: Tensor) -> Tensor:
-    """[X] area under the ROC curve of ``scores_XV`` for telling the ``chosen_XK`` columns from the others.
+class _Risen(NamedTuple):
+    """What rose and fell, and whether that was promised."""
 
-    Mann-Whitney: the share of (chosen, other) pairs in the right order; ties are broken by column.
-    """
-    count, total = chosen_XK.shape[-1], scores_XV.shape[-1]
-    ranks = torch.empty_like(scores_XV, dtype=torch.float64)
-    order = scores_XV.argsort(dim=-1, stable=True)
-    ascending = torch.arange(1, total + 1, dtype=torch.float64, device=scores_XV.device)
-    ranks.scatter_(-1, order, ascending.expand_as(ranks))
-    mine = ranks.gather(-1, chosen_XK).sum(-1)
-    return (mine - count * (count + 1) / 2) / (count * (total - count))
+    tokens: NDArray[np.int32]
+    """[2, F, K] raised and lowered."""
+    lens: NDArray[np.float64]
+    """[2, F, 1 + R] AUROC and recall of the directions' lens tokens."""
+    output: NDArray[np.float64]
+    """[2, F, 1 + C] AUROC and recall of the latent's own list and of others'."""
+    error: NDArray[np.float64]
+    """[2, F] standard errors of the AUROC of the latent's lens tokens and of its list."""
+
+    @classmethod
+    def nothing(cls, shape: tuple[int, int], settings: SteeringSettings) -> _Risen:
+        """Where nothing is known yet, of [F, 1 + R] directions."""
+        return cls(
+            np.full((2, shape[0], settings.top_tokens), -1, dtype=np.int32),
+            np.full((2, *shape), np.nan),
+            np.full((2, shape[0], 1 + settings.other_lists), np.nan),
+            np.full((2, shape[0]), np.nan),
+        )
+
+
+def _side_by_side(lists: Sequence[NDArray[np.int64]]) -> Tensor:
+    """[lists, K] as long as the longest, -1 behind the others."""
+    joined = np.full((len(lists), max(map(len, lists))), -1, dtype=np.int64)
+    for row, tokens in zip(joined, lists, strict=True):
+        row[: len(tokens)] = tokens
+    return torch.from_numpy(joined)
 
 
 def _without_captures(clean: CleanContext, kept: frozenset[Hookpoint]) -> CleanContext:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autointerp.evidence import AblationRequest, LatentEvidence, SteeringRequest
+from autointerp.evidence import AblationRequest, AttributionRequest, LatentEvidence, SteeringRequest
 from autointerp.failure import FailureKind
 from autointerp.scorers.intervention import InterventionScorer
 from sae_core.intervention.evidence import AblationEvidence, ControlKind, SteeringEvidence
@@ -38,6 +38,7 @@ def ablation(kl: dict[int, list[float]], control: float = 0.01, noise: float = 1
         latent=np.array([r[0] for r in rows], dtype=np.int32),
         **some,
         num_firing_tokens=np.ones(m, np.int32),
+        push_norm=np.full(m, 3.0),
         kl_firing=np.array([r[1] for r in rows]),
         kl_rest=np.linspace(0.0, 1.0, m),
         count_rest=np.arange(m, dtype=np.int32),
@@ -48,12 +49,16 @@ def ablation(kl: dict[int, list[float]], control: float = 0.01, noise: float = 1
         control_delta_ce=controls,
         control_kind=np.array([ControlKind.ISOTROPIC] * 2 + [ControlKind.TYPICAL] * 2, dtype=np.uint8),
         latents=latents,
+        control_direction=np.tile(np.arange(R, dtype=np.int32), (len(latents), 1)),
         num_windows=np.array([len(kl[x]) for x in latents.tolist()], dtype=np.int32),
         num_windows_silent=np.full(len(latents), 3, dtype=np.int32),
         tokens_raised=tokens[:, ::-1].astype(np.int32),
         logits_raised=np.ones((len(latents), K), np.float32),
         tokens_lowered=tokens.astype(np.int32),
         logits_lowered=-np.ones((len(latents), K), np.float32),
+        path_share=np.tile(np.array([0.25, -0.05, 0.8], np.float32), (len(latents), 1)),
+        path_block=np.array([-1, 2, 3], np.int32),
+        block_list="layers",
         noise_floor=noise,
         num_noise_tokens=8,
         control_seed=0,
@@ -81,9 +86,18 @@ def steering(**changes: Any) -> SteeringEvidence:
         tokens_raised=np.array([[1, 2, 3]], np.int32),
         tokens_lowered=np.array([[4, 5, 6]], np.int32),
         lens_auroc=np.array([0.9]),
+        lens_auroc_se=np.array([0.05]),
+        lens_recall=np.array([0.4]),
         control_lens_auroc=np.array([[0.5, 0.6, np.nan, 0.7]]),
+        control_lens_recall=np.array([[0.1, 0.2, np.nan, 0.3]]),
+        output_auroc=np.array([0.8]),
+        output_auroc_se=np.array([np.nan]),
+        output_recall=np.array([0.3]),
+        control_output_auroc=np.array([[0.5, 0.55, np.nan]]),
+        control_output_recall=np.array([[np.nan, np.nan, np.nan]]),
         control_kind=np.zeros(R, np.uint8),
         tolerance=0.1,
+        recall_at=50,
         control_seed=0,
     )
     return SteeringEvidence(**(fields | changes))
@@ -108,12 +122,21 @@ def test_a_latent_above_its_control_and_one_that_nobody_reads(store: HandStore) 
     weights = np.arange(4)
     assert values["ablation_kl_rest"] == pytest.approx(np.average(np.linspace(0, 1, 7)[:4], weights=weights))
     assert values["causal_effect_isotropic"] > values["causal_effect_typical"]  # type: ignore[operator]
+    assert values["causal_num_controls"] == R
+    assert values["causal_push_norm"] == 3.0
+    logs = np.log(0.01 * np.arange(1, 5) + floor)
+    assert values["causal_spread_isotropic"] == pytest.approx(np.std(logs[:2], ddof=1))
+    assert values["causal_spread_typical"] == pytest.approx(np.std(logs[2:], ddof=1))
+    assert values["direct_share"] == 0.25
+    assert values["acts_at"] == "layers.3"
     assert values["top_promoted_tokens"] == ("a", "b")
     assert values["top_suppressed_tokens"] == ("b", "a")
 
     silent = run(InterventionScorer().score(None, LatentEvidence(1, store, ablation=rows))).values
     assert silent["causal_effect"] < -3  # type: ignore[operator]
     assert silent["ablation_share"] == 0.0
+    assert silent.get("acts_at") is None, "what does nothing acts nowhere"
+    assert silent.get("direct_share") is None
 
 
 def test_the_noise_floor_takes_part(store: HandStore) -> None:
@@ -154,6 +177,14 @@ def test_steering_values(store: HandStore) -> None:
     assert values["steering_effect_se"] == pytest.approx(np.std(ratios, ddof=1) / math.sqrt(3))
     assert values["steering_num_controls"] == 3
     assert values["lens_auroc_control"] == pytest.approx(0.6)
+    assert values["lens_auroc_se"] == 0.05
+    assert values["lens_recall50"] == 0.4
+    assert values["lens_recall50_control"] == pytest.approx(0.2)
+    assert values["output_tokens_auroc"] == 0.8
+    assert values["output_tokens_auroc_control"] == pytest.approx(0.525)
+    assert values["output_tokens_recall50"] == 0.3
+    assert values["output_tokens_auroc_se"] is None, "too few prompts for one"
+    assert values["output_tokens_recall50_control"] is None
     assert "steering_failure" not in values
 
 
@@ -171,8 +202,13 @@ def test_unreachable_and_unfitted_are_states(store: HandStore) -> None:
 
 
 def test_needs_follow_the_config() -> None:
-    ask, steer = InterventionScorer(windows=6, steered_latents=9).needs()
+    ask, attribute, steer = InterventionScorer(windows=6, steered_latents=9).needs()
+    assert attribute == AttributionRequest(tokens=131_072)
     assert ask == AblationRequest(windows=6, control_directions=4)
     assert steer == SteeringRequest(latents=9)
-    assert InterventionScorer(steered_latents=0).needs() == [AblationRequest()]
+    assert InterventionScorer(steered_latents=0, attribution_tokens=0).needs() == [AblationRequest()]
+    budget = InterventionScorer(steered_latents=0, latents=50, random_share=0.5, attribution_tokens=7).needs()
+    assert budget == [AblationRequest(latents=50, random_share=0.5), AttributionRequest(tokens=7)]
+    with pytest.raises(ValueError, match="latents is 50 and attribution_tokens 0"):
+        InterventionScorer(latents=50, attribution_tokens=0)
     assert not InterventionScorer().judges_explanation

@@ -10,6 +10,7 @@ import pytest
 
 from autointerp.evidence import EvidenceRequest, LensRequest, TokenChangeRequest
 from autointerp.pipeline.folder import RunFolder
+from autointerp.pipeline.stages.intervene import promised_tokens
 from autointerp.pipeline.stages.lens import Lens
 from autointerp.pipeline.stages.token_change import TokenChange
 from sae_core.attachment import attach
@@ -71,3 +72,8 @@ def test_token_change_goes_by_chunks_of_latents(subject: SubjectModel, tmp_path:
     assert [part.latents.tolist() for part in parts] == [[0, 5, 7], [12]]
     assert parts[0].raised[1:, 0].tolist() == [token_id("return"), token_id("(")]
     assert parts[0].num_prompts == 4
+    promised = promised_tokens(run, specs[0])
+    assert {latent: tokens.tolist() for latent, tokens in promised.items()} == dict(
+        zip([0, 5, 7], parts[0].raised.tolist(), strict=True)
+    ), "what steering is compared with"
+    assert promised_tokens(context(subject, tmp_path / "elsewhere"), specs[0]) == {}

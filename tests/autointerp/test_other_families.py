@@ -11,7 +11,15 @@ import pandas as pd
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import Gemma2Config, Gemma2ForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPTJConfig,
+    GPTJForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from tests.cli_process import run_cli
 
@@ -91,7 +99,23 @@ def label(folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_subject_that_cannot_be_intervened_on_is_refused_at_once(tmp_path: Path) -> None:
-    """Capped logits are not linear in the final hidden state: said before a token is read, with nothing written."""
+    """GPT-J brings its own attention, which cannot be replaced: said before a token is read, with nothing written."""
+    write_world(tmp_path)
+    torch.manual_seed(0)
+    config = GPTJConfig(vocab_size=61, n_embd=32, n_layer=3, n_head=4, n_inner=64, n_positions=64, rotary_dim=4)
+    GPTJForCausalLM(config).save_pretrained(tmp_path / "subject")
+    for name in ("layers.0", "layers.1.mlp"):
+        (tmp_path / "coders" / name).rename(tmp_path / "coders" / name.replace("layers", "h"))
+    (tmp_path / "run.toml").write_text(CONFIG.replace("coders/layers", "coders/h"))
+    done = label(tmp_path)
+    assert done.returncode == 2, done.stderr
+    (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("autointerp: ")]
+    assert "subject" in sentence
+    assert "attention (GPTJModel) is not replaceable" in sentence
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_gemma_with_capped_logits_and_short_sliding_windows_is_labelled(tmp_path: Path) -> None:
     write_world(tmp_path)
     torch.manual_seed(0)
     config = Gemma2Config(
@@ -103,16 +127,19 @@ def test_a_subject_that_cannot_be_intervened_on_is_refused_at_once(tmp_path: Pat
         head_dim=8,
         intermediate_size=64,
         max_position_embeddings=64,
-        sliding_window=64,
-        final_logit_softcapping=0.01,
+        sliding_window=12,
+        attn_logit_softcapping=0.5,
+        final_logit_softcapping=0.05,
+        bos_token_id=None,
+        pad_token_id=None,
     )
     Gemma2ForCausalLM(config).save_pretrained(tmp_path / "subject")
     done = label(tmp_path)
-    assert done.returncode == 2, done.stderr
-    (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("autointerp: ")]
-    assert "subject" in sentence
-    assert "capped" in sentence or "softcap" in sentence or "sliding" in sentence
-    assert not (tmp_path / "out").exists()
+    assert done.returncode == 0, done.stderr
+    table = pd.read_parquet(tmp_path / "out" / "dictionary")
+    measured = table[["ablation_kl", "causal_effect"]].dropna()
+    assert len(measured) >= 10
+    assert (measured.ablation_kl > 0).all()
 
 
 def test_a_neox_folder_with_sparsify_coders_is_labelled(tmp_path: Path) -> None:

@@ -35,9 +35,11 @@ from autointerp.scorers.detection import DetectionScorer
 from autointerp.scorers.fuzz import FuzzScorer
 from autointerp.statistics.natural_rate import PlannedWindows, expected_widths
 from sae_core.errors import ConfigError
+from sae_core.intervention.text_evidence import SteeredTexts
 from sae_core.lens_evidence import LensEvidence, TokenChangeEvidence
 from sae_core.records import Side
 from sae_core.tried_texts import TriedText
+from tests.autointerp import steered_world
 from tests.autointerp.pools import HandStore, Rule, letters, make_pool
 
 WORDS = [
@@ -92,7 +94,32 @@ def evidence() -> LatentEvidence:
         lowered_logits=logits,
         num_prompts=32,
     )
-    return LatentEvidence(0, HandStore(pools, letters(WORDS)), lens=lens, token_change=change)
+    store = HandStore(pools, letters(WORDS))
+    steered = written_texts(store, tokens=8, targets=(1.0,), prompts=30)
+    answers = written_texts(store, tokens=48, targets=(0.1, 0.33, 1.0), prompts=10)
+    others = [LABEL.model_copy(update={"latent": 50 + i, "text": f"{LABEL.text} {i}"}) for i in range(70)]
+    return LatentEvidence(
+        0,
+        store,
+        lens=lens,
+        token_change=change,
+        in_text_sample=frozenset({"steered_texts", "steered_answers"}),
+        steered_texts=steered,
+        steered_answers=answers,
+        other_labels=others,
+    )
+
+
+def written_texts(store: HandStore, *, tokens: int, targets: tuple[float, ...], prompts: int) -> SteeredTexts:
+    """Texts of the store's words, as if latent 0 and two others had been steered."""
+    made = steered_world.written(0, prompts=prompts, effects=dict.fromkeys(targets, 0.0), others=(1, 2), length=tokens)
+    rng = np.random.default_rng(0)
+    words = len(WORDS) - 1
+    return replace(
+        made,
+        tokens=rng.integers(1, 1 + words, made.tokens.shape).astype(np.int32),
+        prompt_tokens=rng.integers(1, 1 + words, made.prompt_tokens.shape).astype(np.int32),
+    )
 
 
 def example(schema: dict[str, Any], sample: int) -> Any:
@@ -160,6 +187,11 @@ COMPONENTS: list[tuple[str, dict[str, Any]]] = [
     ("scorers", {"kind": "surprisal"}),
     ("scorers", {"kind": "written"}),
     ("scorers", {"kind": "written", "matching": 20, "near": 6}),
+    ("scorers", {"kind": "steered_surprisal"}),
+    ("scorers", {"kind": "steered_surprisal", "other_labels": 8, "context_tokens": 4}),
+    ("scorers", {"kind": "steered_choice"}),
+    ("scorers", {"kind": "steered_choice", "per_call": 7}),
+    ("scorers", {"kind": "steered_rating"}),
 ]
 
 

@@ -10,11 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from autointerp.pipeline.dictionary_rows import control_records
+from autointerp.pipeline.causal_columns import CAUSAL_COLUMNS
+from autointerp.pipeline.dictionary_rows import control_records, latent_row
 from autointerp.pipeline.finding import find_run
+from autointerp.pipeline.left_out_check import left_out_check
 from autointerp.pipeline.starting import open_run
 from autointerp.store import LabelStore
 from sae_core.exemplar_store import ExemplarStore
+from sae_core.intervention.evidence import AblationEvidence
 from sae_core.records import Side
 from tests import planted_world
 from tests.planted_world import GAIN, MEANING, NUM_LATENTS, VOCABULARY
@@ -114,10 +117,35 @@ def test_causal_effects_are_those_that_were_planted(table: pd.DataFrame) -> None
     by_hand = float((p * np.log(p / q)).sum())
     for latent in (5, 7):
         assert table.causal_effect_low[latent] > 0
+        assert table.causal_random_low[latent] < 0 < table.causal_random_high[latent] < table.causal_effect[latent]
+        assert table.causal_q[latent] < 0.05
         assert table.ablation_kl[latent] == pytest.approx(by_hand, rel=0.02)
+    assert (table.acts_at[5], table.acts_at[7]) == ("direct", "h.1")
+    assert table.direct_share[5] == pytest.approx(1.0, abs=0.02)
+    assert table.direct_share[7] == pytest.approx(0.0, abs=0.02)
     assert table.causal_effect_high[6] < 0
+    assert table.causal_effect[6] < table.causal_random_low[6]
+    assert table.causal_q[6] > 0.5
     assert table.ablation_kl[6] < 2e-4  # what is left goes through the mean that the layer norm takes
     assert table.steering_kl[5] == pytest.approx(0.1, rel=0.35)
+
+
+def test_show_says_what_the_dictionary_says_of_effects(out: Path, table: pd.DataFrame) -> None:
+    store, run_id = find_run(str(out))
+    row = latent_row(open_run(store, run_id), "planted", 5)
+    for column in (*CAUSAL_COLUMNS, "causal_effect", "direct_share", "acts_at"):
+        assert row[column] == table[column][5], column
+
+
+def test_a_run_checks_its_ranges_by_leaving_directions_out(out: Path) -> None:
+    """20 windows and 8 directions of each latent that fires; the file is the truth of how many draws there are."""
+    store, run_id = find_run(str(out))
+    rows = AblationEvidence.load(out / "sources" / "planted" / "evidence" / "ablation-000000.safetensors")
+    found = left_out_check(open_run(store, run_id))
+    assert found is not None
+    assert found["num_draws"] == 8 * int((rows.num_windows >= 2).sum())
+    assert found["share_covered"] + found["share_below"] + found["share_above"] == pytest.approx(1.0)
+    assert found["share_covered"] > 0.85, "few latents that are much alike: the planted world says little of the level"
 
 
 @pytest.fixture(scope="module")

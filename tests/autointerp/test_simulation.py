@@ -12,6 +12,7 @@ import pytest
 
 from autointerp.components import known_components, parse_component
 from autointerp.failure import Failure, FailureKind
+from autointerp.judging.supposed import supposed_labels
 from autointerp.llm.asking import AskFailed, BadAnswer
 from autointerp.llm.prompt_tokens import holders
 from autointerp.llm.protocol import Capability, Completion, CompletionRequest, TokenLogprob
@@ -400,3 +401,24 @@ def test_it_is_found_and_built_from_a_table() -> None:
     scorer = parse_component("scorers", {"kind": "simulation", "variant": "json", "firing": 3})
     assert isinstance(scorer, SimulationScorer)
     assert scorer.headline == "simulation_score"
+
+
+def test_what_is_expected_is_kept_for_those_who_put_it_in_the_latents_place() -> None:
+    score = run(
+        SimulationScorer(firing=4, silent=4, min_windows=1), judge(lambda word: {str(round(truth_of(word))): 0.8})
+    )
+    kept = score.verdicts
+    assert kept is not None
+    sample = natural_sample(evidence_of(STORE), 4, 4, 0)
+    assert kept["windows"] == [window.id for window in sample.windows]
+    assert kept["fires"] == [int(window.fires) for window in sample.windows]
+    for window, expected in zip(sample.windows, kept["expected"], strict=True):
+        digits = [round(truth_of(WORDS[token])) for token in window.token_ids]
+        assert expected == [round(digit * 10 / 9 * 100) for digit in digits]
+    assert kept["peak"] == float(STORE.statistics.max_activation[:, 0].max())
+
+
+def test_supposed_labels_leave_nothing_behind() -> None:
+    scores = SimulationScorer(min_windows=1).scores_if(supposed_labels(0, 0.5, 0), evidence_of(STORE))
+    assert scores is not None
+    assert all(score.verdicts is None for score in scores)

@@ -12,7 +12,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from sae_core.chat import text_rules
+from sae_core.chat import chat_template, text_rules
 from sae_core.errors import ConfigError, CorpusError, SubjectError
 from sae_core.tokens import CorpusSpec, build_corpus
 
@@ -130,3 +130,18 @@ def test_the_module_loads_transformers_only_where_it_is_used() -> None:
     code = "import sys, sae_core.chat as c; c.text_rules('x', 3); print({'torch', 'transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_an_instruction_is_rendered_up_to_where_the_model_answers(tmp_path: Path) -> None:
+    asks = TEMPLATE + "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+    tokenizer = saved(tmp_path / "chat", chat_template=asks)
+    template = chat_template(str(tmp_path / "chat"))
+    assert template is not None
+    turns = [{"role": "user", "content": "what is 1 + 1"}]
+    expected = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert template(turns, answered=False) == expected
+    assert expected.endswith("<|assistant|>\n")
+    assert template(turns) == expected.removesuffix("<|assistant|>\n")
+    saved(tmp_path / "base", chat_template=None)
+    assert chat_template(str(tmp_path / "base")) is None
+    assert chat_template(str(tmp_path / "nowhere")) is None

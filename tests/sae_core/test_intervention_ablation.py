@@ -11,8 +11,8 @@ import torch
 
 from sae_core.errors import CoderError, InputError
 from sae_core.intervention.ablation import AblationSettings, run_ablation
-from sae_core.intervention.directions import draw_control_directions
-from sae_core.intervention.evidence import AblationEvidence, ControlKind
+from sae_core.intervention.directions import deal_directions, draw_control_directions
+from sae_core.intervention.evidence import POOL, AblationEvidence, ControlKind
 from tests.sae_core.intervention_world import World, make_world
 
 
@@ -39,7 +39,7 @@ def log_probs(world: World, tokens: np.ndarray, delta: torch.Tensor) -> np.ndarr
 
 
 def test_every_row_equals_the_definition(world: World, evidence: AblationEvidence) -> None:
-    controls = draw_control_directions(world.subject, [world.subject.hookpoint("layers.0")], world.tokens, 24, 4, 5)
+    pool = draw_control_directions(world.subject, [world.subject.hookpoint("layers.0")], world.tokens, 24, POOL, 5)
     assert len(evidence.latent) == 20
     for i in range(len(evidence.latent)):
         latent, tokens = int(evidence.latent[i]), world.contexts[evidence.context[i]]
@@ -51,7 +51,9 @@ def test_every_row_equals_the_definition(world: World, evidence: AblationEvidenc
         rest = inside & ~firing & (np.arange(len(tokens)) >= first)
         clean = log_probs(world, tokens, torch.zeros(len(tokens), 24))
         d = world.coder.directions[latent]
-        for r, push in enumerate([d, *(controls.vectors * d.norm())]):
+        controls = pool.vectors[evidence.control_direction[latent].astype(np.int64)]
+        assert evidence.push_norm[i] == pytest.approx(2.0 * float(d.norm()), rel=1e-6)
+        for r, push in enumerate([d, *(controls * d.norm())]):
             delta = torch.zeros(len(tokens), 24)
             delta[torch.from_numpy(firing)] = -2.0 * push
             edited = log_probs(world, tokens, delta)
@@ -161,6 +163,22 @@ def test_control_directions_are_unit_and_of_both_kinds(world: World) -> None:
     assert controls.kinds == (ControlKind.ISOTROPIC,) * 3 + (ControlKind.TYPICAL,) * 2
     again = draw_control_directions(world.subject, [point], world.tokens, 24, 5, 1)
     assert torch.equal(controls.vectors, again.vectors)
+
+
+def test_every_latent_has_its_own_controls_half_of_each_kind() -> None:
+    kinds = (ControlKind.ISOTROPIC,) * 32 + (ControlKind.TYPICAL,) * 32
+    dealt = deal_directions(np.arange(500), kinds, 4, 3)
+    assert (dealt[:, :2] < 32).all()
+    assert (dealt[:, 2:] >= 32).all()
+    assert (dealt[:, 0] != dealt[:, 1]).all()
+    assert len({tuple(row) for row in dealt.tolist()}) > 490
+    times = np.bincount(dealt.ravel(), minlength=64)  # 31.25 times each on average; 6 standard deviations
+    assert times.min() > 0
+    assert times.max() < 66
+    np.testing.assert_array_equal(deal_directions(np.array([7, 300]), kinds, 4, 3), dealt[[7, 300]])
+    assert (deal_directions(np.arange(500), kinds, 4, 4) != dealt).any()
+    with pytest.raises(InputError, match="pool of 64"):
+        deal_directions(np.arange(2), kinds, 66, 0)
 
 
 def test_evidence_survives_the_disk_and_parts_join(tmp_path: Path, evidence: AblationEvidence) -> None:

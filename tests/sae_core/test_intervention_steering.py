@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.stats import mannwhitneyu
+from scipy.stats import mannwhitneyu, rankdata
 
 from sae_core.intervention.evidence import SteeringEvidence
-from sae_core.intervention.steering import SteeringSettings, auroc_of, run_steering
+from sae_core.intervention.promised import Rankings, jackknife_error
+from sae_core.intervention.resume import Rows, UpperLayers
+from sae_core.intervention.steering import SteeringSettings, run_steering
 from sae_core.intervention.strength import find_strengths
 from tests.sae_core.intervention_world import World, make_world
 
@@ -41,15 +43,34 @@ def test_strengths_of_known_curves() -> None:
     assert found.value[2] <= 0.3
 
 
-def test_auroc_is_mann_whitney() -> None:
+def test_rankings_are_mann_whitney_and_a_count() -> None:
+    """Truth: scipy's statistic (ties at their mean), and a sort by hand, over the tokens that take part."""
     rng = np.random.default_rng(0)
-    scores = rng.normal(size=(3, 50))
-    chosen = np.stack([rng.permutation(50)[:7] for _ in range(3)])
-    found = auroc_of(torch.from_numpy(scores), torch.from_numpy(chosen))
-    for i in range(3):
-        others = np.setdiff1d(np.arange(50), chosen[i])
-        expected = mannwhitneyu(scores[i, chosen[i]], scores[i, others]).statistic / (7 * 43)
-        assert float(found[i]) == pytest.approx(expected)
+    scores = rng.integers(0, 25, size=(3, 60)).astype(np.float32)
+    known = rng.random(60) < 0.8
+    chosen = np.stack([rng.permutation(np.flatnonzero(known))[:7] for _ in range(3)])
+    listed = np.concatenate([chosen, np.full((3, 1), -1), np.full((3, 1), np.flatnonzero(~known)[0])], axis=1)
+    listed[2] = -1
+    found = Rankings(torch.from_numpy(scores), torch.from_numpy(known))
+    auroc, recall = found.auroc(torch.from_numpy(listed)), found.recall(torch.from_numpy(listed), 12)
+    for i in range(2):
+        others = np.setdiff1d(np.flatnonzero(known), chosen[i])
+        expected = mannwhitneyu(scores[i, chosen[i]], scores[i, others]).statistic / (7 * len(others))
+        assert auroc[i] == pytest.approx(expected)
+        ranks = rankdata(scores[i, known])
+        top = np.flatnonzero(known)[ranks > known.sum() - 12]
+        assert recall[i] == np.isin(chosen[i], top).mean()
+    assert np.isnan(auroc[2])
+    assert np.isnan(recall[2])
+    assert np.isnan(found.recall(torch.from_numpy(listed), int(known.sum()))).all()
+    assert np.isfinite(found.recall(torch.from_numpy(listed), int(known.sum()) - 1)[:2]).all()
+
+
+def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
+    values = np.random.default_rng(1).standard_t(3, size=9)
+    without = np.array([np.delete(values, i).mean() for i in range(9)])
+    assert jackknife_error(without) == pytest.approx(values.std(ddof=1) / 3)
+    assert np.isnan(jackknife_error(without[:2]))
 
 
 @pytest.fixture(scope="module")
@@ -57,18 +78,24 @@ def world() -> World:
     return make_world()
 
 
-SETTINGS = SteeringSettings(targets=(0.05, 0.33), max_positions=5)
+SETTINGS = SteeringSettings(targets=(0.1, 0.33, 1.0), max_positions=5, recall_at=6, other_lists=3, lens_tokens=4)
+PROMISED = {latent: np.array([3 * latent + 1, 31 - latent, 20 + latent, -1]) for latent in (0, 1, 3, 4, 5)}
+"""What latents are said to raise: of 2, which is steered, nothing; 4 and 5 are not steered."""
 
 
 @pytest.fixture(scope="module")
 def evidence(world: World) -> SteeringEvidence:
     fit = {latent: world.windows(latent)[:3] for latent in range(4)}
     score = {latent: world.windows(latent)[3:6] for latent in range(4)}
-    return run_steering(world.subject, world.coder, world.tokens, 24, fit, score, settings=SETTINGS, seed=5)
+    return run_steering(
+        world.subject, world.coder, world.tokens, 24, fit, score, promised=PROMISED, settings=SETTINGS, seed=5
+    )
 
 
-def mean_kl(world: World, latent: int, alpha: float, which: slice) -> list[float]:
-    """KL(clean || steered) of each prompt by a hook on the plain model."""
+def steered_prompts(
+    world: World, push: torch.Tensor, latent: int, which: slice
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """(clean, steered) [T, V] logits of the steered tokens of each prompt, by a hook on the plain model."""
     out = []
     for window in world.windows(latent)[which]:
         tokens = world.contexts[window.context].astype(np.int64)
@@ -76,22 +103,32 @@ def mean_kl(world: World, latent: int, alpha: float, which: slice) -> list[float
         first = int(inside[tokens[inside] == latent + 1][0])
         span = slice(first, min(first + 5, window.position + window.length))
         rows = []
-        for strength in (0.0, alpha):
+        for strength in (0.0, 1.0):
             delta = torch.zeros(1, len(tokens), 24)
-            delta[0, span] = strength * world.coder.directions[latent]
+            delta[0, span] = strength * push
             handle = world.subject.model.model.layers[0].register_forward_hook(lambda _m, _a, o, d=delta: o + d)
             with torch.no_grad():
                 logits = world.subject.model(input_ids=torch.from_numpy(tokens)[None]).logits[0]
-            rows.append(logits.double().log_softmax(-1))
+            rows.append(logits.double()[span])
             handle.remove()
-        out.append(float((rows[0].exp() * (rows[0] - rows[1])).sum(-1)[span].mean()))
+        out.append((rows[0], rows[1]))
     return out
 
 
+def mean_kl(world: World, latent: int, alpha: float, which: slice) -> list[float]:
+    """KL(clean || steered) of each prompt."""
+    found = []
+    for clean, steered in steered_prompts(world, alpha * world.coder.directions[latent], latent, which):
+        before, after = clean.log_softmax(-1), steered.log_softmax(-1)
+        found.append(float((before.exp() * (before - after)).sum(-1).mean()))
+    return found
+
+
 def test_targets_are_met_or_flagged(world: World, evidence: SteeringEvidence) -> None:
-    assert evidence.target.tolist() == [0.05] * 4 + [0.33] * 4
+    assert evidence.target.tolist() == [0.1] * 4 + [0.33] * 4 + [1.0] * 4
     met = evidence.unreachable == 0
-    assert met[[0, 1, 3, 4, 5, 7]].all()
+    assert met[[0, 1, 3, 4, 5, 7, 8, 9, 11]].all()
+    assert (evidence.unreachable[2::4] == 1).all()
     for i in np.flatnonzero(met):
         assert evidence.kl_fit[i] == pytest.approx(evidence.target[i], rel=0.1)
         latent, alpha = int(evidence.latent[i]), float(evidence.alpha[i])
@@ -103,6 +140,68 @@ def test_targets_are_met_or_flagged(world: World, evidence: SteeringEvidence) ->
     controls = evidence.control_unreachable == 0
     distance = np.abs(evidence.control_kl_fit / evidence.target[:, None] - 1)
     assert (distance[controls] <= 0.1).all()
+
+
+def test_promised_tokens_are_ranked_by_the_change_on_held_out_prompts(world: World, evidence: SteeringEvidence) -> None:
+    """Truth: logits of the plain model with a hook; token 0 is special and takes no part."""
+    norm, head = world.subject.model.model.norm, world.subject.model.lm_head.weight
+    for i in np.flatnonzero(evidence.unreachable == 0):
+        latent, alpha = int(evidence.latent[i]), float(evidence.alpha[i])
+        pairs = steered_prompts(world, alpha * world.coder.directions[latent], latent, slice(3, 6))
+        changes = torch.stack([(steered - clean).mean(0) for clean, steered in pairs]).numpy()[:, 1:]
+        change = changes.mean(0)
+        direction = world.coder.directions[latent]
+        with torch.no_grad():
+            lens = (head @ norm(direction / direction.pow(2).mean().sqrt()))[1:].topk(4).indices.numpy()
+        top = np.argsort(-change)[:6]
+        left_out = [np.delete(changes, k, axis=0).mean(0) for k in range(3)]
+        assert evidence.lens_auroc[i] == pytest.approx(share(change, lens))
+        assert evidence.lens_recall[i] == pytest.approx(np.isin(lens, top).mean())
+        assert evidence.lens_auroc_se[i] == pytest.approx(jackknife_by_hand([share(c, lens) for c in left_out]))
+        assert evidence.tokens_raised[i, :6].tolist() == (top + 1).tolist()
+        assert evidence.tokens_lowered[i, :6].tolist() == (np.argsort(change)[:6] + 1).tolist()
+        promised = PROMISED[latent][:3] - 1
+        assert evidence.output_auroc[i] == pytest.approx(share(change, promised))
+        assert evidence.output_recall[i] == pytest.approx(np.isin(promised, top).mean())
+        assert evidence.output_auroc_se[i] == pytest.approx(jackknife_by_hand([share(c, promised) for c in left_out]))
+        others = sorted(share(change, tokens[:3] - 1) for other, tokens in PROMISED.items() if other != latent)
+        found = sorted(evidence.control_output_auroc[i])
+        assert len(found) == 3
+        assert all(any(abs(one - other) < 1e-9 for other in others) for one in found)
+    assert np.isfinite(evidence.control_lens_auroc[evidence.control_unreachable == 0]).all()
+    assert np.isnan(evidence.output_auroc[2::4]).all()
+    assert (evidence.tokens_raised[evidence.unreachable == 0] != 0).all()
+
+
+def share(change: np.ndarray, tokens: np.ndarray) -> float:
+    """Share of pairs of a listed and another token in which the listed one rose more."""
+    others = np.setdiff1d(np.arange(len(change)), tokens)
+    return float((change[tokens][:, None] > change[others]).mean())
+
+
+def jackknife_by_hand(left_out: list[float]) -> float:
+    values = np.array(left_out)
+    return float(np.sqrt((len(values) - 1) * values.var()))
+
+
+def test_a_push_of_no_strength_changes_no_bit(world: World) -> None:
+    """Truth: rows beside them that are not edited, and a run in which the place above has no hook at all."""
+    lower, upper = (world.subject.hookpoint(name) for name in ("layers.0", "layers.1.mlp"))
+    both, alone = UpperLayers(world.subject, [lower, upper]), UpperLayers(world.subject, [lower])
+    rows = Rows(np.array([4, 4, 9]), np.array([20, 20, 30]), np.array([0, 0, 0]))
+    nothing = torch.zeros(len(rows.row), 48)
+    zero_times = 0.0 * world.coder.directions[:2].flatten().expand_as(nothing)
+    assert bool(torch.signbit(zero_times).any())
+    contexts = [world.contexts[0][:32]]
+    plain = alone.run(alone.clean(contexts), rows, nothing[:, :24])
+    for delta in (nothing, zero_times):
+        assert torch.equal(both.run(both.clean(contexts), rows, delta), plain)
+    pushed = nothing.clone()
+    pushed[torch.from_numpy(rows.row == 0)] = 1.0
+    found = both.run(both.clean(contexts), rows, pushed)
+    beside = torch.from_numpy(rows.row != 0)
+    assert torch.equal(found[beside], plain[beside])
+    assert not torch.equal(found[~beside], plain[~beside])
 
 
 def test_a_direction_of_no_length_is_unreachable(evidence: SteeringEvidence) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,14 @@ import torch
 
 from sae_core.attachment import AttachedCoder, attach
 from sae_core.coder import SparseCoder
-from sae_core.errors import NonFiniteError, SubjectError
+from sae_core.errors import NonFiniteError
 from sae_core.lens_evidence import TokenChangeEvidence
 from sae_core.subject import SubjectModel
 from sae_core.token_change import random_prompts, token_change
 from tests.planted_world import BOS, NUM_LATENTS, VOCABULARY, token_id
 from tests.sae_core.test_extraction import attached, subject, world  # noqa: F401
 from tests.sae_core.test_lens import coder_on
-from tests.sae_core.tiny_families import VOCAB, WIDTH, tiny_family
+from tests.sae_core.tiny_families import VOCAB, tiny_family
 
 
 def change_by_hand(
@@ -150,9 +151,17 @@ def test_prompts_are_uniform_ordinary_tokens_behind_the_bos(subject: SubjectMode
     assert (random_prompts(tiny_family("llama"), 3, 5) < VOCAB).all()
 
 
-def test_capped_logits_are_refused() -> None:
-    with pytest.raises(SubjectError):
-        token_change(tiny_family("gemma2"), attach(tiny_family("gemma2"), coder_on(("layers.1",), WIDTH)), [0])
+def test_capped_logits_are_looked_at_before_the_cap() -> None:
+    """Truth: the same model with its logits' cap taken off; its capped attention stays."""
+    tiny = copy.deepcopy(tiny_family("gemma2"))
+    on_tiny = attach(tiny, coder_on(("layers.1",)))
+    prompts = random_prompts(tiny, 5, 3)
+    tiny.config.final_logit_softcapping = 1.0
+    found = token_change(tiny, on_tiny, [0, 4], prompts=5, tokens=6, seed=3)
+    tiny.config.final_logit_softcapping = None
+    for row, latent in enumerate(found.latents):
+        change, strength = change_by_hand(tiny, ["layers.1"], on_tiny.coder.decoder_weight, int(latent), prompts)
+        check(found, row, change, strength, set())
 
 
 def test_in_the_planted_world(

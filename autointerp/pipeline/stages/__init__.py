@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from autointerp.pipeline.natural_rate.labels import MOST_ROUNDS as MOST_SCREENS
 from autointerp.pipeline.stage import Stage
+from autointerp.pipeline.stages.attribute import Attribute, AttributeRare
 from autointerp.pipeline.stages.audit import Audit
 from autointerp.pipeline.stages.choose import Choose
 from autointerp.pipeline.stages.controls import Controls
@@ -21,6 +22,8 @@ from autointerp.pipeline.stages.revise import MOST_ROUNDS, Revise, TryTexts
 from autointerp.pipeline.stages.score import ScoreStage
 from autointerp.pipeline.stages.screen import Screen
 from autointerp.pipeline.stages.self_test import SelfTest
+from autointerp.pipeline.stages.steer_texts import SteerTexts
+from autointerp.pipeline.stages.substitute import Substitute
 from autointerp.pipeline.stages.summarise import Summarise
 from autointerp.pipeline.stages.token_change import TokenChange
 from autointerp.pipeline.stages.tokenize import Tokenize
@@ -35,12 +38,15 @@ STAGES: tuple[Stage, ...] = (
     Directions(),
     Extract(),
     Merge(),
+    Attribute(),
+    AttributeRare(),
     Lens(),
     Probe(),
     TokenChange(),
     Explain(),
     *_ROUNDS,
     Intervene(),
+    SteerTexts(),
     Choose(),
     Write(),
     TryWritten(),
@@ -52,6 +58,7 @@ STAGES: tuple[Stage, ...] = (
     Estimate(1),
     *_FURTHER,
     Label(),
+    Substitute(),
     SelfTest(),
     Export(),
     Summarise(),

@@ -6,7 +6,7 @@ The random directions are a source of their own, and the token rule is a score o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from autointerp.pipeline.latent_evidence import evidence_of
 from autointerp.pipeline.natural_rate.labels import estimated_judge
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage
 from autointerp.pipeline.stages.score import score_latent
+from autointerp.pipeline.steered_texts import text_sample, with_steered
 from autointerp.pipeline.written_texts import with_written
 from autointerp.score import Score, ScoreValue
 from autointerp.scorers.base import Scorer
@@ -32,6 +33,8 @@ from sae_core.hashing import seed_for
 
 _NULL = "null_labels"
 """In the payload of a chunk of null labels."""
+_SAMPLE = "sample"
+"""In the payload of a chunk of shuffled labels for the scorers that look at a sample of the latents only."""
 
 
 class Controls(Stage):
@@ -46,7 +49,8 @@ class Controls(Stage):
 
     def plan(self, context: RunContext) -> list[ChunkSpec]:
         shuffled = shuffled_chunks(context)
-        return shuffled + null_chunks(context, Counter(chunk.source for chunk in shuffled))
+        shuffled += null_chunks(context, Counter(chunk.source for chunk in shuffled))
+        return shuffled + sample_chunks(context, Counter(chunk.source for chunk in shuffled))
 
     def at_once(self, context: RunContext) -> int:
         return chunks_at_once(context.scorers)
@@ -55,14 +59,16 @@ class Controls(Stage):
         if spec.payload.get(_NULL):
             return ChunkResult(null_rows(context, spec, progress))
         donor_of: dict[int, int] = {int(latent): int(donor) for latent, donor in spec.payload["pairs"]}
+        sampled = bool(spec.payload.get(_SAMPLE))
         given: dict[int, list[Explanation]] = {}
         kinds = _kinds(context)
         for explanation in context.store.explanations(context.run_id, spec.source, sorted(donor_of.values())):
-            if explanation.failure is None and explanation.side == "input" and explanation.explainer in kinds:
+            judged = sampled or explanation.side == "input"
+            if explanation.failure is None and judged and explanation.explainer in kinds:
                 given.setdefault(explanation.latent, []).append(explanation)
         scores: dict[int, list[Score]] = {latent: [] for latent in donor_of}
         for asks in (False, True):
-            judges = [s for s in context.scorers if s.judges_explanation and bool(s.llm_needs()) is asks]
+            judges = [s for s in shuffled_judges(context, sampled) if bool(s.llm_needs()) is asks]
             if not judges:
                 continue
 
@@ -74,6 +80,7 @@ class Controls(Stage):
             evidence = with_written(
                 context, spec, "shuffled", (evidence_of(context, spec.source, latent) for latent in donor_of)
             )
+            evidence = with_steered(context, spec.source, evidence) if sampled else evidence
             for score in over_latents(context, spec.source, evidence, work, progress, asks=asks):
                 scores[score.latent].append(score)
         rows: list[Base] = []
@@ -100,6 +107,32 @@ def shuffled_chunks(context: RunContext) -> list[ChunkSpec]:
     return chunks
 
 
+def shuffled_judges(context: RunContext, sampled: bool) -> list[Scorer]:
+    """The scorers that are asked about shuffled labels: of a sample of the latents, or of those that ``shuffled_pairs`` draws."""
+    return [
+        scorer
+        for scorer in context.scorers
+        if scorer.judges_explanation and not scorer.COMPARES_LABELS and (scorer.sample is not None) is sampled
+    ]
+
+
+def sample_chunks(context: RunContext, taken: Mapping[str, int]) -> list[ChunkSpec]:
+    """The latents of texts written under steering, each with another one's label, after ``taken`` chunks of the source."""
+    if not shuffled_judges(context, True):
+        return []
+    size = context.config.chunk_latents
+    chunks = []
+    for source in context.sources:
+        if source.control:
+            continue
+        sample = sorted(set(labelled_latents(context, source.name)) & text_sample(context, source.name))
+        pairs = dealt_pairs(sample, seed_for(context.config.seed, "shuffled labels of the sample", source.name))
+        for ordinal, start in enumerate(range(0, len(pairs), size), taken.get(source.name, 0)):
+            part = pairs[start : start + size]
+            chunks.append(ChunkSpec(ordinal, source.name, {"pairs": part, _SAMPLE: True}, len(part)))
+    return chunks
+
+
 def null_chunks(context: RunContext, taken: Mapping[str, int]) -> list[ChunkSpec]:
     """Random labelled latents of every source on which judges are asked about null labels, after ``taken`` chunks of the source."""
     if not null_judges(context):
@@ -121,7 +154,7 @@ def null_judges(context: RunContext) -> list[Scorer]:
     return [
         scorer
         for scorer in context.scorers
-        if scorer.llm_needs() and scorer.judges_explanation and not scorer.writes_texts and scorer.can_judge(ANY_TEXT)
+        if scorer.llm_needs() and scorer.judges_explanation and scorer.reads_windows and scorer.can_judge(ANY_TEXT)
     ]
 
 
@@ -163,12 +196,15 @@ def with_tally(score: Score, kind: str) -> Score:
 
 def shuffled_pairs(context: RunContext, source: str) -> list[list[int]]:
     """``[latent, donor]``: labelled latents (all, or a random ``shuffled_latents``), each with another one's label."""
-    labelled = labelled_latents(context, source)
-    if len(labelled) < 2:
+    seed = seed_for(context.config.seed, "shuffled labels", source)
+    return dealt_pairs(labelled_latents(context, source), seed, max(context.config.controls.shuffled_latents, 2))
+
+
+def dealt_pairs(latents: Sequence[int], seed: int, count: int | None = None) -> list[list[int]]:
+    """``[latent, donor]`` of at most ``count`` random ones of ``latents``, each with another one of them."""
+    if len(latents) < 2:
         return []
-    rng = np.random.default_rng(seed_for(context.config.seed, "shuffled labels", source))
-    count = min(len(labelled), max(context.config.controls.shuffled_latents, 2))
-    chosen = rng.permutation(labelled)[:count].tolist()
+    chosen = np.random.default_rng(seed).permutation(latents)[:count].tolist()
     # a cycle through a random order is uniform among its kind and leaves no latent with its own label
     donors = [*chosen[1:], chosen[0]]
     return sorted([int(latent), int(donor)] for latent, donor in zip(chosen, donors, strict=True))

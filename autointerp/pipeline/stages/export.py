@@ -14,7 +14,7 @@ class Export(Stage):
     name = "export"
     queue = "export"
     unit = "dictionaries"
-    after_all = ("label", *(f"estimate_{number}" for number in range(1, MOST_ROUNDS + 1)))
+    after_all = ("label", "substitute", *(f"estimate_{number}" for number in range(1, MOST_ROUNDS + 1)))
 
     def plan(self, context: RunContext) -> list[ChunkSpec]:
         return [ChunkSpec(0)]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autointerp.evidence import AblationRequest, SteeringRequest
+from autointerp.pipeline.ablation_budget import ablated_latents
 from autointerp.pipeline.atomic_files import sync
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage, decode_latents, latent_chunks
 from sae_core.hashing import seed_for
+from sae_core.lens_evidence import TokenChangeEvidence
 from sae_core.records import Side
 
 
@@ -18,7 +21,8 @@ class Intervene(Stage):
     name = "intervene"
     queue = "gpu"
     unit = "latents"
-    after_all = ("merge",)
+    after_all = ("merge", "attribute", "attribute_rare")
+    after_same = ("token_change",)  # whose lists of tokens steering compares with what rises
     essential = False
 
     def plan(self, context: RunContext) -> list[ChunkSpec]:
@@ -34,8 +38,9 @@ class Intervene(Stage):
         coder, corpus, seed = context.attached(spec.source).coder, context.corpus, context.config.seed
         store = context.exemplars(spec.source)
         ablation = context.request(AblationRequest)
-        if ablation is not None:
-            windows = choose_windows(store, latents, Side.SCORE, ablation.windows, shared_order_seed=seed)
+        ablated = sorted(set(latents) & ablated_latents(context, spec.source))
+        if ablation is not None and ablated:
+            windows = choose_windows(store, ablated, Side.SCORE, ablation.windows, shared_order_seed=seed)
             per_latent = max(1, sum(map(len, windows.values())) // len(latents))
             evidence = run_ablation(
                 context.subject,
@@ -69,6 +74,7 @@ class Intervene(Stage):
                 corpus.num_contexts,
                 fit,
                 held_out,
+                promised=promised_tokens(context, spec),
                 settings=SteeringSettings(targets=steering.targets, control_directions=steering.control_directions),
                 seed=seed,
                 progress=lambda done: progress(len(latents)),  # the ablation moved the bar; this only asks to stop
@@ -80,13 +86,28 @@ class Intervene(Stage):
         return ChunkResult()
 
 
+def promised_tokens(context: RunContext, spec: ChunkSpec) -> dict[int, NDArray[np.int32]]:
+    """Tokens that each latent of a chunk raises on random prompts, what its output label is written from; empty where the
+    stage that finds them did not run."""
+    path = context.folder.evidence(spec.source, "token_change", spec.ordinal)
+    if not path.is_file():
+        return {}
+    found = TokenChangeEvidence.load(path)
+    return dict(zip(found.latents.tolist(), found.raised, strict=True))
+
+
 def steered_latents(context: RunContext, source: str) -> frozenset[int]:
     """The stated random sample of a source's selected latents that fire on both sides; the same in every chunk."""
+    return frozenset(steering_order(context, source))
+
+
+def steering_order(context: RunContext, source: str) -> list[int]:
+    """The sample in random order, so that its beginning is a smaller sample."""
     request = context.request(SteeringRequest)
     # random directions stand beside every steered latent already; steering them as latents would tell nothing new
     if request is None or context.source(source).control:
-        return frozenset()
+        return []
     fires = context.exemplars(source).statistics.fire_count > 0  # [sides, latents]
     alive = [latent for latent in context.latents(source) if fires[[Side.EXPLAIN, Side.SCORE], latent].all()]
     rng = np.random.default_rng(seed_for(context.config.seed, "steered latents", source))
-    return frozenset(rng.permutation(alive)[: request.latents].tolist())
+    return [int(latent) for latent in rng.permutation(alive)[: request.latents]]

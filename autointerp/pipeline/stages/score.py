@@ -13,6 +13,7 @@ from autointerp.pipeline.asking import chunks_at_once, over_latents
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.latent_evidence import chunk_evidence
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage, decode_latents, latent_chunks
+from autointerp.pipeline.steered_texts import scorable, with_steered
 from autointerp.pipeline.written_texts import with_written
 from autointerp.prompting.prompt import load_prompt
 from autointerp.score import Score
@@ -36,6 +37,9 @@ class ScoreStage(Stage):
     def plan(self, context: RunContext) -> list[ChunkSpec]:
         return latent_chunks(context)
 
+    def can_begin(self, context: RunContext, spec: ChunkSpec) -> bool:
+        return scorable(context)
+
     def at_once(self, context: RunContext) -> int:
         return chunks_at_once(context.scorers)
 
@@ -51,6 +55,7 @@ class ScoreStage(Stage):
                 return await score_latent(chosen, explanations.get(evidence.latent, []), evidence, llms)
 
             evidence = with_written(context, spec, "labels", chunk_evidence(context, spec, causal=True, screened=True))
+            evidence = with_steered(context, spec.source, evidence)
             scores += over_latents(context, spec.source, evidence, work, progress, asks=asks)
         rows: list[Base] = [score_row(context.run_id, spec.source, score) for score in scores]
         return ChunkResult([*rows, *verdict_rows(context.run_id, spec.source, scores)])
@@ -73,9 +78,11 @@ async def score_latent(
     evidence: LatentEvidence,
     llms: LLMs = NO_LLMS,
 ) -> list[Score]:
-    """One score for each scorer and, where it judges explanations, each explanation that it can judge."""
+    """One score for each scorer that looks at the latent and, where it judges explanations, each explanation that it can judge."""
     pairs: list[tuple[Scorer, Explanation | None]] = []
     for scorer in scorers:
+        if not scorer.looks_at(evidence):
+            continue
         if scorer.judges_explanation:
             pairs += [(scorer, explanation) for explanation in explanations if scorer.can_judge(explanation)]
         else:

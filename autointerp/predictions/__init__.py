@@ -1,0 +1,1 @@
+"""What labels say of every token: the activations that they predict. Adding a way is adding a module here."""

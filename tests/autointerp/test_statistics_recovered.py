@@ -1,0 +1,90 @@
+"""The share that a substitute keeps: by hand, and how often its interval covers the truth."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import t
+
+from autointerp.statistics.recovered import recovered_share
+from sae_core.errors import InputError, NonFiniteError
+
+
+def test_the_figure_is_one_minus_the_weighted_means() -> None:
+    assert recovered_share([0.0, 0.0], [1.0, 3.0]).value == 1.0
+    assert recovered_share([1.0, 3.0], [1.0, 3.0]).value == 0.0
+    assert recovered_share([1.0, 1.0], [1.0, 3.0]).value == pytest.approx(0.5)
+    # 4 silent windows of mean 1 for each firing one: (1 + 4) / 2
+    assert recovered_share([1.0, 1.0], [1.0, 3.0], [0.5, 1.5], odds=4.0).value == pytest.approx(-1.5)
+
+
+def test_the_interval_is_fiellers() -> None:
+    """Its ends are where the t statistic of mean(kl) - rho mean(ablated) meets the quantile: put in and look."""
+    rng = np.random.default_rng(0)
+    ablated = 1 + rng.random(20)
+    kl = ablated * rng.random(20)
+    got = recovered_share(kl, ablated, unseen=False)
+    assert got.low is not None
+    assert got.high is not None
+    for end in (1 - got.low, 1 - got.high):
+        u = kl - end * ablated
+        assert abs(u.mean() / (u.std(ddof=1) / math.sqrt(20))) == pytest.approx(t.ppf(0.975, 19), rel=1e-9)
+    silent = rng.random(6)
+    got = recovered_share(kl, ablated, silent, odds=3.0, odds_spread=0.04, unseen=False)
+    assert got.low is not None
+    u = kl - (1 - got.low) * ablated
+    error = u.var(ddof=1) / 20 + 9 * (silent.var(ddof=1) / 6 + 0.04 * silent.mean() ** 2)
+    assert (u.mean() + 3 * silent.mean()) / math.sqrt(error) == pytest.approx(-t.ppf(0.975, 5), rel=1e-9)
+
+
+def test_perfect_windows_leave_room_for_one_that_was_not_seen() -> None:
+    few, many = (recovered_share(np.zeros(n), np.ones(n)) for n in (8, 64))
+    assert few.value == many.value == 1.0
+    assert few.high == many.high == 1.0
+    assert few.low is not None
+    assert many.low is not None
+    assert 1 - few.low > 2 / 9 > 2 / 65 * 3 > 1 - many.low > 1 / 65
+    assert recovered_share(np.zeros(8), np.ones(8), unseen=False).low == 1.0
+
+
+def test_no_lower_end_is_said() -> None:
+    got = recovered_share([0.1, 0.1, 0.1], [1e-4, 1e-4, 9.0])
+    assert got.low is None
+    assert got.value is not None
+    assert got.high is not None
+
+
+def test_one_window_and_none() -> None:
+    alone = recovered_share([0.5], [1.0])
+    assert (alone.value, alone.low, alone.high) == (0.5, None, None)
+    assert recovered_share([], []).value is None
+    assert recovered_share([0.0, 0.0], [0.0, 0.0]).value is None, "nothing to keep is no share of 1"
+
+
+def test_what_cannot_be_is_refused() -> None:
+    with pytest.raises(InputError, match="one substituted and one"):
+        recovered_share([1.0], [1.0, 2.0])
+    with pytest.raises(InputError, match="no KL"):
+        recovered_share([1.0], [1.0], odds=2.0)
+    with pytest.raises(NonFiniteError):
+        recovered_share([math.nan], [1.0])
+
+
+@pytest.mark.parametrize("sigma", [1.0, 2.0])
+@pytest.mark.parametrize(("missed", "odds"), [(0.05, 0.1), (0.4, 0.3), (0.8, 1.0)])
+@pytest.mark.parametrize("n", [8, 16, 32])
+def test_the_interval_covers_with_heavy_tails(sigma: float, missed: float, odds: float, n: int) -> None:
+    """Log-normal ablated KLs; what is missed costs as much as ablation, what is hit a tenth; silent windows like firing ones."""
+    rng = np.random.default_rng(int(100 * missed) + n)
+    truth = 1 - (missed + (1 - missed) * 0.1 + odds * 0.5)
+    covered = 0
+    for _ in range(500):
+        ablated = np.exp(sigma * rng.standard_normal(n))
+        kl = ablated * np.where(rng.random(n) < missed, 1.0, 0.1)
+        silent = 0.5 * np.exp(sigma * rng.standard_normal(n))
+        got = recovered_share(kl, ablated, silent, odds)
+        assert got.high is not None
+        covered += (got.low is None or got.low <= truth) and truth <= got.high
+    assert covered / 500 >= 0.93
