@@ -288,7 +288,7 @@ class _Run:
         tokens, head = batch.tokens, self.unembedding
         positions = np.arange(tokens.shape[1])
         following = np.concatenate([tokens[:, 1:], np.full((len(tokens), 1), -1, tokens.dtype)], axis=1)
-        uniform = hash64(self.seed, positions[None] * np.ones_like(batch.ordinals)[:, None], positions).astype(np.float64) / 2.0**64
+        uniform = hash64(self.seed, batch.ordinals[:, None], positions).astype(np.float64) / 2.0**64
         real = np.flatnonzero(tokens >= 0)
         flat = final_BTD.reshape(-1, final_BTD.shape[-1])
         starts = [torch.zeros_like(flat), torch.zeros_like(flat)]

@@ -275,6 +275,7 @@ def control_records(context: RunContext) -> list[Mapping[str, Any]]:
         scores: dict[int, list[Score]] = {}
         for score in context.store.scores(context.run_id, source.name):
             scores.setdefault(score.latent, []).append(score)
+        random_effects = causal_columns(context, source.name) if source.control else None
         estimates = last_estimates(context, source.name)
         labels = context.store.labels(context.run_id, source.name)
         chosen = {label.latent: label.explainer for label in labels}
@@ -284,8 +285,9 @@ def control_records(context: RunContext) -> list[Mapping[str, Any]]:
             estimate = estimates.get((latent, chosen.get(latent) or ""))
             if estimate is not None and values.get("precision_method") is None:
                 values = estimate_values(estimate) | values
-            if source.control:
-                merged[(real_name(source.name), "random_direction", latent)] = dict(values)
+            if random_effects is not None:
+                record = dict(values) | random_effects.of(latent)
+                merged[(real_name(source.name), "random_direction", latent)] = record
             elif latent not in dead:  # the rule stands beside labels, and those are of alive latents
                 rule = {name.removeprefix(_RULE): value for name, value in values.items() if name.startswith(_RULE)}
                 if rule:

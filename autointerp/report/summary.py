@@ -15,12 +15,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from autointerp.report.causal import causal_block, steering_block
 from autointerp.report.figures import numbers, plain
 from autointerp.report.judges import judged_block
+from autointerp.report.label_effect import label_effect_block
 from autointerp.report.precision import precision_block
 from autointerp.statistics.bootstrap import paired_difference
 
-SUMMARY_VERSION = "1.2"
+SUMMARY_VERSION = "1.3"
 STATUSES = ("labelled", "dead", "rare", "failed")
 HARD_TOKEN_RULE_F1 = 0.7
 """Below it the tokens alone do not say when the latent fires: there a label has something to add."""
@@ -41,6 +43,7 @@ def build_summary(
     resamples: int = 2000,
     judgings: pd.DataFrame | None = None,
     precision: Mapping[str, Any] | None = None,
+    causal: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The summary as JSON-ready values (None where not defined, never NaN).
 
@@ -52,7 +55,8 @@ def build_summary(
     figures for each. Figures of ``comparisons`` are mean differences over latents in F1 with a 95% bootstrap interval;
     shuffled labels are compared over those alive latents that were scored under another's label (``num_pairs``).
     ``judgings`` has a row for each score of a judge, as ``pipeline.judge_records`` makes them; ``precision`` is what
-    ``pipeline.natural_rate.record`` says of precision and recall that a judge's verdicts were turned into.
+    ``pipeline.natural_rate.record`` says of precision and recall that a judge's verdicts were turned into; ``causal`` what
+    ``pipeline.causal_record`` says of effects that no column holds.
     """
     summary: dict[str, Any] = {"summary_version": SUMMARY_VERSION, "run": dict(run)}
     judged = pd.DataFrame() if judgings is None else judgings
@@ -74,6 +78,7 @@ def build_summary(
             for name in names
         }
     summary["precision"] = precision_block(table[table["status"].astype(str) == "labelled"], precision)
+    summary |= dict(causal or {})
     summary["timings_s"] = {stage: round(float(seconds), 3) for stage, seconds in timings.items()}
     summary["total_s"] = round(float(sum(timings.values())), 3)
     summary["files"] = dict(files)
@@ -109,8 +114,9 @@ def _figures(
         "comparisons": _comparisons(alive, _of_kind(controls, "shuffled"), rng, resamples),
         "judged": judged_block(alive, controls, judgings),
         "labels": _label_block(labelled),
-        "causal": _causal_block(alive, _of_kind(controls, "random_direction")),
-        "steering": _steering_block(alive),
+        "causal": causal_block(alive, _of_kind(controls, "random_direction")),
+        "steering": steering_block(alive),
+        "label_effect": label_effect_block(alive, controls),
     }
 
 
@@ -200,41 +206,6 @@ def _label_block(labelled: pd.DataFrame) -> dict[str, Any]:
         # of labels made elsewhere: whether what their writers were shown is kept from being scored
         "sides": _counts(labelled, "label_sides"),
         "holding_nowhere": int((np.isnan(numbers(labelled, "precision")) & counted).sum()),
-    }
-
-
-def _causal_block(alive: pd.DataFrame, directions: pd.DataFrame) -> dict[str, Any]:
-    effect, low, q = (numbers(alive, name) for name in ("causal_effect", "causal_effect_low", "causal_q"))
-    control, control_low = numbers(directions, "causal_effect"), numbers(directions, "causal_effect_low")
-    measured, controlled = ~np.isnan(effect), ~np.isnan(control)
-    top = np.quantile(control[controlled], 0.95) if controlled.any() else np.nan
-    return {
-        "num_measured": int(measured.sum()),
-        "median": _median(effect[measured]),
-        "share_interval_above_zero": _share(low[measured] > 0),
-        "share_above_95_percent_of_controls": _share(effect[measured] > top) if controlled.any() else None,
-        "share_q_below_0.05": _share(q[~np.isnan(q)] < 0.05),
-        "ablation_kl_median": _median(numbers(alive, "ablation_kl")),
-        "control": {
-            "num_measured": int(controlled.sum()),
-            "median": _median(control[controlled]),
-            "share_interval_above_zero": _share(control_low[~np.isnan(control_low)] > 0),
-            "ablation_kl_median": _median(numbers(directions, "ablation_kl")),
-        },
-    }
-
-
-def _steering_block(alive: pd.DataFrame) -> dict[str, Any]:
-    reached = ~np.isnan(numbers(alive, "steering_kl"))
-    failures = _counts(alive, "steering_failure")
-    effect = numbers(alive, "steering_effect")
-    return {
-        "num_reached": int(reached.sum()),
-        "failures": failures,
-        "kl_median": _median(numbers(alive, "steering_kl")),
-        "alpha_median": _median(numbers(alive, "steering_alpha")),
-        "effect_median": _median(effect),
-        "share_effect_above_zero": _share(effect[~np.isnan(effect)] > 0),
     }
 
 

@@ -14,13 +14,13 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from autointerp.report.causal import causal_notes
 from autointerp.report.figures import (
     UNDEFINED,
     interval_text,
     known,
     numbers,
     percent_text,
-    ratio_text,
     share_text,
     signed_text,
     size_text,
@@ -190,28 +190,7 @@ def _findings(summary: Mapping[str, Any]) -> list[Text]:
         _difference("", shuffled["token_rule_below_0.7"], "where the rule is < .70"),
     ]
     found = [line for line in lines if line is not None]
-    causal, steering = summary["causal"], summary["steering"]
-    if causal["median"] is not None:
-        line = Text.assemble("Causal effect: ablating the median latent changes the output ")
-        line.append(f"{ratio_text(causal['median'])} as much", style="bold")
-        line.append(f" as a random push of its size (ln {signed_text(causal['median'])}")
-        if causal["control"]["median"] is not None:
-            line.append(f"; random directions {signed_text(causal['control']['median'])}")
-        line.append("); its 95% interval is above 0 for ")
-        line.append(percent_text(causal["share_interval_above_zero"]), style="bold")
-        line.append(f" of {causal['num_measured']:,} latents")
-        if causal["control"]["share_interval_above_zero"] is not None:
-            line.append(f", for {percent_text(causal['control']['share_interval_above_zero'])} of random directions")
-        line.append(".")
-        found.append(line)
-    if steering["num_reached"]:
-        line = Text(f"Steering reached its KL with {steering['num_reached']:,} latents")
-        if steering["failures"]:
-            line.append(" (" + ", ".join(f"{plain_line(k)} {v:,}" for k, v in steering["failures"].items()) + ")")
-        if steering["effect_median"] is not None:
-            line.append(f"; random directions needed {ratio_text(steering['effect_median'])} the strength")
-        line.append(".")
-        found.append(line)
+    found += causal_notes(summary)
     labels = summary["labels"]
     if labels["distinct"]:
         line = Text(counted(labels["distinct"], "distinct label"))
@@ -230,7 +209,7 @@ def _findings(summary: Mapping[str, Any]) -> list[Text]:
     if unknown:
         found.append(
             Text(
-                f"Of {unknown:,} labels made elsewhere it is not known which windows their writers were shown: some of them may "
+                f"Of {counted(unknown, 'label')} made elsewhere it is not known which windows their writers were shown: some of them may "
                 "be among those scored here.",
                 style=_BAD,
             )

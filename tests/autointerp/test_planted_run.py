@@ -128,6 +128,8 @@ def test_causal_effects_are_those_that_were_planted(table: pd.DataFrame) -> None
     assert table.causal_q[6] > 0.5
     assert table.ablation_kl[6] < 2e-4  # what is left goes through the mean that the layer norm takes
     assert table.steering_kl[5] == pytest.approx(0.1, rel=0.35)
+    assert table.lens_auroc[5] > 0.5, "its lens tokens rise on held-out prompts"
+    assert table.output_tokens_auroc.isna().all(), "no explainer has asked what it raises"
 
 
 def test_show_says_what_the_dictionary_says_of_effects(out: Path, table: pd.DataFrame) -> None:

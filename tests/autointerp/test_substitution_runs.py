@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from autointerp.patterns.index import PoolIndex
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.dictionary_rows import latent_row
 from autointerp.pipeline.finding import find_run
+from autointerp.pipeline.stage import ChunkSpec
+from autointerp.pipeline.stages import substitute
 from autointerp.pipeline.stages.substitute import donors_of
 from autointerp.pipeline.starting import open_run
 from autointerp.pipeline.substituting import (
@@ -31,6 +34,7 @@ from autointerp.pipeline.substituting import (
 )
 from autointerp.pipeline.substitution_record import substitution_record
 from autointerp.predictions.base import Predicted, PredictedWindow, TokenPredictor, WindowPredictor
+from autointerp.scorers.substitution import SubstitutionScorer
 from sae_core.intervention.substitution_evidence import OWN, JointSubstitutionEvidence, SubstitutionEvidence
 from sae_core.records import Origin, Side
 from tests import planted_world
@@ -211,6 +215,39 @@ def test_judged_windows_stand_for_all_of_their_kind(run: RunContext) -> None:
     assert dealt.firing[0][1].tolist() == [0.5] * 16, "silent windows are all there is to draw from at a rate of 0"
     assert dealt.firing[0][0] == label.firing[0][0]
     assert dealt_anew(PlacedLabel(0.0, 0.0, [], []), 0.5, 0).firing == []
+
+
+def test_simulated_windows_go_through_the_stage(run: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A judge that foresees latent 0 exactly, and one that foresees nothing: 1 and 0."""
+    pool = run.exemplars("planted").pool(Side.SCORE)
+    window, column, value = pool.activations(0)
+    fires = np.unique(window)[:4]
+    silent = np.setdiff1d(np.arange(len(pool.tokens)), window)[:4]
+    told = []
+    for row in [*fires.tolist(), *silent.tolist()]:
+        cells = np.zeros(pool.tokens.shape[1])
+        cells[column[window == row]] = value[window == row]
+        told.append(
+            PredictedWindow(int(pool.context[row]), int(pool.position[row]), row in fires, cells[pool.counts[row]])
+        )
+    blank = [dataclasses.replace(one, activation=np.zeros_like(one.activation)) for one in told]
+    label = chosen_labels(run, "planted", [0])[0][0]
+    scorer = SubstitutionScorer()
+    for ordinal, (windows, value_of) in enumerate([(told, 1.0), (blank, 0.0)], start=7):
+        judged = Judged(tuple(windows))
+        monkeypatch.setattr(substitute, "chosen_labels", lambda *_, judged=judged: {0: (label, judged)})
+        spec = ChunkSpec(ordinal, "planted", {"latents": [0], "donors": [-1]}, 1)
+        substitute.Substitute().run(run, spec, lambda done: None)
+        path = run.folder.evidence("planted", "substitution", ordinal)
+        found = SubstitutionEvidence.load(path)
+        path.unlink()
+        score = scorer.scored(label, dataclasses.replace(latent_evidence(run, 0), substitution=found))
+        assert score.failure is None
+        assert score.values["substitution"] == pytest.approx(value_of, abs=1e-6)
+        assert score.values["substitution_silent_windows"] == 4
+        control = score.values["substitution_shuffled"]
+        assert isinstance(control, float)
+        assert control < 0.9 if value_of else control == 0.0
 
 
 def test_the_sample_and_the_donors_are_the_same_in_every_process(run: RunContext) -> None:

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 
 from autointerp.pipeline.atomic_files import atomic_write
+from autointerp.pipeline.causal_record import causal_record
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.dictionary_rows import control_records
 from autointerp.pipeline.natural_rate.record import precision_record
@@ -73,6 +74,7 @@ def write_summary(context: RunContext) -> None:
         np.random.default_rng(seed_for(context.config.seed, "summary")),
         judgings=pd.DataFrame(judge_records(context)),
         precision=precision_record(context),
+        causal=causal_record(context),
     )
     summary["llm"] = [
         {"purpose": purpose, "endpoint": endpoint, **spend._asdict()}
