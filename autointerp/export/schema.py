@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from sae_core.errors import InputError
 
-SCHEMA_VERSION = "1.2"
+SCHEMA_VERSION = "1.3"
 
 _TEXT = pa.string()
 _COUNT = pa.int64()
@@ -179,6 +179,27 @@ COLUMNS: tuple[Column, ...] = (
         _TEXT,
         "What carries the largest share of it: `direct`, or the later block that answers to the latent, e.g. `layers.3`.",
     ),
+    Column(
+        "ablation_kl_typical",
+        _REAL,
+        "KL of the typical window, e to the mean of ln KL: beside `control_kl_typical` it is what `causal_effect` compares.",
+    ),
+    Column("ablation_kl_typical_low", _REAL, "Lower bound of its 95% interval over windows."),
+    Column("ablation_kl_typical_high", _REAL, "Upper bound of its 95% interval over windows."),
+    Column("control_kl_typical", _REAL, "The same of random pushes of the same size at the same tokens."),
+    Column("control_kl", _REAL, "Mean KL in nats of random pushes of the same size at the same tokens."),
+    Column(
+        "ablation_kl_rest", _REAL, "Mean KL in nats at the later tokens of the window on which the latent is silent."
+    ),
+    Column("control_kl_rest", _REAL, "The same of random pushes."),
+    Column(
+        "delta_ce",
+        _REAL,
+        "Mean change in nats of the true next token's cross-entropy at the firing tokens; positive = ablation hurts.",
+    ),
+    Column("delta_ce_low", _REAL, "Lower bound of its 95% interval over windows."),
+    Column("delta_ce_high", _REAL, "Upper bound of its 95% interval over windows."),
+    Column("control_delta_ce", _REAL, "The same of random pushes."),
     Column("ablation_share", _REAL, "Share of the ablated windows whose KL exceeds the noise floor."),
     Column(
         "causal_chosen",
@@ -201,6 +222,9 @@ COLUMNS: tuple[Column, ...] = (
         "Nats that such an ablation adds to the cross-entropy of the true later tokens, to first order; positive = ablation hurts.",
     ),
     Column("steering_kl", _REAL, "Mean KL in nats that steering reached on the score side."),
+    Column("steering_kl_median", _REAL, "Median over the score side's prompts of the KL that steering reached."),
+    Column("steering_kl_largest_share", _REAL, "Share of the summed KL that the largest prompt makes."),
+    Column("steering_target", _REAL, "KL in nats that steering aimed at."),
     Column("steering_alpha", _REAL, "Strength that steering needed, in multiples of the decoder row."),
     Column(
         "steering_effect",

@@ -22,7 +22,7 @@ from autointerp.failure import Failure, FailureKind
 from autointerp.llm.asking import NO_LLMS, LLMs
 from autointerp.score import Score, ScoreValue, defined
 from autointerp.scorers.base import Scorer
-from autointerp.statistics.effect import causal_effect
+from autointerp.statistics.effect import causal_effect, mean_interval
 
 if TYPE_CHECKING:
     from sae_core.attribution_evidence import AttributionEvidence
@@ -42,10 +42,10 @@ class InterventionScorer(Scorer):
 
     kind: Literal["intervention"] = "intervention"
     """Name in the config file."""
-    windows: int = Field(default=8, ge=2)
-    """Firing windows of the score side to ablate in for each latent."""
-    control_directions: int = Field(default=4, ge=2)
-    """Random directions of the same norm that the ablation is compared with."""
+    windows: int = Field(default=16, ge=2)
+    """Firing windows of the score side to ablate in for each latent (50 for figures to publish; ``sampled_exemplars`` must hold them)."""
+    control_directions: int = Field(default=8, ge=2)
+    """Random directions of the same norm that each latent's ablation is compared with."""
     max_positions: int | None = Field(default=None, ge=1)
     """Most tokens ablated and measured from a window's first firing one on; None for all to the window's end."""
     min_windows: int = Field(default=2, ge=2)
@@ -180,12 +180,18 @@ def ablation_values(
         "ablation_share": effect.share_above_floor,
         "delta_ce": _weighted_mean(ablation.delta_ce[rows], np.minimum(ablation.count_ce[rows], 1)),
         "control_kl": effect.control_kl,
+        "control_kl_rest": _mean_over_directions(ablation.control_kl_rest[rows], ablation.count_rest[rows]),
+        "control_delta_ce": _mean_over_directions(
+            ablation.control_delta_ce[rows], np.minimum(ablation.count_ce[rows], 1)
+        ),
         "causal_control_log_kl": float(np.log(np.maximum(control, 0) + floor).mean()) if control.size else None,
         "causal_floor": floor,
     }
     values |= _paths(ablation, place, effect.ablation_kl)
     if len(rows) < min_windows:
         return values
+    values |= _typical(kl, control, floor)
+    values |= _bounds("delta_ce", mean_interval(ablation.delta_ce[rows][ablation.count_ce[rows] > 0]))
     values |= {
         "causal_effect": effect.value,
         "causal_effect_low": effect.low,
@@ -203,6 +209,27 @@ def ablation_values(
         # How its directions differ among themselves: what one more of them might do (see causal_random_low).
         values[f"causal_spread_{name}"] = float(means[own].std(ddof=1)) if own.sum() > 1 else None
     return values
+
+
+def _typical(kl: NDArray[np.float64], control: NDArray[np.float64], floor: float) -> dict[str, ScoreValue]:
+    """KL of the typical window: e to the mean of the logarithms, whose t interval holds where that of the mean KL does not.
+
+    Of one latent ln KL has a standard deviation of 2 to 3 over windows: a mean is then the largest window's, and no interval of it
+    from some tens of windows covers.
+    """
+    logs = np.log(np.maximum(kl, 0.0) + floor)
+    found = mean_interval(logs)
+    bounds = None if found is None else (math.exp(found[0]), math.exp(found[1]))
+    values: dict[str, ScoreValue] = {"ablation_kl_typical": math.exp(logs.mean())} | _bounds(
+        "ablation_kl_typical", bounds
+    )
+    if control.size:
+        values["control_kl_typical"] = math.exp(np.log(np.maximum(control, 0.0) + floor).mean())
+    return values
+
+
+def _bounds(name: str, interval: tuple[float, float] | None) -> dict[str, ScoreValue]:
+    return {} if interval is None else {f"{name}_low": interval[0], f"{name}_high": interval[1]}
 
 
 def _paths(ablation: AblationEvidence, place: int, kl: float | None) -> dict[str, ScoreValue]:
@@ -284,6 +311,11 @@ def _weighted_mean(values: NDArray[np.float64], weights: NDArray[np.int32]) -> f
     """Mean over what the rows stand for (tokens, or rows that have a value at all); None where that is nothing."""
     total = int(weights.sum())
     return float((values * weights).sum() / total) if total else None
+
+
+def _mean_over_directions(values: NDArray[np.float64], weights: NDArray[np.int32]) -> float | None:
+    """The mean over control directions [., R] of their :func:`_weighted_mean`."""
+    return _weighted_mean(values.mean(axis=1), weights) if values.shape[1] else None
 
 
 def _texts(token_ids: NDArray[np.int32], pieces: TokenText) -> tuple[str, ...] | None:

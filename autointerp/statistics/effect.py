@@ -109,3 +109,12 @@ def causal_effect(kl_n: ArrayLike, control_kl_nR: ArrayLike, floor: float, level
         num_windows=num_windows,
         num_directions=num_directions,
     )
+
+
+def mean_interval(values_n: ArrayLike, level: float = 0.95) -> tuple[float, float] | None:
+    """Student's t interval of a mean over independent windows; None below two, or where nothing varies."""
+    values = np.asarray(values_n, dtype=np.float64)
+    if len(values) < 2 or (deviation := float(values.std(ddof=1))) <= 1e-12:
+        return None
+    half = float(stdtrit(len(values) - 1, 0.5 + level / 2)) * deviation / float(np.sqrt(len(values)))
+    return float(values.mean()) - half, float(values.mean()) + half

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from asyncio import run
 from typing import Any
@@ -204,7 +205,7 @@ def test_unreachable_and_unfitted_are_states(store: HandStore) -> None:
 def test_needs_follow_the_config() -> None:
     ask, attribute, steer = InterventionScorer(windows=6, steered_latents=9).needs()
     assert attribute == AttributionRequest(tokens=131_072)
-    assert ask == AblationRequest(windows=6, control_directions=4)
+    assert ask == AblationRequest(windows=6, control_directions=8)
     assert steer == SteeringRequest(latents=9)
     assert InterventionScorer(steered_latents=0, attribution_tokens=0).needs() == [AblationRequest()]
     budget = InterventionScorer(steered_latents=0, latents=50, random_share=0.5, attribution_tokens=7).needs()
@@ -212,3 +213,25 @@ def test_needs_follow_the_config() -> None:
     with pytest.raises(ValueError, match="latents is 50 and attribution_tokens 0"):
         InterventionScorer(latents=50, attribution_tokens=0)
     assert not InterventionScorer().judges_explanation
+
+
+def test_the_typical_kl_and_the_change_of_cross_entropy_have_intervals_and_controls(store: HandStore) -> None:
+    kl = [0.01, 0.04, 0.16]
+    evidence = ablation({3: kl})
+    evidence = dataclasses.replace(evidence, delta_ce=np.array([0.1, 0.2, 0.6]), count_ce=np.array([2, 1, 0], np.int32))
+    score = run(InterventionScorer().score(None, LatentEvidence(3, store, ablation=evidence)))
+    values = score.values
+    # ln 4 apart: mean ln .04, standard deviation ln 4; Student's t of 2 degrees of freedom at .975 is 4.302653
+    half = 4.302653 * math.log(4) / math.sqrt(3)
+    assert values["ablation_kl_typical"] == pytest.approx(0.04, rel=1e-3)
+    assert values["ablation_kl_typical_low"] == pytest.approx(0.04 * math.exp(-half), rel=1e-3)
+    assert values["ablation_kl_typical_high"] == pytest.approx(0.04 * math.exp(half), rel=1e-3)
+    # controls .01, .02, .03, .04 in every window
+    assert values["control_kl_typical"] == pytest.approx(0.01 * 24**0.25, rel=1e-3)
+    assert math.log(0.04 / (0.01 * 24**0.25)) == pytest.approx(values["causal_effect"], rel=1e-3)
+    # the third window has no next token: the mean of .1 and .2, t of one degree of freedom 12.7062
+    assert values["delta_ce"] == pytest.approx(0.15)
+    assert values["delta_ce_low"] == pytest.approx(0.15 - 12.7062 * 0.05, rel=1e-4)
+    assert values["control_delta_ce"] == pytest.approx(0.025)
+    # silent tokens: none in the first window, 1 and 2 in the others; all have the controls' mean
+    assert values["control_kl_rest"] == pytest.approx(0.025)
