@@ -50,9 +50,9 @@ class AblationRequest(EvidenceRequest):
 
     kind: Literal["ablation"] = "ablation"
     """Which stage is asked."""
-    windows: int = Field(default=8, ge=2)
+    windows: int = Field(default=16, ge=2)
     """Firing windows of the score side, drawn uniformly, one a document."""
-    control_directions: int = Field(default=4, ge=2)
+    control_directions: int = Field(default=8, ge=2)
     """Random directions of the same norm for each window."""
     max_positions: int | None = Field(default=None, ge=1)
     """Most tokens that are edited and measured from the first firing one on; None for all to the window's end."""

@@ -109,21 +109,20 @@ def _effects(causal: Mapping[str, Any]) -> Text | None:
     line.append(f" as a random push of its size (ln {signed_text(causal['median'])}")
     if control["median"] is not None:
         line.append(f"; random directions {signed_text(control['median'])}")
-    line.append(f"). Of {causal['num_measured']:,} latents ")
+    line.append("). ")
     if causal["share_beyond_random"] is not None:
         line.append(percent_text(causal["share_beyond_random"]), style="bold")
-        line.append(" do more than 97.5% of such pushes")
+        line.append(f" of {causal['num_measured']:,} latents do more than 97.5% of such pushes do at the same tokens")
         if control["share_beyond_random"] is not None:
             line.append(f" (random directions: {percent_text(control['share_beyond_random'])})")
-        line.append(", ")
+        if causal["share_q_below_0.05"] is not None:
+            line.append(f", {percent_text(causal['share_q_below_0.05'])} with q < .05")
+        line.append(". ")
     line.append(
-        f"{percent_text(causal['share_interval_above_zero'])} more than they do on average (95% interval above 0"
+        f"For {percent_text(causal['share_interval_above_zero'])} the 95% interval, over other windows too, is above 0"
     )
     if control["share_interval_above_zero"] is not None:
-        line.append(f"; random directions: {percent_text(control['share_interval_above_zero'])}")
-    line.append(")")
-    if causal["share_q_below_0.05"] is not None:
-        line.append(f", {percent_text(causal['share_q_below_0.05'])} have q < .05")
+        line.append(f" (random directions: {percent_text(control['share_interval_above_zero'])})")
     line.append(".")
     if causal["share_unread"]:
         line.append(f" {percent_text(causal['share_unread'])} are read by nothing above them.")

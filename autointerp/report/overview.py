@@ -1,4 +1,4 @@
-"""``overview.png``: the run in three panels, drawn without a display and without matplotlib's global state."""
+"""``overview.png``: the run in three panels, or four, drawn without a display and without matplotlib's global state."""
 
 from __future__ import annotations
 
@@ -23,17 +23,20 @@ _STYLE: dict[str, Any] = {"color": _INK, "fontsize": 10}
 
 
 def draw_overview(table: pd.DataFrame, summary: Mapping[str, Any], path: Path | str, controls: pd.DataFrame) -> None:
-    """Draw precision against recall, F1 against firing rate with its floors, and causal effects against control.
+    """Draw precision against recall, F1 against firing rate with its floors, causal effects against control, and, where labels were put
+    in their latents' place, what stays of the latents' effect.
 
     ``table`` has the dictionary's columns, ``summary`` is :func:`~autointerp.report.summary.build_summary`'s,
     ``controls`` its control rows. Writes a PNG of 150 dpi to ``path``, whatever its suffix.
     """
-    figure = Figure(figsize=(12, 4.2), dpi=150, facecolor="white")
+    substituted = _substituted(summary)
+    width = 15.4 if substituted else 12.0
+    figure = Figure(figsize=(width, 4.2), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
     # Fixed places: a layout engine would shrink the panels to fit the words beside and above them.
     left, scale, middle, right = (
-        figure.add_axes((x, y, width, height))
-        for x, y, width, height in (
+        figure.add_axes((x * 12 / width, y, wide * 12 / width, height))
+        for x, y, wide, height in (
             (0.05, 0.13, 0.222, 0.705),
             (0.312, 0.13, 0.009, 0.6),
             (0.398, 0.13, 0.185, 0.705),
@@ -44,7 +47,11 @@ def draw_overview(table: pd.DataFrame, summary: Mapping[str, Any], path: Path | 
     _precision_against_recall(figure, left, scale, alive, summary)
     _f1_against_rate(middle, alive, summary)
     _effect_against_control(right, alive, controls, summary)
-    for axes in (left, middle, right):
+    panels = [left, middle, right]
+    if substituted:
+        panels.append(figure.add_axes((12.95 / width, 0.13, 2.3 / width, 0.705)))
+        _labels_in_place(panels[-1], *substituted)
+    for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_color(_GREY)
         axes.tick_params(colors=_INK, labelsize=9, length=3)
@@ -180,10 +187,13 @@ def _effect_against_control(
     control = numbers(random, "causal_effect")
     control = control[~np.isnan(control)]
     causal = summary["causal"]
-    share = percent_text(causal["share_interval_above_zero"])
-    beside = percent_text(causal["control"]["share_interval_above_zero"])
-    detail = f"95% interval above 0, of {len(effect):,} latents" + (f"; random: {beside}" if len(control) else "")
-    _title(axes, f"{share} do more than a random push" if len(effect) else "Causal effect", detail)
+    beyond, control_beyond = causal["share_beyond_random"], causal["control"]["share_beyond_random"]
+    detail = "more than 97.5% of pushes of that size"
+    if beyond is None:  # too few directions to say what one more would do
+        beyond, control_beyond = causal["share_interval_above_zero"], causal["control"]["share_interval_above_zero"]
+        detail = f"95% interval above 0, of {len(effect):,} latents"
+    detail += f"; random: {percent_text(control_beyond)}" if len(control) else ""
+    _title(axes, f"{percent_text(beyond)} do more than a random push" if len(effect) else "Causal effect", detail)
     axes.set_xlabel("causal effect: ln(KL / random push's KL)", **_STYLE)
     axes.set_ylabel("share", **_STYLE)
     if not len(effect):
@@ -221,6 +231,53 @@ def _effect_against_control(
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.legend(loc="upper right", fontsize=8.5, frameon=False, borderaxespad=0.1)
+
+
+def _substituted(summary: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
+    """The first source whose labels were all put in their latents' place, with what was found."""
+    for source, found in ((summary.get("substitution") or {}).get("sources") or {}).items():
+        whole = found["all_at_once"]
+        if whole and whole["recovered"].get("substituted", {}).get("value") is not None:
+            return source, whole
+    return None
+
+
+def _labels_in_place(axes: Axes, source: str, whole: Mapping[str, Any]) -> None:
+    """Bars: what stays of the latents' effect with labels' predictions, shuffled ones, and means in their place."""
+    recovered = whole["recovered"]
+    kept = percent_text(recovered["substituted"]["value"])
+    _title(
+        axes,
+        f"Labels keep {kept} of what latents do",
+        f"all {whole['num_latents']:,} at once ({source}); 95% intervals",
+    )
+    ways = (
+        ("substituted", "labels'\npredictions", _BLUE),
+        ("mean", "its mean,\nwhere it fires", _GREY),
+        ("shuffled", "shuffled\nlabels'", _ORANGE),
+    )
+    shown = [(way, words, colour) for way, words, colour in ways if recovered.get(way, {}).get("value") is not None]
+    for place, (way, _, colour) in enumerate(shown):
+        found = recovered[way]
+        axes.bar(place, found["value"], width=0.62, color=colour, alpha=0.75)
+        if found["low"] is not None and found["high"] is not None:
+            axes.plot([place, place], [found["low"], found["high"]], color=_INK, linewidth=1.6)
+        top = max(found["value"], 0.0, found["high"] if found["high"] is not None else 0.0)
+        axes.text(place, top + 0.025, percent_text(found["value"]), ha="center", fontsize=9, color=_INK)
+    for height, words in ((1.0, "1: as with the latents themselves"), (0.0, "")):
+        axes.axhline(
+            height,
+            color=_INK if height == 0 else _GREY,
+            linewidth=1.0,
+            linestyle="-" if height == 0 else "--",
+            zorder=0,
+        )
+        axes.text(len(shown) - 0.45, height + 0.1, words, fontsize=8, color="#555555", ha="right")
+    lowest = min([0.0, *(recovered[way]["value"] for way, _, _ in shown)])
+    axes.set_ylim(max(min(lowest * 1.2, -0.02), -1.0), 1.22)
+    axes.set_xticks(range(len(shown)), [words for _, words, _ in shown], fontsize=8.5)
+    axes.set_ylabel("share of the effect that stays", **_STYLE)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 
 
 def _running_median(rate: Any, f1: Any, cells: int = 10) -> tuple[list[float], list[float]]:
