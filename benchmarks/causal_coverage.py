@@ -115,6 +115,28 @@ def measured(run: str, source: str | None, latents: int, path: Path) -> None:
                 flush=True,
             )
 
+    _raw(evidence, [rows[i] for i in kept], rng)
+
+
+def _raw(evidence: AblationEvidence, rows: list[NDArray[np.intp]], rng: np.random.Generator) -> None:
+    """Coverage of Student's t interval of raw figures' means over windows, latent by latent."""
+    floor = evidence.epsilon
+    logs = np.log(evidence.kl_firing + floor)
+    spread = np.median([logs[mine].std(ddof=1) for mine in rows])
+    print(f"\nstandard deviation of ln KL over a latent's windows: {spread:.2f} (median)")
+    print("| n | mean KL | mean ln KL | mean change of cross-entropy |\n|---|---|---|---|")
+    figures = (evidence.kl_firing, logs, evidence.delta_ce)
+    for windows in (8, 16):
+        cells = []
+        for values in figures:
+            covered = []
+            for mine in rows:
+                drawn = values[rng.choice(mine, (400, windows))]
+                half = stdtrit(windows - 1, 0.975) * drawn.std(axis=1, ddof=1) / np.sqrt(windows)
+                covered.append(np.mean(np.abs(drawn.mean(axis=1) - values[mine].mean()) <= half))
+            cells.append(f"{np.mean(covered):.3f}")
+        print(f"| {windows} | {' | '.join(cells)} |", flush=True)
+
 
 def _ablate(run: str, source: str | None, latents: int, path: Path) -> AblationEvidence:
     from sae_core.intervention.ablation import AblationSettings, run_ablation

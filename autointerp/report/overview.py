@@ -30,7 +30,7 @@ def draw_overview(table: pd.DataFrame, summary: Mapping[str, Any], path: Path | 
     ``controls`` its control rows. Writes a PNG of 150 dpi to ``path``, whatever its suffix.
     """
     substituted = _substituted(summary)
-    width = 15.4 if substituted else 12.0
+    width = 16.0 if substituted else 12.0
     figure = Figure(figsize=(width, 4.2), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
     # Fixed places: a layout engine would shrink the panels to fit the words beside and above them.
@@ -49,8 +49,8 @@ def draw_overview(table: pd.DataFrame, summary: Mapping[str, Any], path: Path | 
     _effect_against_control(right, alive, controls, summary)
     panels = [left, middle, right]
     if substituted:
-        panels.append(figure.add_axes((12.95 / width, 0.13, 2.3 / width, 0.705)))
-        _labels_in_place(panels[-1], *substituted)
+        panels.append(figure.add_axes((12.95 / width, 0.13, 2.85 / width, 0.705)))
+        _labels_in_place(panels[-1], substituted)
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_color(_GREY)
@@ -233,23 +233,23 @@ def _effect_against_control(
     axes.legend(loc="upper right", fontsize=8.5, frameon=False, borderaxespad=0.1)
 
 
-def _substituted(summary: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
-    """The first source whose labels were all put in their latents' place, with what was found."""
-    for source, found in ((summary.get("substitution") or {}).get("sources") or {}).items():
+def _substituted(summary: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What was found of the first source whose labels were all put in their latents' place."""
+    for found in ((summary.get("substitution") or {}).get("sources") or {}).values():
         whole = found["all_at_once"]
         if whole and whole["recovered"].get("substituted", {}).get("value") is not None:
-            return source, whole
+            return dict(whole)
     return None
 
 
-def _labels_in_place(axes: Axes, source: str, whole: Mapping[str, Any]) -> None:
+def _labels_in_place(axes: Axes, whole: Mapping[str, Any]) -> None:
     """Bars: what stays of the latents' effect with labels' predictions, shuffled ones, and means in their place."""
     recovered = whole["recovered"]
     kept = percent_text(recovered["substituted"]["value"])
     _title(
         axes,
-        f"Labels keep {kept} of what latents do",
-        f"all {whole['num_latents']:,} at once ({source}); 95% intervals",
+        f"Labels keep {kept} of the effect",
+        f"of all {whole['num_latents']:,} latents at once; 95% intervals",
     )
     ways = (
         ("substituted", "labels'\npredictions", _BLUE),
@@ -262,17 +262,19 @@ def _labels_in_place(axes: Axes, source: str, whole: Mapping[str, Any]) -> None:
         axes.bar(place, found["value"], width=0.62, color=colour, alpha=0.75)
         if found["low"] is not None and found["high"] is not None:
             axes.plot([place, place], [found["low"], found["high"]], color=_INK, linewidth=1.6)
-        top = max(found["value"], 0.0, found["high"] if found["high"] is not None else 0.0)
-        axes.text(place, top + 0.025, percent_text(found["value"]), ha="center", fontsize=9, color=_INK)
-    for height, words in ((1.0, "1: as with the latents themselves"), (0.0, "")):
-        axes.axhline(
+        above = found["value"] > 0.15
+        height = found["value"] - 0.12 if above else max(found["value"], 0.0) + 0.03
+        axes.text(
+            place - 0.05,
             height,
-            color=_INK if height == 0 else _GREY,
-            linewidth=1.0,
-            linestyle="-" if height == 0 else "--",
-            zorder=0,
+            percent_text(found["value"]),
+            ha="center",
+            fontsize=9,
+            color=_INK,
         )
-        axes.text(len(shown) - 0.45, height + 0.1, words, fontsize=8, color="#555555", ha="right")
+    axes.axhline(1.0, color=_GREY, linewidth=1.0, linestyle="--", zorder=0)
+    axes.axhline(0.0, color=_INK, linewidth=1.0)
+    axes.text(len(shown) - 0.6, 1.04, "as with the latents themselves", fontsize=8, color="#555555", ha="right")
     lowest = min([0.0, *(recovered[way]["value"] for way, _, _ in shown)])
     axes.set_ylim(max(min(lowest * 1.2, -0.02), -1.0), 1.22)
     axes.set_xticks(range(len(shown)), [words for _, words, _ in shown], fontsize=8.5)

@@ -21,6 +21,7 @@ from autointerp.report.figures import (
     size_text,
 )
 from autointerp.report.highlight import ExemplarReader, plain_line
+from autointerp.report.latent_effects import effect_lines
 from autointerp.report.precision import judged_precision_sentence
 from autointerp.report.terminal import exemplar_lines
 from autointerp.scorers.base import Scorer
@@ -84,9 +85,7 @@ def quotable_sentence(row: pd.Series[Any]) -> str:
     if effect is not None:
         low, high = known(row.get("causal_effect_low")), known(row.get("causal_effect_high"))
         between = f" [{ratio_text(low).removesuffix(' times')}, {ratio_text(high)}]" if low is not None and high else ""
-        sentence += (
-            f"; ablating it changes the output {ratio_text(effect)}{between} as much as a random push of its size"
-        )
+        sentence += f"; ablating it changes the output {ratio_text(effect)}{between} as much as the mean random push of its size"
     return sentence + "."
 
 
@@ -121,7 +120,6 @@ def _figures(row: pd.Series[Any]) -> Table:
     table.add_column(justify="right", style="bold")
     table.add_column()
     table.add_column(style="dim")
-    q = known(row.get("causal_q"))
     best = known(row.get("best_precision"))
     notes = {
         "precision": "" if best is None else f"a perfect label could show {share_text(best)} with this judge",
@@ -131,7 +129,6 @@ def _figures(row: pd.Series[Any]) -> Table:
         "recall_above_half": "of the windows above half of its maximum",
         "recall_weighted": "each window by its activation",
         "auprc": "area under precision and recall, by the judge's probabilities",
-        "causal_effect": "ln; 0 = like a random push" + ("" if q is None else f"; q {share_text(q, 3)}"),
     }
     for kind, score in judged_scores(row).items():
         table.add_row(kind, share_text(score), "", "judged")
@@ -143,20 +140,16 @@ def _figures(row: pd.Series[Any]) -> Table:
         table.add_row("on written texts", signed_text(gap), bounds, note)
     for kind in judge_failures(row):
         table.add_row(kind, UNDEFINED, "", f"not judged: {_text(row, f'{kind}_failure')}")
-    columns = ("precision", "recall", "f1", *_FURTHER, "correlation", "causal_effect")
+    columns = ("precision", "recall", "f1", *_FURTHER, "correlation")
     judged = judged_scores(row) or judge_failures(row) or matching
-    for column in columns if _text(row, "precision_method") or not judged else columns[-1:]:
-        signed = column == "causal_effect"
+    for column in columns if _text(row, "precision_method") or not judged else ():
         value = known(row.get(column))
         if value is None and column in _FURTHER:
             continue
-        bounds = interval_text(known(row.get(f"{column}_low")), known(row.get(f"{column}_high")), signed=signed)
-        shown = signed_text(value) if signed else share_text(value)
-        table.add_row(_NAMES.get(column, column.replace("_", " ")), shown, bounds, notes.get(column, ""))
-    for column, unit in (("ablation_kl", "nats at its firing tokens"), ("steering_kl", "nats reached by steering")):
-        value = known(row.get(column))
-        if value is not None:
-            table.add_row(column.replace("_", " "), f"{value:.3g}", "", unit)
+        bounds = interval_text(known(row.get(f"{column}_low")), known(row.get(f"{column}_high")))
+        table.add_row(_NAMES.get(column, column.replace("_", " ")), share_text(value), bounds, notes.get(column, ""))
+    for line in effect_lines(row):
+        table.add_row(*line)
     rate = known(row.get("fire_rate"))
     windows, total = known(row.get("num_windows_firing")), known(row.get("num_windows"))
     seen = f"{windows:,.0f} of {total:,.0f} windows" if windows is not None and total is not None else ""
@@ -188,7 +181,7 @@ def judge_failures(row: pd.Series[Any]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in map(str, row.index):
         kind = name.removesuffix("_failure")
-        if kind in (name, "steering") or not _text(row, name):  # steering is no judge
+        if kind in (name, "steering", "substitution") or not _text(row, name):  # these are no judges
             continue
         found[kind] = (_text(row, f"{name}_message") or _text(row, name)).rstrip(".")
     if found.get("precision") in [why for kind, why in found.items() if kind != "precision"]:

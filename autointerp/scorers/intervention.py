@@ -220,9 +220,8 @@ def _typical(kl: NDArray[np.float64], control: NDArray[np.float64], floor: float
     logs = np.log(np.maximum(kl, 0.0) + floor)
     found = mean_interval(logs)
     bounds = None if found is None else (math.exp(found[0]), math.exp(found[1]))
-    values: dict[str, ScoreValue] = {"ablation_kl_typical": math.exp(logs.mean())} | _bounds(
-        "ablation_kl_typical", bounds
-    )
+    values: dict[str, ScoreValue] = {"ablation_kl_typical": math.exp(logs.mean())}
+    values |= _bounds("ablation_kl_typical", bounds)
     if control.size:
         values["control_kl_typical"] = math.exp(np.log(np.maximum(control, 0.0) + floor).mean())
     return values

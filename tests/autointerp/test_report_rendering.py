@@ -224,7 +224,7 @@ def test_one_latent_is_quotable() -> None:
         "Latent 7 of demo is labelled “self after (” (it fires on 0.31% of 500k tokens): where it holds the latent "
         "fires 90% [85%, 94%] of the time, and it holds in 50% [40%, 60%] of the windows where the latent fires "
         "(counted on held-out documents, 95% intervals); ablating it changes the output 2.0 times [1.0, 4.0 times] "
-        "as much as a random push of its size."
+        "as much as the mean random push of its size."
     )
     nowhere = quotable_sentence(row.drop(["causal_effect"]).replace({0.9: np.nan}))
     assert "holds nowhere" in nowhere
