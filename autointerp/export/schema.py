@@ -231,6 +231,8 @@ COLUMNS: tuple[Column, ...] = (
         _REAL,
         "ln of the strength that random directions need for the same KL over the latent's own.",
     ),
+    Column("steering_effect_low", _REAL, "Lower bound of its 95% interval over those directions."),
+    Column("steering_effect_high", _REAL, "Upper bound of its 95% interval over those directions."),
     Column(
         "steering_failure",
         _TEXT,
@@ -295,6 +297,7 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column("output_label_steered_surprisal_low", _REAL, "Lower bound of its 95% interval."),
     Column("output_label_steered_surprisal_high", _REAL, "Upper bound of its 95% interval."),
+    Column("output_label_steered_surprisal_above", _REAL, "Share of other labels that gain less; .5 by chance."),
     Column(
         "output_label_steered_surprisal_failure",
         _TEXT,

@@ -32,7 +32,7 @@ def causal_block(alive: pd.DataFrame, directions: pd.DataFrame) -> dict[str, Any
     Only latents count that were not ablated because of what a screen expected of them. ``share_beyond_random`` is of those whose effect
     is above 97.5% of single random pushes at their tokens, ``share_unread`` of those whose ablation never exceeded the noise.
     """
-    counted = _standing(alive)
+    counted = standing(alive)
     effect, low, q = (numbers(counted, name) for name in ("causal_effect", "causal_effect_low", "causal_q"))
     control, control_low = numbers(directions, "causal_effect"), numbers(directions, "causal_effect_low")
     measured, controlled = ~np.isnan(effect), ~np.isnan(control)
@@ -94,7 +94,7 @@ def causal_notes(summary: Mapping[str, Any]) -> list[Text]:
             _substituted(name, found)
             for name, found in ((summary.get("substitution") or {}).get("sources", {})).items()
         ),
-        *(_screened(found) for found in (summary.get("attribution") or {}).values()),
+        *(_screened(name, found) for name, found in (summary.get("attribution") or {}).items()),
         *_label_effects(summary.get("label_effect") or {}),
     ]
     return [line for line in lines if line is not None]
@@ -181,10 +181,10 @@ def _substituted(source: str, found: Mapping[str, Any]) -> Text | None:
     return line.append(".") if line else None
 
 
-def _screened(found: Mapping[str, Any]) -> Text | None:
+def _screened(source: str, found: Mapping[str, Any]) -> Text | None:
     if found["spearman"] is None:
         return None
-    line = Text(f"The gradient's screen of {found['num_screened']:,} latents ranks ")
+    line = Text(f"The gradient's screen of {source}'s {found['num_screened']:,} latents ranks ")
     line.append(f"{found['num_latents']:,} of them as their ablation does: Spearman {share_text(found['spearman'])} ")
     return line.append(f"{interval_text(found['spearman_low'], found['spearman_high'])}.")
 
@@ -215,8 +215,8 @@ def _label_effects(block: Mapping[str, Any]) -> list[Text]:
     return lines
 
 
-def _standing(alive: pd.DataFrame) -> pd.DataFrame:
-    """The rows that stand for the dictionary: all that were ablated, or the random ones where a screen chose others."""
+def standing(alive: pd.DataFrame) -> pd.DataFrame:
+    """The rows whose effects stand for the dictionary: all that were ablated, or the random ones where a screen chose others."""
     if "causal_chosen" not in alive.columns or not alive["causal_chosen"].notna().any():
         return alive
     return alive[[stands_for_dictionary({"causal_chosen": chosen}) for chosen in alive["causal_chosen"]]]

@@ -15,6 +15,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 
+from autointerp.report.causal import standing
 from autointerp.report.figures import numbers, percent_text, share_text, signed_text
 
 # Okabe & Ito's palette: told apart by colour-blind readers.
@@ -181,7 +182,7 @@ def _f1_finding(summary: Mapping[str, Any]) -> str:
 def _effect_against_control(
     axes: Axes, alive: pd.DataFrame, controls: pd.DataFrame, summary: Mapping[str, Any]
 ) -> None:
-    effect = numbers(alive, "causal_effect")
+    effect = numbers(standing(alive), "causal_effect")
     effect = effect[~np.isnan(effect)]
     random = controls[controls["kind"] == "random_direction"] if "kind" in controls.columns else controls.iloc[:0]
     control = numbers(random, "causal_effect")

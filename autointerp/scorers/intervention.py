@@ -275,6 +275,7 @@ def _steering_row(steering: SteeringEvidence, row: int) -> dict[str, ScoreValue]
         "steering_effect": effect,
         "steering_effect_se": deviation / math.sqrt(len(ratios)) if deviation is not None else None,
         "steering_num_controls": len(ratios),
+        **_bounds("steering_effect", mean_interval(ratios)),
         **_promised(steering, row),
     }
 

@@ -13,6 +13,7 @@ import pytest
 from matplotlib.image import imread
 
 from autointerp.report.causal import causal_block, causal_notes, steering_block
+from autointerp.report.label_effect import label_effect_block
 from autointerp.report.latent_effects import effect_lines
 from autointerp.report.overview import draw_overview
 from autointerp.report.summary import build_summary
@@ -150,3 +151,42 @@ def test_the_picture_has_a_fourth_panel_where_labels_were_put_in_place(tmp_path:
 
 def test_promised_tokens_are_left_out_where_nobody_promised() -> None:
     assert steering_block(pd.DataFrame({"steering_kl": [0.1]}))["promised_tokens"] == {}
+
+
+def test_labels_against_effect_are_counted_by_rank_where_others_were_asked_about() -> None:
+    alive = pd.DataFrame(
+        {
+            # an interval above 0 that other labels have as well, one that they have not, an undefined one
+            "steered_surprisal_score": [0.4, 0.5, np.nan],
+            "steered_surprisal_low": [0.2, 0.3, np.nan],
+            "steered_surprisal_above": [0.9, 1.0, np.nan],
+            "steered_surprisal_failure": [None, None, "collapsed"],
+            "steered_choice_score": [0.9, 0.4, 0.2],
+            "steered_choice_low": [0.7, 0.2, 0.1],
+        }
+    )
+    controls = pd.DataFrame({"kind": ["shuffled", "null_nothing"], "steered_choice_score": [0.3, 0.9]})
+    block = label_effect_block(alive, controls)
+    assert block["steered_surprisal"]["input"]["share_above_chance"] == pytest.approx(1 / 3)
+    assert block["steered_surprisal"]["input"]["num_defined"] == 2
+    assert block["steered_surprisal"]["input"]["failures"] == {"collapsed": 1}
+    assert block["steered_choice"]["input"]["share_above_chance"] == pytest.approx(1 / 3)
+    assert block["steered_choice"]["input"]["shuffled_mean"] == pytest.approx(0.3)
+    lines = "\n".join(line.plain for line in causal_notes({**summary({}), "label_effect": block}))
+    assert (
+        "steered_choice of the input label: median .40 of 3 latents (chance .33; above it 33%), shuffled labels .30."
+        in lines
+    )
+
+
+def test_a_screen_may_not_change_the_pictures_causal_panel(tmp_path: Path) -> None:
+    table, controls = tables()
+    chosen = np.where(np.arange(len(table)) % 2 == 0, "random", "screen")
+    half = table.assign(causal_chosen=chosen)
+    moved = half.assign(causal_effect=half.causal_effect.where(half.causal_chosen == "random", 9.0))
+    pictures = []
+    for name, one in (("a", half), ("b", moved)):
+        built = build_summary(one, controls, {}, {}, {}, np.random.default_rng(0), resamples=20)
+        draw_overview(one, built, tmp_path / f"{name}.png", controls)
+        pictures.append(imread(tmp_path / f"{name}.png"))
+    assert (pictures[0] == pictures[1]).all()
