@@ -59,7 +59,7 @@ class AblationRequest(EvidenceRequest):
     latents: int | None = Field(default=None, ge=1)
     """Most latents of a source that are ablated; None for all."""
     random_share: float = Field(default=0.05, gt=0, le=1)
-    """Share of the alive latents that is ablated whatever their attribution says, where not all are."""
+    """Share of the alive latents that is ablated whatever their attribution says, where not all are; half of ``latents`` at most."""
 
 
 class AttributionRequest(EvidenceRequest):

@@ -30,6 +30,8 @@ class FailureKind(StrEnum):
     """Fewer usable texts of a language model than the component needs; the message has the numbers."""
     TOO_FEW_LABELS = "too_few_labels"
     """Fewer labels of other latents than the component compares with; the message has the numbers."""
+    TOO_FEW_LATENTS = "too_few_latents"
+    """Fewer other latents that can be steered like it than the component compares with; the message has the numbers."""
     COLLAPSED = "collapsed"
     """Steering broke too many of the subject's texts to judge what it does to them; the message has the numbers."""
     NO_PATTERN = "no_pattern"

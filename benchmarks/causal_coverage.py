@@ -21,7 +21,8 @@ from scipy.special import stdtrit
 
 from autointerp.pipeline.finding import find_run
 from autointerp.pipeline.starting import open_run
-from autointerp.statistics.random_push import control_means, left_out, random_push_range
+from autointerp.statistics.multiplicity import benjamini_yekutieli
+from autointerp.statistics.random_push import control_means, left_out, random_push_chance, random_push_range
 from sae_core.intervention.evidence import POOL, AblationEvidence
 
 Floats = NDArray[np.float64]
@@ -118,6 +119,24 @@ def measured(run: str, source: str | None, latents: int, path: Path) -> None:
     _raw(evidence, [rows[i] for i in kept], rng)
 
 
+def false_discoveries() -> None:
+    """How often causal_q < .05 is given in dictionaries of 2,000 latents that are nothing but one more random push each."""
+    print("\n| pushes differ as | dictionaries of 100 with any q < .05 | most of 2,000 |\n|---|---|---|")
+    for name, noise in NOISES.items():
+        rng = np.random.default_rng(1)
+        counts = []
+        for _ in range(100):
+            offset, spread = np.repeat([0.0, 1.0], 3), np.repeat([0.4, 0.6], 3)
+            mean = offset + spread * np.exp(0.3 * rng.normal(size=(2000, 1))) * noise(rng, (2000, 6))
+            mean += 0.6 * noise(rng, (2000, 6, 8)).mean(axis=2)
+            own = np.where(rng.random(2000) < 0.5, 2, 5)
+            effect = mean[np.arange(2000), own] - mean[:, [0, 1, 3, 4]].mean(axis=1)
+            controls = control_means(mean[:, [0, 1, 3, 4]], np.array([0, 0, 1, 1]))
+            chance = random_push_chance(controls, np.ones(2000), effect, most_freedom=MOST_FREEDOM)
+            counts.append(int((benjamini_yekutieli(chance) < 0.05).sum()))
+        print(f"| {name} | {np.count_nonzero(counts)} | {max(counts)} |", flush=True)
+
+
 def _raw(evidence: AblationEvidence, rows: list[NDArray[np.intp]], rng: np.random.Generator) -> None:
     """Coverage of Student's t interval of raw figures' means over windows, latent by latent."""
     floor = evidence.epsilon
@@ -172,6 +191,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.run is None:
         simulated()
+        false_discoveries()
     else:
         measured(given.run, given.source, given.latents, given.evidence)
 

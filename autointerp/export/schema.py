@@ -166,8 +166,16 @@ COLUMNS: tuple[Column, ...] = (
         _REAL,
         "Effect over which 2.5% of single random pushes fall: a `causal_effect` above it is more than a random push does.",
     ),
-    Column("causal_z", _REAL, "The effect in standard deviations of those of random directions of like push."),
-    Column("causal_q", _REAL, "Benjamini-Yekutieli q-value of the effect against random directions of like push."),
+    Column(
+        "causal_z",
+        _REAL,
+        "Where the effect stands among single random pushes of this size at the same tokens, as a normal score.",
+    ),
+    Column(
+        "causal_q",
+        _REAL,
+        "Benjamini-Yekutieli q-value of the effect among single random pushes of this size at the same tokens.",
+    ),
     Column("ablation_kl", _REAL, "Mean KL in nats that ablating the latent makes at its firing tokens."),
     Column(
         "direct_share",

@@ -73,12 +73,15 @@ class SteeredJudge(Scorer, ABC):
         """Judges one label on the latent's texts.
 
         Failures: ``no_explanation``, ``no_evidence`` (no texts were made), ``unreachable`` (no strength meets the target),
-        ``too_few_windows``, ``too_few_texts``, ``collapsed``, or the judge's own.
+        ``too_few_windows``, ``too_few_texts``, ``too_few_latents``, ``collapsed``, or the judge's own.
         """
         missing = missing_label(self.kind, evidence.latent, explanation)
         if explanation is None or missing is not None:
             assert missing is not None
             return missing
+        if not explanation.text.strip():
+            blank = Failure(kind=FailureKind.NO_EXPLANATION, message="the label is blank: there is nothing to score")
+            return self._scored(explanation, evidence.latent, {}, blank)
         texts: SteeredTexts | None = getattr(evidence, self.TEXTS)
         if (failure := _no_texts(texts, evidence.latent)) is not None:
             return self._scored(explanation, evidence.latent, {}, failure)
@@ -166,6 +169,12 @@ def _no_texts(texts: SteeredTexts | None, latent: int) -> Failure | None:
     if state is TextState.TOO_FEW_WINDOWS:
         message = "it fires in no window that a strength could be found in, or a text begin after"
         return Failure(kind=FailureKind.TOO_FEW_WINDOWS, message=message)
+    if state is TextState.NO_ROOM:
+        message = (
+            "every instruction is too long for the subject: it must fit into the model's context together with new_tokens "
+            "tokens of an answer"
+        )
+        return Failure(kind=FailureKind.TOO_FEW_TEXTS, message=message)
     return None
 
 

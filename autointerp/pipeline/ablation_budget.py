@@ -7,7 +7,7 @@ What attribution selects is not the dictionary (METHODS 5): whoever sums up effe
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from autointerp.pipeline.context import RunContext
 
 FEWEST_RANDOM = 32
-"""Random latents that are ablated however few a share is, as far as the budget goes."""
+"""Random latents that are ablated however few a share is, as far as half of the budget goes."""
 _OF_THE_SAMPLE = frozenset({AblationChoice.ALL, AblationChoice.RANDOM})
 
 
@@ -41,7 +41,8 @@ def choose_latents(context: RunContext, source: str) -> Mapping[int, AblationCho
     rng = np.random.default_rng(seed_for(context.config.seed, "ablated latents", source))
     order = rng.permutation(alive)
     attribution = context.attribution(source)
-    num_random = min(budget, max(FEWEST_RANDOM, math.ceil(request.random_share * len(alive))))
+    # in a large coder a share is more than the budget, and the screen is to have something to say
+    num_random = min(math.ceil(budget / 2), max(FEWEST_RANDOM, math.ceil(request.random_share * len(alive))))
     if attribution is None:
         num_random = budget
     choices = dict.fromkeys(alive.tolist(), AblationChoice.LEFT_OUT)
@@ -55,11 +56,10 @@ def choose_latents(context: RunContext, source: str) -> Mapping[int, AblationCho
     return choices
 
 
-def ablated_latents(context: RunContext, source: str) -> frozenset[int]:
-    """The latents of a source that get real ablations."""
-    return frozenset(
-        latent for latent, choice in context.ablation_choices(source).items() if choice != AblationChoice.LEFT_OUT
-    )
+def ablated_latents(context: RunContext, source: str, latents: Iterable[int]) -> list[int]:
+    """Those of ``latents`` that get real ablations, in their order."""
+    choices = context.ablation_choices(source)
+    return [latent for latent in latents if choices.get(latent, AblationChoice.LEFT_OUT) != AblationChoice.LEFT_OUT]
 
 
 def stands_for_dictionary(row: Mapping[str, Any]) -> bool:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from autointerp.pipeline.context import RunContext
-from autointerp.pipeline.control_sources import control_name
 from autointerp.score import ScoreValue
-from autointerp.statistics.multiplicity import causal_q
-from autointerp.statistics.random_push import ControlDirectionMeans, random_push_range
+from autointerp.statistics.multiplicity import benjamini_yekutieli
+from autointerp.statistics.random_push import ControlDirectionMeans, random_push_chance, random_push_range
 from sae_core.intervention.evidence import POOL, ControlKind
 
 _SCORER = "intervention"
@@ -42,8 +42,7 @@ class CausalColumns:
 def causal_columns(context: RunContext, source: str) -> CausalColumns:
     """What the effects of a source's latents are worth: the range of a random push, and q-values (METHODS 5).
 
-    The q-values need the control source of random directions; without one, or with too few directions of it that fire,
-    they are not defined.
+    Both are about one more random push at the latent's own tokens, isotropic or typical, of its own size.
     """
     latents, own = _read(context, source)
     kinds = range(len(_KINDS))
@@ -53,13 +52,15 @@ def causal_columns(context: RunContext, source: str) -> CausalColumns:
         count=np.stack([_dealt(own["causal_num_controls"], kind) for kind in kinds], axis=1),
     )
     low, high = random_push_range(controls, own["causal_push_norm"], most_freedom=POOL // 2 - 1)
-    values = {"causal_random_low": low, "causal_random_high": high}
-    if control_name(source) in {record.name for record in context.sources}:
-        _, random = _read(context, control_name(source))
-        found = causal_q(
-            own["causal_effect"], own["causal_push_norm"], random["causal_effect"], random["causal_push_norm"]
-        )
-        values |= {"causal_z": found.z, "causal_q": found.q}
+    chance = random_push_chance(controls, own["causal_push_norm"], own["causal_effect"], most_freedom=POOL // 2 - 1)
+    # a chance of 0 would be no finite score; it is far below what t tails can tell
+    score = -ndtri(np.maximum(chance, np.finfo(np.float64).tiny))
+    values = {
+        "causal_random_low": low,
+        "causal_random_high": high,
+        "causal_z": score,
+        "causal_q": benjamini_yekutieli(chance),
+    }
     return CausalColumns(latents, values)
 
 

@@ -83,6 +83,7 @@ class RunContext:
     _lenses: dict[str, LensEvidence] = field(default_factory=dict, repr=False)
     _attributions: dict[str, AttributionEvidence] = field(default_factory=dict, repr=False)
     _choices: dict[str, Mapping[int, AblationChoice]] = field(default_factory=dict, repr=False)
+    _steering_orders: dict[str, Sequence[int]] = field(default_factory=dict, repr=False)
     _llms: LLMRuntime | None = field(default=None, repr=False)
     _extraction: tuple[range, Extractor] | None = field(default=None, repr=False)
     _loading: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
@@ -234,6 +235,14 @@ class RunContext:
         if source not in self._choices:
             self._choices[source] = choose_latents(self, source)
         return self._choices[source]
+
+    def steering_order(self, source: str) -> Sequence[int]:
+        """The latents of a source that are steered, in random order; there once exemplars are merged, and empty where nobody asks."""
+        from autointerp.pipeline.stages.intervene import draw_steered
+
+        if source not in self._steering_orders:
+            self._steering_orders[source] = draw_steered(self, source)
+        return self._steering_orders[source]
 
     @cached_property
     def endpoints(self) -> list[Endpoint]:

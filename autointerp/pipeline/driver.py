@@ -77,7 +77,7 @@ class LocalDriver:
         store.revive(run_id, [ChunkState.FAILED])
         if retry:
             self._context.asks_again = True
-            retry_failures(store, run_id, self._stages)
+            retry_failures(store, run_id, self._stages, self._context.folder)
         with self._signals():
             try:
                 self._work_and_end()

@@ -103,6 +103,12 @@ class RunFolder:
         """One chunk's evidence file."""
         return self.source(name) / "evidence" / f"{kind}-{ordinal:06d}.safetensors"
 
+    def drop_evidence(self, kind: str, name: str = "*", ordinal: int | None = None) -> None:
+        """Remove files of one kind, of all sources and chunks unless told which, whatever their ending."""
+        number = "[0-9]*" if ordinal is None else f"{ordinal:06d}"
+        for path in self.root.glob(f"sources/{name}/evidence/{kind}-{number}.*"):
+            path.unlink(missing_ok=True)
+
     def drafts(self, name: str, number: int, ordinal: int) -> Path:
         """One chunk's drafts after a round of an explainer that revises; round 0 is the first draft."""
         return self.source(name) / "evidence" / f"drafts-{number}-{ordinal:06d}.json"

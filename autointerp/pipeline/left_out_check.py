@@ -17,7 +17,7 @@ MAX_LATENTS = 4096
 def left_out_check(context: RunContext) -> dict[str, Any] | None:
     """Share of left-out directions within the range of a random push, ``.95`` if that range is right.
 
-    ``{"num_draws", "share_covered", "share_below", "share_above"}`` over all sources that are no control, JSON-ready;
+    ``{"num_draws", "share_covered", "share_below", "share_above", "share_far"}`` over all sources that are no control, JSON-ready;
     None where nothing was ablated or no draw has a range.
     """
     found = [
@@ -34,6 +34,7 @@ def left_out_check(context: RunContext) -> dict[str, Any] | None:
         "share_covered": (draws - below - above) / draws,
         "share_below": below / draws,
         "share_above": above / draws,
+        "share_far": sum(one.num_far for one in found) / draws,
     }
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, not_, or_, select, update
 
 from autointerp.failure import FailureKind
+from autointerp.pipeline.folder import RunFolder
 from autointerp.pipeline.stage import ChunkSpec, Stage, decode_latents
 from autointerp.store import ChunkState, LabelStore
 from autointerp.store.models import Artefact, Base, ChoiceRow, Chunk, ControlRow, ExplanationRow, ScoreRow, ScreenRow
@@ -32,11 +33,11 @@ def anything_to_retry(store: LabelStore, run_id: str) -> bool:
         return any(True for table in _TABLES for _ in _failed_latents(connection, run_id, table))
 
 
-def retry_failures(store: LabelStore, run_id: str, stages: Sequence[Stage]) -> int:
+def retry_failures(store: LabelStore, run_id: str, stages: Sequence[Stage], folder: RunFolder) -> int:
     """Ready a run's poisoned chunks, and those in which a server failed, with all their attempts; returns how many.
 
-    Chunks that follow one of them are done again too, and barriers behind them are planned anew; the rows that those had
-    written go, in the same transaction. A process that is at such a chunk right now is fenced off.
+    Chunks that follow one of them are done again too, and barriers behind them are planned anew, as is what follows these; the
+    rows and the evidence files that all those had written go. A process that is at such a chunk right now is fenced off.
     """
     poisoned = store.chunks(run_id, ChunkState.POISONED)
     again: dict[str, set[tuple[str, int]]] = {}
@@ -51,20 +52,26 @@ def retry_failures(store: LabelStore, run_id: str, stages: Sequence[Stage]) -> i
     if not again and not whole:
         return 0
     count = sum(len(chunks) for chunks in again.values()) + len(whole)
+    there = {(chunk.stage, chunk.source, chunk.ordinal) for chunk in store.chunks(run_id)}
+    had_chunks = {name for name, _, _ in there}
     anew: list[Stage] = []
     for stage in stages:  # in the order of the work, so that one pass reaches everything
-        if stage.name in whole or set(stage.after_all) & (again.keys() | {before.name for before in anew}):
+        names = {before.name for before in anew}
+        # a chunk may not go on from one that is yet to be planned; stages that nobody asks anything of have none, now as then
+        follows_whole = set(stage.after_all) & (again.keys() | names) | set(stage.after_same) & names & had_chunks
+        if stage.name in whole or follows_whole:
             anew.append(stage)
             continue
         for before in stage.after_same:
             if before in again:
                 again.setdefault(stage.name, set()).update(again[before])
-    there = {(chunk.stage, chunk.source, chunk.ordinal) for chunk in store.chunks(run_id)}
     # a chunk that follows waits for the one before it; the reconciler releases it
     with store.writing() as connection:
         for stage in stages:
             if stage in anew:
                 _clear(connection, run_id, stage)
+                for kind in stage.leaves:
+                    folder.drop_evidence(kind)
                 continue
             first = {(c.source, c.ordinal) for c in poisoned if c.stage == stage.name}
             for source, ordinal in sorted(again.get(stage.name, ())):
@@ -73,6 +80,8 @@ def retry_failures(store: LabelStore, run_id: str, stages: Sequence[Stage]) -> i
                 follows = set(stage.after_same) & again.keys()
                 waits = any((source, ordinal) in again[before] for before in follows)
                 _reset(connection, run_id, stage, source, ordinal, waits=waits, had_rows=(source, ordinal) not in first)
+                for kind in stage.leaves:
+                    folder.drop_evidence(kind, source, ordinal)
     return count
 
 
@@ -149,7 +158,8 @@ def _clear(connection: Connection, run_id: str, stage: Stage) -> None:
     connection.execute(delete(Artefact).where(Artefact.run_id == run_id, own))
     for table in stage.writes:
         rows: Any = table
-        connection.execute(delete(table).where(rows.run_id == run_id, *_of_stage(table, stage)))
+        mine = (rows.run_id == run_id, *_of_stage(table, stage), *_not_a_persons(table))
+        connection.execute(delete(table).where(*mine))
 
 
 def _reset(

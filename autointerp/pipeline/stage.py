@@ -60,6 +60,9 @@ class Stage(ABC):
     """Stages of which the chunk with the same source and ordinal must have settled."""
     writes: ClassVar[tuple[type[Base], ...]] = ()
     """Tables that its chunks write, with a source and a latent in each row: what a second try must clear first."""
+    leaves: tuple[str, ...] = ()
+    """Kinds of its files in the evidence folders, names up to the ordinal: they go where its chunks are forgotten, so that nobody takes
+    them for what a second try found."""
     prepares: ClassVar[tuple[type[Base], ...]] = ()
     """Tables that a later stage writes from what servers answered in this one: a second try of their rows begins here."""
     essential: ClassVar[bool] = True

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autointerp.evidence import (
+    AblationRequest,
     LatentEvidence,
     SteeredAnswersRequest,
     SteeredTextsRequest,
@@ -45,6 +46,11 @@ def check_steered_texts(components: Sequence[Explainer | Scorer]) -> None:
     if texts is None and answers is None:
         return
     steering = evidence_request(components, SteeringRequest)
+    if steering is None and evidence_request(components, AblationRequest) is not None:
+        raise ConfigError(
+            f"the scorer {kinds[0]!r} reads texts written under steering and the scorer 'intervention' steers no latents: give it "
+            "steered_latents of 1 or more and at least one of steering_targets."
+        )
     if steering is None:
         raise ConfigError(
             f"the scorer {kinds[0]!r} reads texts written under steering and none asks for steering: add [[scorers]] with kind = "
@@ -65,9 +71,7 @@ def chosen_target(steering: SteeringRequest, request: SteeredTextsRequest) -> fl
 
 def sample_of(context: RunContext, source: str, request: TextsRequest) -> frozenset[int]:
     """The latents of a source that texts of one kind are made for: a random part of those that are steered."""
-    from autointerp.pipeline.stages.intervene import steering_order
-
-    return frozenset(steering_order(context, source)[: request.latents])
+    return frozenset(context.steering_order(source)[: request.latents])
 
 
 def text_sample(context: RunContext, source: str) -> frozenset[int]:
@@ -98,12 +102,10 @@ def strengths_of(context: RunContext, source: str) -> tuple[dict[int, dict[float
 
 
 def scorable(context: RunContext) -> bool:
-    """Whether what scorers read of *other* chunks is there: texts in which other latents stand, and all labels."""
-    waits = {STAGE} if texts_requests(context) else set()
-    if any(scorer.COMPARES_LABELS for scorer in context.scorers):
-        waits |= {"explain"} | {f"revise_{number}" for number in range(1, 5)}
-    if not waits:
+    """Whether what scorers read of *other* chunks is there: the labels that they compare with."""
+    if not any(scorer.COMPARES_LABELS for scorer in context.scorers):
         return True
+    waits = {"explain"} | {f"revise_{number}" for number in range(1, 5)}
     store, run_id = context.store, context.run_id
     planned = {kind.removeprefix("plan/") for kind in store.planned(run_id)}
     settled = (ChunkState.DONE, ChunkState.POISONED)

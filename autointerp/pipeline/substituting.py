@@ -42,6 +42,8 @@ class PlacedLabel:
     """Share of the windows that may be scored in which the latent is silent and the label predicts an activation."""
     spread: float
     """Relative variance of that share over the share of firing windows, as far as it is counted on finitely many."""
+    share_of_one: float
+    """What one window adds to that share where it is counted in a sample of the side; 0 where all were counted."""
     firing: list[Placed]
     """In windows in which the latent fires, a uniform sample of these."""
     silent: list[Placed]
@@ -155,7 +157,8 @@ class LatentWindows:
         else:
             firing = self._of_exemplars(predictor, scale)
         share = len(silent) / num_kept if num_kept else 0.0
-        return PlacedLabel(share, spread, firing, self._of_rows(silent, rows, cells, values))
+        of_one = 0.0 if self._pool.is_census or not num_kept else 1 / num_kept
+        return PlacedLabel(share, spread, of_one, firing, self._of_rows(silent, rows, cells, values))
 
     def _of_rows(
         self, chosen: NDArray[np.intp], rows: NDArray[np.int64], cells: NDArray[np.int64], values: Floats
@@ -201,7 +204,10 @@ def judged_windows(
     window_length: int,
     special: frozenset[int],
 ) -> tuple[float, PlacedLabel]:
-    """``(pi, label)`` of a label whose predictions are known in judged windows only: uniform samples of both kinds."""
+    """``(pi, label)`` of a label whose predictions are known in judged windows only: uniform samples of both kinds.
+
+    Its silent windows stand for all silent ones, so their share is known even where the judge answered for none of them.
+    """
     windows = LatentWindows(evidence, 1, 0)
     pi = windows.share_firing
     placed: dict[bool, list[Placed]] = {True: [], False: []}
@@ -212,8 +218,7 @@ def judged_windows(
         activation[opens : opens + len(one.activation)] = one.activation[: len(tokens) - opens]
         window = InterventionWindow(one.context, one.position, len(tokens), int(corpus.context_document[one.context]))
         placed[one.fires].append((window, activation))
-    share = 1 - pi if placed[False] else 0.0
-    return pi, PlacedLabel(share, 0.0, placed[True], placed[False])
+    return pi, PlacedLabel(1 - pi, 0.0, 0.0, placed[True], placed[False])
 
 
 def dealt_anew(label: PlacedLabel, share_firing: float, seed: int) -> PlacedLabel:
@@ -236,7 +241,7 @@ def dealt_anew(label: PlacedLabel, share_firing: float, seed: int) -> PlacedLabe
         activation[: len(given)] = given
         dealt.append((window, activation))
     count = len(label.firing)
-    return PlacedLabel(label.share_silent, label.spread, dealt[:count], dealt[count:])
+    return PlacedLabel(label.share_silent, label.spread, label.share_of_one, dealt[:count], dealt[count:])
 
 
 def _on_cells(predictor: TokenPredictor, index: PoolIndex, scale: float) -> tuple[NDArray[np.int64], Floats]:

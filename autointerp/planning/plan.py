@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from autointerp.evidence import SteeringRequest
 from autointerp.explanation import Explanation
 from autointerp.judging.null_labels import null_labels
 from autointerp.llm.pricing import check_price
@@ -184,6 +185,9 @@ def plan_run(
     selected = _selected(config, num_latents)
     endpoints = {endpoint.name: endpoint for endpoint in config.build_endpoints()}
     explainers, scorers = config.build_explainers(), config.build_scorers()
+    steering = next((n for scorer in scorers for n in scorer.needs() if isinstance(n, SteeringRequest)), None)
+    if steering is not None:
+        sizes = replace(sizes, steering_targets=len(steering.targets))
     inputs = [explainer for explainer in explainers if explainer.side == "input"]
     real = None if selected is None else sum(selected)
     directions = config.controls.random_directions * len(config.coders)
@@ -199,7 +203,8 @@ def plan_run(
     def score(scorer: Scorer, what: str, latents: int | None, *, beside: bool = False) -> None:
         texts = _texts(scorer, explainers)
         if scorer.sample is not None:
-            latents, beside = _sampled(scorer.sample, selected), True
+            most = scorer.sample if steering is None else min(scorer.sample, steering.latents)
+            latents, beside = _sampled(most, selected), True
         line(scorer.kind + what, scorer.planned(sizes), texts, latents, beside=beside)
         line(scorer.kind + what + _AGAIN, scorer.planned_again(sizes), texts, latents, beside=beside)
 

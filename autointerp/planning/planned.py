@@ -33,7 +33,7 @@ ITEM_TOKENS = 2
 
 @dataclass(frozen=True, slots=True)
 class PlanSizes:
-    """What the length of a prompt depends on beside a component's own fields."""
+    """What the length and number of prompts depend on beside a component's own fields."""
 
     window_length: int = 32
     """Tokens of a window, the subject's."""
@@ -41,6 +41,8 @@ class PlanSizes:
     """Prompt tokens of one window's text."""
     label_tokens: float = 20.0
     """Tokens of one label."""
+    steering_targets: int = 3
+    """Strengths of steering at which answers are written, at most: as many as the run's steering aims at."""
 
     def windows(self, count: float, *, context_tokens: int = 0, each: float = 0.0) -> float:
         """Prompt tokens of one block of quoted windows, ``each`` further ones with every window."""

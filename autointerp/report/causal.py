@@ -24,6 +24,8 @@ from autointerp.report.figures import (
 from autointerp.report.highlight import plain_line
 
 _PROMISED = ("lens", "output_tokens")
+_MANY = 2000
+"""Draws below which one in a thousand is no share to speak of."""
 
 
 def causal_block(alive: pd.DataFrame, directions: pd.DataFrame) -> dict[str, Any]:
@@ -132,10 +134,13 @@ def _effects(causal: Mapping[str, Any]) -> Text | None:
 def _left_out(check: Mapping[str, Any] | None) -> Text | None:
     if not check:
         return None
-    return Text(
+    line = Text(
         f"Check: of {check['num_draws']:,} random pushes held out, {percent_text(check['share_covered'])} lie in the range that "
-        "should hold 95%."
+        "should hold 95%"
     )
+    if (far := check.get("share_far")) is not None and check["num_draws"] >= _MANY:
+        line.append(f", and {100 * far:.2g}% where 0.1% should lie")
+    return line.append(".")
 
 
 def _steering(steering: Mapping[str, Any]) -> Text | None:

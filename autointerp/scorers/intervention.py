@@ -55,7 +55,7 @@ class InterventionScorer(Scorer):
     latents: int | None = Field(default=None, ge=1)
     """Most latents of a coder that are ablated; None for all. A random part is, then those with the largest ``attribution_kl``."""
     random_share: float = Field(default=0.05, gt=0, le=1)
-    """Share of the latents that is ablated whatever their attribution (and 32 at least), where not all are."""
+    """Share of the latents that is ablated whatever their attribution (32 at least, and half of ``latents`` at most), where not all are."""
     steered_latents: int = Field(default=256, ge=0)
     """Size of the random sample of latents that is steered; 0 for none."""
     steering_targets: tuple[Annotated[float, Field(gt=0)], ...] = (0.1, 0.33, 1.0)

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from autointerp.evidence import LatentEvidence
 from autointerp.explanation import Explanation
-from autointerp.failure import Failure
+from autointerp.failure import Failure, FailureKind
 from autointerp.judging.batching import ask_all
 from autointerp.judging.choices import spread
 from autointerp.judging.outcome import failed_of, spent
@@ -88,8 +88,11 @@ class SteeredChoiceScorer(SteeredTextsJudge):
     async def _judge(
         self, explanation: Explanation, evidence: LatentEvidence, texts: SteeredTexts, llms: LLMs
     ) -> Score:
-        """See the base class. A question is left out where steering has broken any of its texts."""
+        """See the base class; ``too_few_latents`` where no text can stand beside the latent's own. A question is left out where
+        steering has broken any of its texts."""
         latent = evidence.latent
+        if (failure := _no_others(texts, latent)) is not None:
+            return self._scored(explanation, latent, {f"{self.kind}_chance": 1 / _TEXTS}, failure)
         questions, collapsed = self._questions(texts, latent)
         values: dict[str, ScoreValue] = {
             f"{self.kind}_chance": 1 / _TEXTS,
@@ -163,3 +166,17 @@ class SteeredChoiceScorer(SteeredTextsJudge):
             block = quote_lines([shown_text(texts, row, pieces) for row in question.rows]).block
             parts.append(f"Question {number}, after {json_text(before)}\n{block}")
         return "\n".join(parts)
+
+
+def _no_others(texts: SteeredTexts, latent: int) -> Failure | None:
+    """Why no question can be asked of a latent that has texts: too few others were steered beside it; None where enough were."""
+    from sae_core.intervention.text_evidence import CLEAN
+
+    steered = {int(other) for other in texts.steered[texts.rows_of(latent)]} - {CLEAN, latent}
+    if len(steered) >= _TEXTS - 1:
+        return None
+    return Failure(
+        kind=FailureKind.TOO_FEW_LATENTS,
+        message=f"{len(steered)} other latents of the sample reach the target and are no neighbours, and {_TEXTS - 1} are needed for the "
+        "wrong texts of a question: raise latents, and steered_latents of the scorer 'intervention' with it",
+    )

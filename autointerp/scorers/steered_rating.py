@@ -41,8 +41,6 @@ from sae_core.hashing import seed_for
 if TYPE_CHECKING:
     from sae_core.intervention.text_evidence import SteeredTexts
 
-_STRENGTHS = 3
-"""Targets of steering that a plan reckons with, which are the ``intervention`` scorer's to say."""
 _CONCEPT, _FLUENCY = "steered_concept", "steered_fluency"
 _KEYS = {_CONCEPT: ("ratings",), _FLUENCY: ("instruction", "fluency")}
 Ratings = tuple[tuple[int, ...], ...]
@@ -91,8 +89,8 @@ class SteeredRatingScorer(SteeredJudge):
         return [judge_need(self.endpoint, _CONCEPT, _FLUENCY)]
 
     def planned(self, sizes: PlanSizes) -> list[PlannedCalls]:
-        """Two sorts of calls, with three strengths of steering; what is said without the label is said once for all labels."""
-        texts = self.texts * _STRENGTHS
+        """Two sorts of calls, with every strength of steering that is aimed at; what is said without the label is said once for all labels."""
+        texts = self.texts * sizes.steering_targets
         calls = -(-texts // self.per_call)
         each = texts / calls
         one = self.new_tokens * sizes.window_tokens / sizes.window_length + LINE_TOKENS

@@ -152,6 +152,9 @@ def comparable_labels(explanation: Explanation, evidence: LatentEvidence, count:
     }
     own = " ".join(explanation.text.split())
     texts.pop(own, None)
+    texts.pop("", None)
+    if not own:  # nothing is as long as no label
+        return []
     found = sorted(texts, key=lambda text: (abs(math.log(len(text) / len(own))), seed_for(0, evidence.latent, text)))
     return found[:count]
 

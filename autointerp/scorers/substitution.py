@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _OWN, _CONTROL = 0, 1
 """Arms of :class:`sae_core.intervention.substitution_evidence.SubstitutionEvidence`."""
+MIN_SILENT = 4
+"""Silent windows with a prediction below which there is no figure where one of them stands for more than one firing window."""
 
 
 class SubstitutionScorer(Scorer):
@@ -104,6 +106,8 @@ class SubstitutionScorer(Scorer):
         if len(firing) < self.min_windows:
             message = f"replaced in {len(firing)} firing windows of the score side, {self.min_windows} are needed"
             return values, Failure(kind=FailureKind.TOO_FEW_WINDOWS, message=message)
+        if (unknown := _unknown(rows, latent, place, _OWN)) is not None:
+            return values, Failure(kind=FailureKind.TOO_FEW_WINDOWS, message=unknown)
         ablated = float(rows.kl_ablated[firing].mean())
         own = _figure(rows, latent, place, _OWN)
         values |= {
@@ -123,7 +127,7 @@ class SubstitutionScorer(Scorer):
             "substitution_low": own.low,
             "substitution_high": own.high,
         }
-        if len(rows.rows_of(latent, _CONTROL, True)):
+        if len(rows.rows_of(latent, _CONTROL, True)) and _unknown(rows, latent, place, _CONTROL) is None:
             control = _figure(rows, latent, place, _CONTROL)
             values |= {
                 "substitution_shuffled": control.value,
@@ -133,9 +137,25 @@ class SubstitutionScorer(Scorer):
         return values, None
 
 
+def _unknown(rows: SubstitutionEvidence, latent: int, place: int, arm: int) -> str | None:
+    """Why an arm's silent windows cannot be counted in, None where they can."""
+    firing, silent = float(rows.share_firing[place]), float(rows.share_silent[place, arm])
+    if silent > 0 and not len(rows.rows_of(latent, arm, False)):
+        return f"{silent:.1%} of the windows are silent ones that the label speaks of, and none of them was judged"
+    one = float(rows.share_of_one[place])
+    if one > firing and round(silent / one) < MIN_SILENT:
+        # a mean over the draws would be right, but most draws hold no such window and would show a perfect label
+        return (
+            f"predicts in {round(silent / one)} silent windows of a pool of {round(1 / one):,}, too small for a latent that fires in "
+            f"{firing:.1e} of the windows: raise extraction.pool_windows"
+        )
+    return None
+
+
 def _figure(rows: SubstitutionEvidence, latent: int, place: int, arm: int) -> Recovered:
     firing, silent = rows.rows_of(latent, arm, True), rows.rows_of(latent, arm, False)
     share = float(rows.share_firing[place])
     odds = float(rows.share_silent[place, arm]) / share if share and len(silent) else 0.0
     spread = float(rows.share_spread[place, arm])
-    return recovered_share(rows.kl[firing], rows.kl_ablated[firing], rows.kl[silent], odds, spread)
+    of_one = float(rows.share_of_one[place]) / share if share else 0.0
+    return recovered_share(rows.kl[firing], rows.kl_ablated[firing], rows.kl[silent], odds, spread, odds_of_one=of_one)

@@ -12,18 +12,16 @@ from autointerp.statistics.counted import (
     ratio_over_documents,
 )
 from autointerp.statistics.effect import CausalEffect, causal_effect, kl_floor
-from autointerp.statistics.multiplicity import ControlledSignificance, benjamini_yekutieli, causal_q
+from autointerp.statistics.multiplicity import benjamini_yekutieli
 
 __all__ = [
     "CausalEffect",
-    "ControlledSignificance",
     "Correlation",
     "CountedRatios",
     "PairedDifference",
     "Ratio",
     "benjamini_yekutieli",
     "causal_effect",
-    "causal_q",
     "counted_ratios",
     "counted_ratios_many",
     "document_correlation",

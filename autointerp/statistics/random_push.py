@@ -20,6 +20,8 @@ MIN_BAND = 100
 MAX_BANDS = 5
 MIN_PRIOR = 3
 """Latents below which there is nothing to borrow."""
+FAR = 0.0005
+"""Upper, or lower, tail of a draw that counts as far out."""
 _STEPS = 40
 """Halvings of the bracket of a quantile."""
 
@@ -115,6 +117,23 @@ def random_push_range(
     return _mixture_range(*_predictive(controls, norm, most_freedom), level)
 
 
+def random_push_chance(
+    controls: ControlDirectionMeans, norm_L: ArrayLike, effect_L: ArrayLike, *, most_freedom: float
+) -> Floats:
+    """Chance [L] that one more random push of the latent's size shows an effect as large as ``effect_L``, or larger.
+
+    The upper tail of the distribution whose middle is :func:`random_push_range`, NaN where that is. Beyond the reach of the
+    directions that were drawn it is Student's t tail, which effects with heavier tails exceed more often (docs/causal.md).
+    """
+    norm, effect = np.asarray(norm_L, dtype=np.float64), np.asarray(effect_L, dtype=np.float64)
+    if not norm.shape == effect.shape == controls.centre.shape[:1]:
+        raise InputError(
+            f"norms of shape {norm.shape} and effects of shape {effect.shape} were given for {len(controls.centre)} "
+            "latents; give one of each."
+        )
+    return _upper_tail(*_predictive(controls, norm, most_freedom), effect)
+
+
 def norm_bands(norm_L: Floats) -> list[NDArray[np.intp]]:
     """Indices of latents by bands of like norm, at least :data:`MIN_BAND` each where there are several."""
     known = np.flatnonzero(np.isfinite(norm_L))
@@ -183,6 +202,15 @@ def _mixture_range(centre_LK: Floats, scale_LK: Floats, freedom_LK: Floats, leve
     return bounds[0], bounds[1]
 
 
+def _upper_tail(centre_LK: Floats, scale_LK: Floats, freedom_LK: Floats, effect_L: Floats) -> Floats:
+    """Upper tails of the same mixtures; NaN where one is not defined."""
+    defined = (np.isfinite(centre_LK) & np.isfinite(scale_LK) & (scale_LK > 1e-12) & (freedom_LK > 0)).all(axis=1)
+    chance = np.full(len(effect_L), np.nan)
+    away = (centre_LK[defined] - effect_L[defined, None]) / scale_LK[defined]
+    chance[defined] = stdtr(freedom_LK[defined], away).mean(axis=1)
+    return chance
+
+
 @dataclass(frozen=True, slots=True)
 class LeftOut:
     """Control directions treated as if they were latents: how often the range of a random push holds them."""
@@ -193,6 +221,8 @@ class LeftOut:
     num_below: int
     """Draws that fall under the range, and below those over it."""
     num_above: int
+    num_far: int
+    """Draws with a chance below :data:`FAR` on either side: one in a thousand if tails are no heavier than Student's."""
 
 
 def left_out(
@@ -212,7 +242,7 @@ def left_out(
     """
     mean, direction = np.asarray(mean_LR, dtype=np.float64), np.asarray(direction_LR)
     kind, norm = np.asarray(kind_R), np.asarray(norm_L, dtype=np.float64)
-    draws = below = above = 0
+    draws = below = above = far = 0
     for member in np.unique(direction):
         kept = direction != member
         rest = control_means(np.where(kept, mean, np.nan), kind)
@@ -224,7 +254,9 @@ def left_out(
         draws += int(known.sum())
         below += int((effect[known] < low[known]).sum())
         above += int((effect[known] > high[known]).sum())
-    return LeftOut(draws, draws - below - above, below, above)
+        tail = _upper_tail(centre[who], scale[who], freedom[who], effect)[known]
+        far += int(((tail < FAR) | (tail > 1 - FAR)).sum())
+    return LeftOut(draws, draws - below - above, below, above, far)
 
 
 def control_means(mean_LR: ArrayLike, kind_R: ArrayLike) -> ControlDirectionMeans:

@@ -87,15 +87,30 @@ class Measured(NamedTuple):
 
 
 def measure(
-    upper: UpperLayers, unembedding: Unembedding, references: Sequence[Reference], rows: Rows, delta_ND: Tensor
+    upper: UpperLayers,
+    unembedding: Unembedding,
+    references: Sequence[Reference],
+    rows: Rows,
+    delta_ND: Tensor,
+    *,
+    overflow_is_far: bool = False,
 ) -> Measured:
     """Run ``rows`` (their ``context`` counts in ``references``) with ``delta_ND`` and compare with the clean pass.
 
     The clean pass, not a clean row of the same batch, is the reference: with differences of hidden states in float32
     the two agree to about 1e-11 nats (callers measure that with unedited rows), and no batch pays for a clean row.
 
+    Args:
+        upper: the layers that run again.
+        unembedding: the subject's head.
+        references: the clean contexts.
+        rows: what is edited.
+        delta_ND: added to the hookpoints' activations.
+        overflow_is_far: where an edit leaves what the subject's dtype can hold, say an infinite KL: for those who look
+            for a push of the right size and try large ones. ``delta_ce`` and ``difference`` mean nothing there.
+
     Raises:
-        NonFiniteError: a KL is NaN or infinite.
+        NonFiniteError: a KL is NaN or infinite; with ``overflow_is_far`` only where no edit is to blame.
     """
     final = upper.run([r.clean for r in references], rows, delta_ND.to(upper.subject.dtype))
     position = rows.position
@@ -120,9 +135,16 @@ def measure(
         )
         kl[a:b] = result.kl.double().cpu().numpy()
         delta_ce[a:b] = result.delta_ce.double().cpu().numpy()
-    if not (np.isfinite(kl).all() and np.isfinite(delta_ce).all()):
+    broken = ~(np.isfinite(kl) & np.isfinite(delta_ce))
+    if overflow_is_far and broken.any() and _finite_without_edit(references):
+        kl[broken] = np.inf
+    elif broken.any():
         raise NonFiniteError(
             f"The subject {upper.subject.name} gave NaN or infinite values under an edit at {', '.join(map(str, upper.hookpoints))}; "
             "use dtype float32."
         )
     return Measured(kl, delta_ce, has_next, difference)
+
+
+def _finite_without_edit(references: Sequence[Reference]) -> bool:
+    return all(bool(torch.isfinite(part.clean.final).all()) for part in references)

@@ -120,7 +120,7 @@ class _Packing:
 
     segments: tuple[_Segment, ...]
     gather: Tensor | None
-    """[R * S] packed index of each row's tokens (0 where there is none); ``None``: the rows are of one length."""
+    """[R * S] packed index of each row's tokens (its first where there is none); ``None``: the rows are of one length."""
     scatter: Tensor | None
     """[N] index into the flattened [R, S]."""
     num_rows: int
@@ -357,7 +357,7 @@ class UpperLayers:
         if several and len(set(blocks)) < len(blocks):
             raise SubjectError(
                 f"Interventions on a crosscoder that reads two places of one block ({', '.join(map(str, self.hookpoints))}) are not "
-                "measured; leave the intervention scorer out."
+                "measured; leave out what needs them: the scorers intervention, substitution and steered_*, and the explainer output."
             )
         self._gives_tuple = False
 
@@ -464,7 +464,8 @@ class UpperLayers:
             offset = np.cumsum(lengths) - lengths
             slots = np.arange(longest)
             held = slots < lengths[:, None]
-            gather = torch.from_numpy(np.where(held, offset[:, None] + slots, 0).ravel()).to(device)
+            # A row is filled up with its own first token: masked or not, NaN of another row would reach it.
+            gather = torch.from_numpy((offset[:, None] + np.where(held, slots, 0)).ravel()).to(device)
             scatter = torch.from_numpy(np.flatnonzero(held)).to(device)
         start = torch.from_numpy(np.repeat(rows.start, lengths)).to(device)
         segments = []

@@ -24,7 +24,7 @@ class Strengths(NamedTuple):
     strength: NDArray[np.float64]
     """[K] NaN where the target was not met."""
     value: NDArray[np.float64]
-    """[K] value at ``strength``; where the target was not met, the one that came nearest (in ln)."""
+    """[K] value at ``strength``; where the target was not met, the finite one that came nearest (in ln), NaN without any."""
     met: NDArray[np.bool_]
     """[K]"""
 
@@ -38,13 +38,15 @@ def find_strengths(
     largest: float,
     max_evaluations: int,
 ) -> Strengths:
-    """The smallest strength at which each curve meets ``target``, within the relative ``tolerance``.
+    """The strength at which each curve meets ``target``, within the relative ``tolerance``.
 
     All curves are evaluated together. Each is first bracketed on a log grid from ``start`` (the step is the one that a
     quadratic curve would need, at most a factor of 4), upwards from below or downwards from above, then the bracket is
-    narrowed by interpolation in log-log, with a bisection every third time. On curves that are not monotone this is
-    the smallest crossing on that grid. A curve that stays below the target up to ``largest``, jumps over it, or is
-    not met after ``max_evaluations`` evaluations is not met.
+    narrowed by interpolation in log-log, with a bisection every third time. A curve that is not monotone may meet the
+    target more than once: then this is the first crossing met on the way from ``start``, not the smallest of all (from
+    below the target at ``start`` no smaller strength is tried). An infinite value is above every target. A curve that
+    stays below the target up to ``largest``, jumps over it, or is not met after ``max_evaluations`` evaluations is not
+    met.
     """
     count = len(start)
     goal = math.log(target)
@@ -80,6 +82,7 @@ def find_strengths(
             width = high_x[bracketed] - low_x[bracketed]
             share = (goal - low_y[bracketed]) / (high_y[bracketed] - low_y[bracketed])
             share = np.full_like(share, 0.5) if turn % 3 == 2 else np.clip(share, 0.1, 0.9)
+            share[np.isinf(high_y[bracketed])] = 0.5  # which says nothing of how far above it is
             x[bracketed] = low_x[bracketed] + share * width
             active[np.flatnonzero(bracketed)[width < _NARROWEST]] = False
     return Strengths(strength, value, met)

@@ -5,7 +5,7 @@ Letters in shapes: R rows, T tokens of a window or context, N packed tokens, F l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -37,6 +37,8 @@ class SubstitutionSettings:
     """Packed tokens of one batch: memory is about this times the width of the MLP times 4 bytes."""
     contexts_per_pass: int = 16
     """Contexts of one clean pass."""
+    cells_per_slice: int = 2**23
+    """Tokens times latents that are held at once where all latents are replaced: memory is about 12 times this times 4 bytes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -393,38 +395,57 @@ class _Joint:
     def _edits(
         self, number: int, tokens: NDArray[np.integer[Any]], clean: CleanContext, one: JointContext
     ) -> list[_JointEdit]:
-        """The different edits of one context; ways that make the same one share it."""
-        plain = self.places.plain(tokens)
-        at = np.arange(len(tokens))
-        true, scale = self.places.encoded(clean, at, plain, self.columns)
-        spoken = torch.from_numpy(plain).to(true.device)[:, None]
-        wanted: list[Tensor] = []
+        """The different edits of one context; ways that make the same one share it.
+
+        A token's push is a sum over latents at that token alone, so the context is worked through a slice of tokens at a time.
+        """
         for way in one.ways:
             _check(way.activation, (len(way.position),))
-            filled = torch.zeros_like(true)
-            place = torch.from_numpy(way.position).to(true.device), torch.from_numpy(way.latent).to(true.device)
-            filled[place] = torch.from_numpy(way.activation.astype(np.float32)).to(true.device)
-            wanted.append(filled * spoken)
-        if self.means is not None:
-            wanted.append((true != 0).float() * self.means)
+        plain = self.places.plain(tokens)
+        num_ways, width = self.kl.shape[1], len(self.places.coder.directions)
+        step = max(1, self.settings.cells_per_slice // max(width, 1))
+        pushes: list[list[Tensor]] = [[] for _ in range(num_ways)]
+        moved: list[list[Tensor]] = [[] for _ in range(num_ways)]
+        alike = np.ones((num_ways, num_ways), dtype=bool)
+        for begin in range(0, len(tokens), step):
+            at = np.arange(begin, min(begin + step, len(tokens)))
+            true, scale = self.places.encoded(clean, at, plain, self.columns)
+            spoken = torch.from_numpy(plain[at]).to(true.device)[:, None]
+            changes = [target - true for target in self._targets(one, at, true, spoken)]
+            for which, change in enumerate(changes):
+                for other, before in enumerate(changes[:which]):
+                    alike[which, other] = alike[which, other] and torch.equal(before, change)
+                moved[which].append(change.any(dim=1))
+            written = self._written(torch.cat(changes)).split(len(at)) if changes else ()
+            for which, push in enumerate(written):
+                pushes[which].append(push if scale is None else push * scale[:, None].to(push.device))
         edits: list[_JointEdit] = []
-        changes: list[tuple[Tensor, _JointEdit]] = []
-        for which, target in enumerate(wanted):
-            change = target - true
-            same = next((edit for before, edit in changes if torch.equal(before, change)), None)
-            if same is not None:
-                same.ways.append(which)
-                continue
-            moved = torch.nonzero(change.any(dim=1))
-            if not len(moved):
+        of: dict[int, _JointEdit] = {}
+        for which in range(num_ways):
+            twin = next((before for before in range(which) if alike[which, before]), None)
+            at_moved = torch.nonzero(torch.cat(moved[which]))
+            if not len(at_moved):
                 continue  # the prediction is the truth: no edit, no KL
-            start = int(moved[0, 0])
-            delta = self._written(change[start:])
-            if scale is not None:
-                delta *= scale[start:, None].to(delta.device)
-            edits.append(_JointEdit(number, start, [which], delta))
-            changes.append((change, edits[-1]))
+            if twin is not None:
+                of[twin].ways.append(which)
+                of[which] = of[twin]
+                continue
+            start = int(at_moved[0, 0])
+            of[which] = _JointEdit(number, start, [which], torch.cat(pushes[which])[start:])
+            edits.append(of[which])
         return edits
+
+    def _targets(self, one: JointContext, at: NDArray[np.int64], true: Tensor, spoken: Tensor) -> Iterator[Tensor]:
+        """``[T, F]`` what each way fills in at a slice of tokens; nothing where a token is not ``spoken`` of (special ones)."""
+        for way in one.ways:
+            here = np.flatnonzero((way.position >= at[0]) & (way.position <= at[-1]))
+            filled = torch.zeros_like(true)
+            place = torch.from_numpy(way.position[here] - at[0]), torch.from_numpy(way.latent[here])
+            values = torch.from_numpy(way.activation[here].astype(np.float32)).to(true.device)
+            filled[place[0].to(true.device), place[1].to(true.device)] = values
+            yield filled * spoken
+        if self.means is not None:
+            yield (true != 0).float() * self.means
 
     def _written(self, change_TF: Tensor) -> Tensor:
         """[T, D] what changes of activations write together, on the subject's device."""

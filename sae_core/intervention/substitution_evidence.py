@@ -56,9 +56,12 @@ class SubstitutionEvidence(EvidenceTable):
     share_firing: NDArray[np.float64]
     """[F] share of the windows that may be scored in which the latent fires."""
     share_silent: NDArray[np.float64]
-    """[F, 2] share in which it is silent and the arm predicts an activation, by arm; NaN where there is no such arm."""
+    """[F, 2] share in which it is silent and the arm predicts an activation, by arm; NaN where there is no such arm. Above 0
+    without a silent row where such windows are known to be there and none was judged."""
     share_spread: NDArray[np.float64]
     """[F, 2] relative variance of ``share_silent / share_firing``, which are counted on finitely many windows."""
+    share_of_one: NDArray[np.float64]
+    """[F] what one window adds to ``share_silent`` where it is counted in a sample of the side; 0 where all were counted."""
     num_lost: NDArray[np.int32]
     """[F] firing windows left out because the latent was silent when the subject was run again (rounding at a threshold)."""
     explainers: list[str]

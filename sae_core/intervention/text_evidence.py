@@ -32,6 +32,8 @@ class TextState(IntEnum):
     """It fires in no window in which a strength could be found, or after which there is room for a text."""
     UNREACHABLE = 2
     """No strength of steering meets the target."""
+    NO_ROOM = 3
+    """No instruction leaves room for an answer in the subject's contexts."""
 
 
 class Collapse(IntEnum):

@@ -12,7 +12,6 @@ from scipy import stats
 from autointerp.statistics import (
     Correlation,
     benjamini_yekutieli,
-    causal_q,
     document_correlation,
     paired_difference,
     resample_counts,
@@ -128,31 +127,3 @@ def test_undefined_p_values_are_no_tests() -> None:
     assert len(benjamini_yekutieli([])) == 0
     with pytest.raises(InputError):
         benjamini_yekutieli([1.5])
-
-
-def test_null_latents_have_uniform_p_values_although_the_effect_depends_on_the_norm() -> None:
-    rng = np.random.default_rng(9)
-    pooled = []
-    for _ in range(60):
-        norm, control_norm = rng.lognormal(0, 0.7, 200), rng.lognormal(0, 0.7, 64)
-        band = lambda values: np.searchsorted(np.quantile(control_norm, [0.2, 0.4, 0.6, 0.8]), values)  # noqa: E731, B023
-        effect = rng.normal(band(norm) * 0.8, 0.3 + 0.2 * band(norm))
-        control = rng.normal(band(control_norm) * 0.8, 0.3 + 0.2 * band(control_norm))
-        pooled.append(causal_q(effect, norm, control, control_norm))
-    p = np.concatenate([part.p for part in pooled])
-    for level in (0.01, 0.05, 0.5):
-        assert np.mean(p < level) == pytest.approx(level, rel=0.3)
-    assert np.mean([np.any(part.q < 0.05) for part in pooled]) <= 0.05
-
-
-def test_true_effects_are_found_and_undefined_ones_stay_undefined() -> None:
-    rng = np.random.default_rng(10)
-    effect = np.concatenate([rng.normal(0, 0.3, 100), rng.normal(5, 0.3, 100), [np.nan]])
-    got = causal_q(effect, np.ones(201), rng.normal(0, 0.3, 64), np.ones(64))
-    assert np.isnan(got.q[200])
-    assert np.mean(got.q[100:200] < 0.05) == 1
-    assert np.mean(got.q[:100] < 0.05) <= 0.05
-    assert got.z[100:200].mean() == pytest.approx(5 / 0.3, rel=0.3)
-    assert np.isnan(causal_q([1.0], [1.0], [0.0, 0.1], [1.0, 1.0]).q).all()
-    with pytest.raises(NonFiniteError):
-        causal_q([1.0], [np.nan], [0.0, 0.1], [1.0, 1.0])

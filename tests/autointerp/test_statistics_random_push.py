@@ -9,10 +9,12 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
+from autointerp.statistics.multiplicity import benjamini_yekutieli
 from autointerp.statistics.random_push import (
     control_means,
     left_out,
     norm_bands,
+    random_push_chance,
     random_push_range,
     variance_prior,
 )
@@ -108,3 +110,57 @@ def test_bands_are_of_like_norm_and_never_small() -> None:
     assert [len(band) for band in bands] == [117, 116, 116]
     assert all(norm[a].max() < norm[b].min() for a, b in itertools.pairwise(bands))
     assert len(norm_bands(np.arange(150.0))) == 1
+
+
+def nulls(rng: np.random.Generator, tail: str, latents: int = 300, each: int = 4) -> tuple[Floats, Floats]:
+    """p- and q-values of latents that are one more direction of the pool each, as often of one kind as of the other."""
+    mean, kind, _, norm = simulated(rng, latents, each + 2, tail, 0.3)
+    own = np.where(rng.random(latents) < 0.5, each // 2, each + 1)  # the last one of either kind
+    kept = np.delete(np.arange(each + 2), [each // 2, each + 1])
+    effect = mean[np.arange(latents), own] - mean[:, kept].mean(axis=1)
+    p = random_push_chance(control_means(mean[:, kept], kind[kept]), norm, effect, most_freedom=MOST)
+    return p, benjamini_yekutieli(p)
+
+
+def test_one_more_push_of_either_kind_has_uniform_p_values_and_no_small_q() -> None:
+    rng = np.random.default_rng(3)
+    runs = [nulls(rng, "normal") for _ in range(60)]
+    p = np.concatenate([one for one, _ in runs])
+    for level in (0.025, 0.1, 0.5):
+        assert np.mean(p < level) == pytest.approx(level, rel=0.3)
+    assert np.mean([np.any(q < 0.05) for _, q in runs]) <= 0.05
+
+
+def test_a_chance_is_that_of_the_ranges_bounds() -> None:
+    rng = np.random.default_rng(4)
+    mean, kind, _, norm = simulated(rng, 200, 4, "t3", 0.5)
+    controls = control_means(mean, kind)
+    low, high = random_push_range(controls, norm, most_freedom=MOST)
+    assert random_push_chance(controls, norm, high, most_freedom=MOST) == pytest.approx(np.full(200, 0.025), rel=1e-4)
+    assert random_push_chance(controls, norm, low, most_freedom=MOST) == pytest.approx(np.full(200, 0.975), rel=1e-4)
+
+
+def test_true_effects_are_found_and_undefined_ones_stay_undefined() -> None:
+    rng = np.random.default_rng(5)
+    mean, kind, _, norm = simulated(rng, 200, 8, "normal", 0.0)
+    mean[7, 4:] = np.nan  # a latent without a typical direction
+    effect = np.where(np.arange(200) < 100, 12.0, 0.0)
+    p = random_push_chance(control_means(mean, kind), norm, effect, most_freedom=MOST)
+    assert np.isnan(p[7])
+    assert np.isfinite(np.delete(p, 7)).all()
+    q = benjamini_yekutieli(p)
+    assert np.isnan(q[7])
+    assert (np.delete(q[:100], 7) < 0.05).all()
+    assert np.mean(q[100:] < 0.05) <= 0.05
+    with pytest.raises(InputError, match="200 latents"):
+        random_push_chance(control_means(mean, kind), norm, effect[:5], most_freedom=MOST)
+
+
+def test_draws_far_out_are_counted() -> None:
+    rng = np.random.default_rng(6)
+    far = {}
+    for tail in ("normal", "t3"):
+        found = [left_out(*simulated(rng, 400, 4, tail, 0.0), most_freedom=MOST) for _ in range(8)]
+        far[tail] = sum(one.num_far for one in found) / sum(one.num_draws for one in found)
+    assert far["normal"] < 0.002
+    assert far["t3"] > max(3 * far["normal"], 0.0012)

@@ -49,6 +49,39 @@ def test_perfect_windows_leave_room_for_one_that_was_not_seen() -> None:
     assert recovered_share(np.zeros(8), np.ones(8), unseen=False).low == 1.0
 
 
+def test_a_silent_window_that_the_sample_of_the_text_does_not_hold_is_in_the_interval() -> None:
+    kl, ablated = np.full(16, 0.1), np.ones(16)
+    whole, sample = (recovered_share(kl, ablated, odds_of_one=one) for one in (0.0, 0.5))
+    assert whole.value == sample.value == pytest.approx(0.9)
+    assert whole.low is not None
+    assert sample.low is not None
+    # one more of the ablated windows' size: half a window for a firing one, and t of that times the root of 2
+    assert sample.low == pytest.approx(0.9 - 0.9 / 17 - 0.5 - t.ppf(0.975, 15) * 0.5 * math.sqrt(2), abs=0.05)
+    assert sample.high == whole.high, "what was not seen cannot speak for the label"
+    cheap = recovered_share(kl, ablated, np.full(8, 0.01), odds=4.0, odds_spread=1 / 8, odds_of_one=0.5)
+    dear = recovered_share(kl, ablated, np.full(8, 0.01), odds=4.0, odds_spread=1 / 8, odds_of_one=5.0)
+    assert cheap.low is not None
+    assert dear.low is not None
+    assert 0.9 - 0.04 - 0.9 / 17 - 0.3 < dear.low < cheap.low, "of the others' size where there are others"
+
+
+@pytest.mark.parametrize(("firing", "odds"), [(1e-4, 0.3), (1e-4, 1.0), (1e-4, 3.0), (3e-4, 1.0)])
+def test_the_interval_covers_where_silent_windows_are_counted_in_a_sample(firing: float, odds: float) -> None:
+    """30,000 windows, in which silent ones with a prediction come as often as chance has it: often not at all."""
+    rng, size, n = np.random.default_rng(int(10 * odds)), 30_000, 16
+    covered = 0
+    for _ in range(400):
+        ablated = np.exp(1.5 * rng.standard_normal(n))
+        count = int(rng.binomial(size, odds * firing))
+        silent = np.exp(1.5 * rng.standard_normal(min(count, n)))
+        found = count / size / firing
+        spread = 1 / count if count else 0.0
+        got = recovered_share(0.1 * ablated, ablated, silent, found, spread, odds_of_one=1 / size / firing)
+        assert got.high is not None
+        covered += (got.low is None or got.low <= 0.9 - odds) and got.high >= 0.9 - odds
+    assert covered / 400 >= 0.95
+
+
 def test_no_lower_end_is_said() -> None:
     got = recovered_share([0.1, 0.1, 0.1], [1e-4, 1e-4, 9.0])
     assert got.low is None

@@ -36,9 +36,14 @@ def store() -> HandStore:
 
 
 def table(
-    latent: int, rows: list[tuple[int, int, float, float]], silent: tuple[float, float] = (0.2, 0.4), lost: int = 0
+    latent: int,
+    rows: list[tuple[int, int, float, float]],
+    silent: tuple[float, float] = (0.2, 0.4),
+    lost: int = 0,
+    firing: float = 0.1,
+    of_one: float = 0.0,
 ) -> SubstitutionEvidence:
-    """Rows (arm, fires, kl, kl ablated) of one latent that fires in a tenth of the windows; another one has none."""
+    """Rows (arm, fires, kl, kl ablated) of one latent that fires in a share of the windows; another one has none."""
     m = len(rows)
     arm, fires, kl, ablated = (np.array([row[i] for row in rows]) for i in range(4)) if m else [np.zeros(0)] * 4
     some = np.arange(m, dtype=np.int32)
@@ -47,8 +52,9 @@ def table(
         context=some, position=some, kl=kl.astype(float), kl_ablated=ablated.astype(float),
         delta_ce=0.5 * kl.astype(float), delta_ce_ablated=0.5 * ablated.astype(float),
         latents=np.array([latent, latent + 1], dtype=np.int32), explainer=np.zeros(2, "i4"),
-        donor=np.full(2, 5, "i4"), share_firing=np.full(2, 0.1), share_silent=np.array([silent, (0.0, np.nan)]),
-        share_spread=np.full((2, 2), 0.01), num_lost=np.full(2, lost, "i4"), explainers=["pattern"],
+        donor=np.full(2, 5, "i4"), share_firing=np.full(2, firing), share_silent=np.array([silent, (0.0, np.nan)]),
+        share_spread=np.full((2, 2), 0.01), share_of_one=np.full(2, of_one),
+        num_lost=np.full(2, lost, "i4"), explainers=["pattern"],
     )  # fmt: skip
 
 
@@ -89,6 +95,8 @@ def test_a_label_without_silent_windows_and_without_control(store: HandStore) ->
         (table(7, [(OWN, 1, 0.0, 1.0)]), FailureKind.NO_EVIDENCE),
         (table(1, [], lost=3), FailureKind.NO_EFFECT_ROWS),
         (table(1, [(OWN, 1, 0.1, 1.0)]), FailureKind.TOO_FEW_WINDOWS),
+        # the judge answered for no silent window, and there are such
+        (table(1, [(OWN, 1, 0.1, 1.0)] * 2, silent=(0.9, np.nan)), FailureKind.TOO_FEW_WINDOWS),
         (table(1, [(OWN, 1, 0.0, 1e-9), (OWN, 1, 0.0, 1e-9)], silent=(0.0, 0.0)), FailureKind.NO_EFFECT),
     ],
 )
@@ -100,6 +108,35 @@ def test_what_cannot_be_said_is_a_failure_and_no_number(
     assert got.failure.kind is kind
     assert "substitution" not in got.values
     assert "substitution_low" not in got.values
+
+
+def test_a_pool_too_small_for_a_rare_latent_gives_no_figure(store: HandStore) -> None:
+    """Of 1,000 windows none is a silent one with a prediction, and the latent fires in one of 10,000."""
+    hits = [(OWN, 1, 0.1, 1.0)] * 8
+    got = scored(store, table(1, hits, silent=(0.0, np.nan), firing=1e-4, of_one=1e-3))
+    assert got.failure is not None
+    assert got.failure.kind is FailureKind.TOO_FEW_WINDOWS
+    assert "predicts in 0 silent windows of a pool of 1,000" in got.failure.message
+    assert "substitution" not in got.values
+    for share, failed in ((0.003, True), (0.004, False)):
+        some = [(OWN, 0, 0.1, 0.0)] * int(share * 1000)
+        got = scored(store, table(1, hits + some, silent=(share, np.nan), firing=1e-4, of_one=1e-3))
+        assert (got.failure is not None) is failed
+    # where the pool holds firing windows, one that it does not hold is in the interval
+    sample, census = (
+        scored(store, table(1, hits, silent=(0.0, np.nan), firing=2e-3, of_one=one)) for one in (1e-3, 0.0)
+    )
+    assert sample.failure is census.failure is None
+    want = recovered_share([0.1] * 8, [1.0] * 8, odds_of_one=0.5)
+    assert sample.values["substitution_low"] == pytest.approx(want.low)
+    assert sample.values["substitution_low"] < census.values["substitution_low"]
+
+
+def test_a_control_that_cannot_be_counted_is_left_out(store: HandStore) -> None:
+    rows = [(arm, 1, 0.1, 1.0) for arm in (OWN, CONTROL) for _ in range(4)] + [(OWN, 0, 0.1, 0.0)] * 5
+    got = scored(store, table(1, rows, silent=(5e-3, 1e-3), firing=1e-4, of_one=1e-3))
+    assert got.failure is None
+    assert "substitution_shuffled" not in got.values
 
 
 def test_a_failed_explanation_has_nothing_to_put_in_place(store: HandStore) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -216,6 +217,48 @@ def test_ways_that_say_the_same_have_the_same_numbers(world: World) -> None:
     assert found.kl[:, 0].max() > 1e-3
 
 
+def test_slices_of_tokens_change_nothing(world: World) -> None:
+    latents = list(range(world.coder.directions.shape[0]))
+    rng, contexts = np.random.default_rng(4), []
+    for c in range(4):
+        at = np.sort(rng.integers(1, 37, size=60))
+        at, latent = np.unique(np.stack([at, rng.integers(len(latents), size=60)]), axis=1)
+        guess = TokenPredictions(at, latent, rng.random(len(at)).astype("f4") * 3)
+        late = TokenPredictions(np.array([35]), np.array([3]), np.ones(1, "f4"))  # no edit but there
+        ways = [guess, nothing(), everything_true(world, c, latents), nothing(), late]
+        contexts.append(JointContext(c, np.ones(37, bool), ways))
+    means = np.full(len(latents), 1.5, dtype=np.float32)
+    encoded = []
+
+    class Counting:
+        def __getattr__(self, name: str) -> object:
+            return getattr(world.coder, name)
+
+        def encode(self, x: torch.Tensor) -> torch.Tensor:
+            encoded.append(len(x))
+            return world.coder.encode(x)
+
+    def run(cells: int) -> np.ndarray:
+        settings = SubstitutionSettings(cells_per_slice=cells)
+        coder: Any = Counting()
+        found = run_joint_substitution(
+            world.subject, coder, world.tokens, np.array(latents), contexts, means=means, settings=settings
+        )
+        return np.stack([found.kl, found.delta_ce])
+
+    whole = run(2**23)
+    assert max(encoded) == 37
+    assert whole[0, :, [0, 1, 4, 5]].min() > 1e-3
+    for cells in (1, 5 * len(latents)):
+        encoded.clear()
+        sliced = run(cells)
+        assert max(encoded) == max(1, cells // len(latents)), "no more than that is held at once"
+        np.testing.assert_allclose(sliced, whole, rtol=1e-4, atol=1e-6)
+        assert (sliced[0, :, 2] == 0).all()
+        assert (sliced[:, :, 1] == sliced[:, :, 3]).all(), "the same edit is still run once"
+    assert (whole[0, :, 1] != whole[0, :, 4]).all()
+
+
 def test_wrong_predictions_are_refused(world: World) -> None:
     window = world.windows(3)[0]
     with pytest.raises(InputError, match="one for each token"):
@@ -260,7 +303,7 @@ def test_evidence_survives_the_disk(tmp_path: Path) -> None:
         context=some.astype("i4"), position=some.astype("i4"), kl=some * 0.5, kl_ablated=some * 1.0,
         delta_ce=some * 0.1, delta_ce_ablated=some * 0.2, latents=some.astype("i4"), explainer=np.zeros(3, "i4"),
         donor=np.full(3, -1, "i4"), share_firing=np.full(3, 0.1), share_silent=np.full((3, 2), 0.2),
-        share_spread=np.zeros((3, 2)), num_lost=np.zeros(3, "i4"), explainers=["pattern"],
+        share_spread=np.zeros((3, 2)), share_of_one=np.zeros(3), num_lost=np.zeros(3, "i4"), explainers=["pattern"],
     )  # fmt: skip
     evidence.save(tmp_path / "a.safetensors")
     back = SubstitutionEvidence.load(tmp_path / "a.safetensors")

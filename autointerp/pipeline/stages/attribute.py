@@ -74,6 +74,7 @@ class AttributeRare(Stage):
     queue = "gpu"
     unit = "latents"
     after_all = ("attribute",)
+    leaves = (RARE,)
     essential = False
 
     def plan(self, context: RunContext) -> list[ChunkSpec]:

@@ -28,6 +28,7 @@ class Explain(Stage):
     writes = (ExplanationRow,)
     after_all = ("merge", "lens")
     after_same = ("probe", "token_change")
+    leaves = ("drafts-0",)
     essential = False
 
     def plan(self, context: RunContext) -> list[ChunkSpec]:

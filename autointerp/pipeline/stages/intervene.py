@@ -23,6 +23,7 @@ class Intervene(Stage):
     unit = "latents"
     after_all = ("merge", "attribute", "attribute_rare")
     after_same = ("token_change",)  # whose lists of tokens steering compares with what rises
+    leaves = ("ablation", "steering")
     essential = False
 
     def plan(self, context: RunContext) -> list[ChunkSpec]:
@@ -38,7 +39,7 @@ class Intervene(Stage):
         coder, corpus, seed = context.attached(spec.source).coder, context.corpus, context.config.seed
         store = context.exemplars(spec.source)
         ablation = context.request(AblationRequest)
-        ablated = sorted(set(latents) & ablated_latents(context, spec.source))
+        ablated = ablated_latents(context, spec.source, latents)
         if ablation is not None and ablated:
             windows = choose_windows(store, ablated, Side.SCORE, ablation.windows, shared_order_seed=seed)
             per_latent = max(1, sum(map(len, windows.values())) // len(latents))
@@ -98,16 +99,17 @@ def promised_tokens(context: RunContext, spec: ChunkSpec) -> dict[int, NDArray[n
 
 def steered_latents(context: RunContext, source: str) -> frozenset[int]:
     """The stated random sample of a source's selected latents that fire on both sides; the same in every chunk."""
-    return frozenset(steering_order(context, source))
+    return frozenset(context.steering_order(source))
 
 
-def steering_order(context: RunContext, source: str) -> list[int]:
-    """The sample in random order, so that its beginning is a smaller sample."""
+def draw_steered(context: RunContext, source: str) -> list[int]:
+    """The sample in random order, so that its beginning is a smaller sample; :meth:`RunContext.steering_order` keeps it."""
     request = context.request(SteeringRequest)
     # random directions stand beside every steered latent already; steering them as latents would tell nothing new
     if request is None or context.source(source).control:
         return []
-    fires = context.exemplars(source).statistics.fire_count > 0  # [sides, latents]
-    alive = [latent for latent in context.latents(source) if fires[[Side.EXPLAIN, Side.SCORE], latent].all()]
+    selected = np.asarray(context.latents(source), dtype=np.int64)
+    count = context.exemplars(source).statistics.fire_count  # [sides, latents]
+    alive = selected[(count[Side.EXPLAIN][selected] > 0) & (count[Side.SCORE][selected] > 0)]
     rng = np.random.default_rng(seed_for(context.config.seed, "steered latents", source))
     return [int(latent) for latent in rng.permutation(alive)[: request.latents]]

@@ -39,6 +39,7 @@ class TryTexts(Stage):
         """Ordinal of the round, from 1."""
         self.name = f"try_{number}"
         self.after_same = ("explain" if number == 1 else f"revise_{number - 1}",)
+        self.leaves = (f"tried-{number}",)
 
     def plan(self, context: RunContext) -> list[ChunkSpec]:
         return latent_chunks(context) if _in_rounds(context, self.number) else []
@@ -72,6 +73,7 @@ class Revise(Stage):
         """Ordinal of the round, from 1."""
         self.name = f"revise_{number}"
         self.after_same = (f"try_{number}",)
+        self.leaves = (f"drafts-{number}",)
 
     def plan(self, context: RunContext) -> list[ChunkSpec]:
         return latent_chunks(context) if _in_rounds(context, self.number) else []
@@ -86,7 +88,8 @@ class Revise(Stage):
             by_latent.setdefault(draft.latent, []).append(draft)
         tried: dict[int, list[TriedText]] = {}
         for number in range(1, self.number + 1):
-            for text in load_tried_texts(context.folder.tried(spec.source, number, spec.ordinal)):
+            path = context.folder.tried(spec.source, number, spec.ordinal)
+            for text in load_tried_texts(path) if path.is_file() else ():  # a round that was given up has run none
                 tried.setdefault(text.latent, []).append(text)
         explainers = {explainer.kind: explainer for explainer in _in_rounds(context, self.number)}
 

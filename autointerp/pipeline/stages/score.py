@@ -30,8 +30,18 @@ class ScoreStage(Stage):
     queue = "llm"
     unit = "latents"
     writes = (ScoreRow, VerdictRow)
-    after_all = ("merge", "lens")
-    after_same = ("explain", "intervene", "revise_1", "revise_2", "revise_3", "revise_4", "try_written", "screen_1")
+    after_all = ("merge", "lens", "attribute", "attribute_rare")
+    after_same = (
+        "explain",
+        "intervene",
+        "steer_texts",
+        "revise_1",
+        "revise_2",
+        "revise_3",
+        "revise_4",
+        "try_written",
+        "screen_1",
+    )
     essential = False
 
     def plan(self, context: RunContext) -> list[ChunkSpec]:

@@ -40,6 +40,7 @@ class SteerTexts(Stage):
     queue = "gpu"
     unit = "latents"
     after_all = ("intervene", "lens")
+    leaves = ("steered_texts", "steered_answers")
     essential = False
 
     def plan(self, context: RunContext) -> list[ChunkSpec]:
@@ -67,8 +68,10 @@ class SteerTexts(Stage):
             # of a latent whose steering was lost nothing is said here; what is left out of able missed this target
             known = [latent for latent in latents if latent in strengths or latent in failed]
             states = {latent: failed.get(latent, TextState.UNREACHABLE) for latent in known}
+            shared = isinstance(request, SteeredAnswersRequest)
             for latent, own in prompts.items():
-                states[latent] = TextState.TEXTS if own else TextState.TOO_FEW_WINDOWS
+                none = TextState.NO_ROOM if shared else TextState.TOO_FEW_WINDOWS
+                states[latent] = TextState.TEXTS if own else none
             texts = steer_texts(
                 context.subject,
                 context.attached(spec.source),

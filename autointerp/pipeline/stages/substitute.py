@@ -50,6 +50,7 @@ class Substitute(Stage):
     queue = "gpu"
     unit = "latents"
     after_all = ("label",)
+    leaves = (ONE_BY_ONE, AT_ONCE)
     essential = False
 
     def plan(self, context: RunContext) -> list[ChunkSpec]:
@@ -126,7 +127,8 @@ def _one_by_one(context: RunContext, spec: ChunkSpec, request: SubstitutionReque
     labels = chosen_labels(context, source, sorted({*latents, *(d for d in donor_of.values() if d >= 0)}))
     statistics = context.exemplars(source).statistics
     shares = np.full((len(latents), 2), np.nan)
-    spreads, firing = np.zeros((len(latents), 2)), np.zeros(len(latents))
+    spreads = np.zeros((len(latents), 2))
+    firing, of_one = np.zeros(len(latents)), np.zeros(len(latents))
     jobs = _Jobs()
     for number, latent in enumerate(latents):
         evidence = evidence_of(context, source, latent)
@@ -146,6 +148,7 @@ def _one_by_one(context: RunContext, spec: ChunkSpec, request: SubstitutionReque
                 arms[CONTROL] = windows.placed(other, scale_to(statistics, latent, donor))
         for arm, label in arms.items():
             shares[number, arm], spreads[number, arm] = label.share_silent, label.spread
+            of_one[number] = label.share_of_one  # of the pool, whatever the label
             jobs.add(latent, arm, label)
     per_latent = max(1, len(jobs.rows) // max(1, len(latents)))
     result = run_substitution(
@@ -158,7 +161,7 @@ def _one_by_one(context: RunContext, spec: ChunkSpec, request: SubstitutionReque
     kinds = sorted({explanation.explainer for explanation, _ in labels.values()})
     explainer = [kinds.index(labels[latent][0].explainer) for latent in latents]
     evidence_table = _evidence(
-        latents, jobs, result, shares, spreads, firing, explainer, list(donor_of.values()), kinds
+        latents, jobs, result, shares, spreads, firing, of_one, explainer, list(donor_of.values()), kinds
     )
     path = context.folder.evidence(source, ONE_BY_ONE, spec.ordinal)
     evidence_table.save(path)
@@ -172,6 +175,7 @@ def _evidence(
     shares: NDArray[np.float64],
     spreads: NDArray[np.float64],
     firing: NDArray[np.float64],
+    of_one: NDArray[np.float64],
     explainer: Sequence[int],
     donors: Sequence[int],
     kinds: list[str],
@@ -206,6 +210,7 @@ def _evidence(
         share_firing=firing,
         share_silent=shares,
         share_spread=spreads,
+        share_of_one=of_one,
         num_lost=np.array(num_lost, dtype=np.int32),
         explainers=kinds,
     )

@@ -33,6 +33,7 @@ class Write(Stage):
     unit = "latents"
     after_all = ("merge", "lens")
     after_same = ("explain", "revise_1", "revise_2", "revise_3", "revise_4")
+    leaves = ("written-labels",)
     prepares = (ScoreRow,)
     essential = False
 
@@ -81,6 +82,7 @@ class TryWritten(Stage):
     queue = "gpu"
     unit = "latents"
     after_same = ("write",)
+    leaves = ("tried-labels",)
     essential = False
 
     def plan(self, context: RunContext) -> list[ChunkSpec]:
@@ -98,6 +100,7 @@ class TryShuffled(Stage):
     queue = "gpu"
     unit = "latents"
     after_all = ("try_written",)
+    leaves = ("written-shuffled", "tried-shuffled")
     essential = False
 
     def plan(self, context: RunContext) -> list[ChunkSpec]:
