@@ -1,6 +1,7 @@
 # make demo    install, then label the quickstart's dictionary into demo/
 # make bench   time extraction against its floor, with a long run for the steady state (about 40 minutes on 2 cores)
 # make test    install what tests need, check types, lint and imports, run the tests without network
+# make test-long   the few tests that take minutes each, which make test leaves out
 # make vllm    a real vLLM on the CPU, in an environment of its own, asked over HTTP and in process (docs/vllm.md)
 # The environment is kept in .venv; a second call is quick.
 
@@ -10,14 +11,17 @@ TORCH_INDEX ?=
 # pip's own variables (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, ...) hold; TORCH_INDEX adds one more index for torch
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: demo test check bench vllm clean
+.PHONY: demo test test-long check bench vllm clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
 	$(BIN)/autointerp run examples/quickstart.toml --out demo
 
 test: check
-	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/test_import_table.py
+	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not long" --ignore tests/test_import_table.py
+
+test-long: .venv/installed-test
+	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m long
 
 check: .venv/installed-test
 	$(BIN)/ruff check .

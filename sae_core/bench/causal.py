@@ -195,18 +195,18 @@ class PlainWay:
         self.block = subject.base.get_submodule(coder.hookpoints_in[0])
         self.head = subject.model.get_output_embeddings()
         self.special = torch.tensor(sorted(subject.special_ids), dtype=torch.long)
-        controls = work.ablation.control_directions
-        pool, steering = (
-            draw_control_directions(
-                subject, [subject.hookpoint(coder.hookpoints_out[0])], work.tokens, len(work.contexts), count, 0
-            )
-            for count in (max(work.ablation.control_pool, 2 * controls), work.steering.control_directions)
-        )
+        self.ablation_controls, _ = self._controls(work.ablation)
+        self.steering_controls, self.activation_norm = self._controls(work.steering)
+
+    def _controls(self, settings: AblationSettings | SteeringSettings) -> tuple[dict[int, Tensor], float]:
+        """Latent -> its control directions [R, D], and the mean length of the hookpoint's activations."""
+        work, count = self.work, settings.control_directions
+        hookpoint = work.subject.hookpoint(work.coder.hookpoints_out[0])
+        size = max(settings.control_pool, 2 * count)
+        pool = draw_control_directions(work.subject, [hookpoint], work.tokens, len(work.contexts), size, 0)
         latents = np.array(list(work.ablated))
-        dealt = torch.from_numpy(deal_directions(latents, pool.kinds, controls, 0)).long()
-        self.ablation_controls = dict(zip(latents.tolist(), pool.vectors[dealt], strict=True))
-        self.steering_controls = steering.vectors
-        self.activation_norm = steering.activation_norm
+        dealt = torch.from_numpy(deal_directions(latents, pool.kinds, count, 0)).long()
+        return dict(zip(latents.tolist(), pool.vectors[dealt], strict=True)), pool.activation_norm
 
     @torch.inference_mode()
     def __call__(self) -> Numbers:
@@ -305,7 +305,7 @@ class PlainWay:
         own = self.work.coder.directions[latent].float()
         length = float(own.norm())
         fit, score = self._prompts(latent, self.work.fitted), self._prompts(latent, self.work.scored)
-        for direction, unit in enumerate([own / length, *self.steering_controls]):
+        for direction, unit in enumerate([own / length, *self.steering_controls[latent]]):
             start = 0.5 * self.activation_norm
             for target in settings.targets:
                 found = find_strengths(

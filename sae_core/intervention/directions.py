@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,6 +20,10 @@ from sae_core.subject import SubjectModel
 
 _AT_A_TIME = 8
 """Contexts that are run together for typical directions."""
+_ROUNDS = 8
+"""Times that further tokens are drawn where typical directions are still missing."""
+_ALIKE = 1 - 1e-6
+"""Two directions with a cosine (of any sign) above this are one."""
 
 ContextTokens = Callable[[int], NDArray[np.integer[Any]]]
 """Ordinal of a context -> its token ids, the BOS included."""
@@ -71,7 +74,8 @@ def draw_control_directions(
     """``count`` control directions, the first half isotropic, the rest typical; the same for every chunk of a run.
 
     They depend on nothing but the seed, the subject and the corpus, so that all chunks of a run meet the same ones and
-    the variance over directions means something (METHODS 5).
+    the variance over directions means something (METHODS 5). No two are alike: a corpus of very few kinds of tokens
+    gives fewer typical ones, and :func:`deal_directions` refuses where a latent would have to get one twice.
 
     Raises:
         CorpusError: the corpus has no two different tokens to compare.
@@ -79,33 +83,82 @@ def draw_control_directions(
     rng = np.random.default_rng(seed_for(seed, "control directions", *map(str, hookpoints)))
     width = sum(subject.widths(hookpoints).values())
     num_typical = count // 2
-    texts: list[NDArray[np.int64]] = []
-    for _ in range(2 * max(num_typical, 4)):
-        tokens = np.asarray(context_tokens(int(rng.integers(num_contexts))))
-        counts = np.flatnonzero(~np.isin(tokens, list(subject.special_ids)))
-        counts = counts[counts > 0]  # the first token of a context is an attention sink, typical of nothing
-        if len(counts):
-            texts.append(tokens[: int(counts[rng.integers(len(counts))]) + 1].astype(np.int64))
-    if len(texts) < 2:
-        raise CorpusError(
-            f"The corpus has {len(texts)} tokens to draw typical directions from; give a corpus of more tokens."
-        )
-    samples = _last_activations(subject, hookpoints, texts)
+    found = _Typical(subject, hookpoints, context_tokens, num_contexts, rng)
+    found.draw(2 * max(num_typical, 4))
     isotropic = torch.from_numpy(rng.standard_normal((count - num_typical, width))).float().to(subject.device)
-    # Equal tokens at a shallow hookpoint have equal activations: such pairs are passed over.
-    pairs = [a - b for a, b in itertools.pairwise(samples) if bool((a != b).any())]
-    if not pairs:
+    for _ in range(_ROUNDS):
+        missing = num_typical - len(found.directions)
+        if missing > 0:
+            found.draw(2 * max(missing, 4))
+    if len(found.samples) < 2:
+        raise CorpusError(
+            f"The corpus has {len(found.samples)} tokens to draw typical directions from; give a corpus of more tokens."
+        )
+    if not found.directions:
         raise CorpusError(
             "All random tokens of the corpus have equal activations; give a corpus of more kinds of tokens."
         )
-    typical = [pairs[(2 * r) % len(pairs)] for r in range(num_typical)]
-    vectors = torch.cat([isotropic, torch.stack(typical)]) if typical else isotropic
-    norms = vectors.norm(dim=-1, keepdim=True)
+    typical = found.directions[:num_typical]
     return ControlDirections(
-        vectors=vectors / norms,
-        kinds=kinds_dealt(count),
-        activation_norm=float(torch.stack(samples).norm(dim=-1).mean()),
+        vectors=torch.stack([*(isotropic / isotropic.norm(dim=-1, keepdim=True)), *typical]),
+        kinds=(ControlKind.ISOTROPIC,) * len(isotropic) + (ControlKind.TYPICAL,) * len(typical),
+        activation_norm=float(torch.stack(found.samples).norm(dim=-1).mean()),
     )
+
+
+class _Typical:
+    """Differences of the activations at two random tokens, as they are drawn."""
+
+    def __init__(
+        self,
+        subject: SubjectModel,
+        hookpoints: Sequence[Hookpoint],
+        context_tokens: ContextTokens,
+        num_contexts: int,
+        rng: np.random.Generator,
+    ) -> None:
+        self.subject = subject
+        self.hookpoints = hookpoints
+        self.context_tokens = context_tokens
+        self.num_contexts = num_contexts
+        self.rng = rng
+        self.seen: set[tuple[int, int]] = set()
+        """Contexts and positions drawn so far."""
+        self.samples: list[Tensor] = []
+        """[D] activations at them."""
+        self.directions: list[Tensor] = []
+        """[D] of length 1, no two alike."""
+
+    def draw(self, tries: int) -> None:
+        """Look at so many random tokens, each with the next one making a direction."""
+        texts: list[NDArray[np.int64]] = []
+        for _ in range(tries):
+            ordinal = int(self.rng.integers(self.num_contexts))
+            tokens = np.asarray(self.context_tokens(ordinal))
+            counts = np.flatnonzero(~np.isin(tokens, list(self.subject.special_ids)))
+            counts = counts[counts > 0]  # the first token of a context is an attention sink, typical of nothing
+            if not len(counts):
+                continue
+            position = int(counts[self.rng.integers(len(counts))])
+            # A token drawn again differs from itself by the rounding of another batch, a direction of noise.
+            if (ordinal, position) not in self.seen:
+                self.seen.add((ordinal, position))
+                texts.append(tokens[: position + 1].astype(np.int64))
+        if not texts:
+            return
+        samples = _last_activations(self.subject, self.hookpoints, texts)
+        self.samples += samples
+        for a, b in zip(samples[::2], samples[1::2], strict=False):
+            self._add(a - b)
+
+    def _add(self, difference: Tensor) -> None:
+        """Equal tokens at a shallow hookpoint have equal activations, and two pairs of the same tokens one difference."""
+        length = float(difference.norm())
+        if length == 0:
+            return
+        unit = difference / length
+        if all(abs(float(unit @ other)) < _ALIKE for other in self.directions):
+            self.directions.append(unit)
 
 
 def _last_activations(
@@ -139,14 +192,16 @@ def deal_directions(
     error of these few would be in every latent alike, and no number of latents would take it out of their median.
 
     Raises:
-        InputError: the pool is too small.
+        InputError: the pool has too few of a kind.
     """
     wanted = {kind: kinds_dealt(count).count(kind) for kind in ControlKind}
     places = {kind: np.flatnonzero(np.array(kinds) == kind) for kind in wanted}
     if any(len(places[kind]) < number for kind, number in wanted.items()):
+        isotropic, typical = (len(places[kind]) for kind in (ControlKind.ISOTROPIC, ControlKind.TYPICAL))
         raise InputError(
-            f"{count} control directions for each latent were asked for, of a pool of {len(kinds)}; ask for at most "
-            f"{len(kinds) // 2 * 2} or give a larger pool."
+            f"{count} control directions for each latent, half of each kind, were asked for, of a pool of {len(kinds)} "
+            f"({isotropic} isotropic, {typical} typical); ask for at most {2 * min(isotropic, typical)}, or give a larger "
+            "pool and a corpus of more kinds of tokens."
         )
     dealt = np.empty((len(latents), count), dtype=np.int32)
     for row, latent in zip(dealt, latents.tolist(), strict=True):

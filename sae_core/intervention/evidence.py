@@ -112,7 +112,10 @@ class AblationEvidence(EvidenceTable):
 
 KL_DIRECTION = "KL(clean || steered)"
 """What ``kl`` means in :class:`SteeringEvidence`."""
-KL_POSITIONS = "mean over prompts of the mean over the prompt's tokens from the first firing token to the window's end"
+KL_POSITIONS = (
+    "mean over prompts of the mean over the prompt's tokens from the first firing token on, "
+    "up to the window's end and SteeringSettings.max_positions of them (16) at most"
+)
 """Where it is measured (and steered)."""
 
 
@@ -122,7 +125,8 @@ class SteeringEvidence(EvidenceTable):
 
     A row is one latent at one target. ``alpha`` was fitted on prompts of the explain side; everything with ``score``
     in its name was measured at that alpha on prompts of the score side. KL is :data:`KL_DIRECTION`, nats,
-    :data:`KL_POSITIONS`. Control directions have the length of the latent's direction, so that alphas compare.
+    :data:`KL_POSITIONS`. Control directions have the length of the latent's direction, so that alphas compare; each latent
+    has its own R of the pool that ablation deals from.
     Numbers that do not exist are NaN, and the flags say why.
     """
 
@@ -140,11 +144,12 @@ class SteeringEvidence(EvidenceTable):
     num_prompts_score: NDArray[np.int32]
     """[Q] prompts of the score side; 0: nothing could be measured there."""
     alpha: NDArray[np.float64]
-    """[Q] smallest alpha found that meets the target; NaN where unreachable."""
+    """[Q] alpha that meets the target, the first one met on the way up from a push of half an activation's length (down,
+    where that does too much); a target met by a smaller one as well has that one passed over. NaN where unreachable."""
     direction_norm: NDArray[np.float64]
     """[Q] length of d, so that ``alpha * direction_norm`` is the displacement."""
     kl_fit: NDArray[np.float64]
-    """[Q] KL met on the explain side; where unreachable, the one that came nearest."""
+    """[Q] KL met on the explain side; where unreachable, the one that came nearest, NaN where every push overflowed."""
     kl_score_mean: NDArray[np.float64]
     """[Q] mean over the score side's prompts."""
     kl_score_median: NDArray[np.float64]

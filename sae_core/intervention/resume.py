@@ -357,7 +357,7 @@ class UpperLayers:
         if several and len(set(blocks)) < len(blocks):
             raise SubjectError(
                 f"Interventions on a crosscoder that reads two places of one block ({', '.join(map(str, self.hookpoints))}) are not "
-                "measured; leave out what needs them: the scorers intervention, substitution and steered_*, and the explainer output."
+                "measured; leave out what needs them: the intervention, substitution and steered_ scorers and the output explainer."
             )
         self._gives_tuple = False
 

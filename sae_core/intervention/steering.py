@@ -16,9 +16,16 @@ from torch import Tensor
 
 from sae_core.hashing import hash64, seed_for
 from sae_core.hookpoints import Hookpoint
-from sae_core.intervention.directions import Coder, ContextTokens, ControlDirections, draw_control_directions
+from sae_core.intervention.directions import (
+    Coder,
+    ContextTokens,
+    ControlDirections,
+    deal_directions,
+    draw_control_directions,
+    kinds_dealt,
+)
 from sae_core.intervention.divergence import Unembedding
-from sae_core.intervention.evidence import SteeringEvidence
+from sae_core.intervention.evidence import POOL, SteeringEvidence
 from sae_core.intervention.firing import FiringFinder, FiringSpan, coder_hookpoints
 from sae_core.intervention.measure import Reference, measure, reference
 from sae_core.intervention.promised import Rankings, jackknife_error
@@ -38,7 +45,9 @@ class SteeringSettings:
     tolerance: float = 0.1
     """Largest relative distance from the target that counts as met."""
     control_directions: int = 4
-    """R, half of them isotropic, half typical."""
+    """R, half of them isotropic, half typical; every latent has its own, out of the pool that ablation has too."""
+    control_pool: int = POOL
+    """Directions of the pool; at least twice those of a latent are drawn."""
     threshold: float = 0.0
     """A latent fires where its activation is above this by magnitude."""
     max_positions: int | None = 16
@@ -87,9 +96,10 @@ def run_steering(
 ) -> SteeringEvidence:
     """Find alpha for ``h' = h + alpha d`` on explain-side prompts, then apply it on score-side prompts.
 
-    A prompt is a firing window in its context; positions from its first firing token on are steered and measured.
-    The KL of a prompt is the mean over these positions, that of a latent the mean over its prompts. Control
-    directions get the latent's length and are fitted on the same prompts to the same target, each for itself.
+    A prompt is a firing window in its context; positions from its first firing token on, ``max_positions`` of them at
+    most, are steered and measured. The KL of a prompt is the mean over these positions, that of a latent the mean over
+    its prompts. Control directions get the latent's length and are fitted on the same prompts to the same target, each
+    for itself. A push so large that the subject overflows counts as too far while alpha is looked for.
 
     Args:
         subject: the model.
@@ -101,20 +111,21 @@ def run_steering(
         promised: latent -> tokens that it is said to raise, -1 for none (:mod:`sae_core.token_change` finds such lists); those of
             other latents, steered here or not, are the control.
         settings: how to run.
-        seed: of the run; the control directions are those of the ablation.
+        seed: of the run; a latent's control directions are those of its ablation, where both have equally many.
         progress: called with the number of latents done so far (fitted; scoring them comes last).
 
     Raises:
         CoderError: the coder does not fit the subject.
-        NonFiniteError: an edited pass gave NaN or infinite values.
+        NonFiniteError: a clean pass gave NaN or infinite values, or an edited one on the score side's prompts.
     """
     settings = settings or SteeringSettings()
     read, write = coder_hookpoints(subject, coder)
-    controls = draw_control_directions(subject, write, context_tokens, num_contexts, settings.control_directions, seed)
+    size = max(settings.control_pool, 2 * settings.control_directions)
+    pool = draw_control_directions(subject, write, context_tokens, num_contexts, size, seed)
     run = _Steering(
-        subject, coder, read, write, controls, settings, sorted(fit_windows), context_tokens, promised or {}
+        subject, coder, read, write, pool, settings, sorted(fit_windows), context_tokens, promised or {}, seed
     )
-    return run.evidence(fit_windows, score_windows, seed, progress)
+    return run.evidence(fit_windows, score_windows, progress)
 
 
 class _Steering:
@@ -126,16 +137,18 @@ class _Steering:
         coder: Coder,
         read: Sequence[Hookpoint],
         write: Sequence[Hookpoint],
-        controls: ControlDirections,
+        pool: ControlDirections,
         settings: SteeringSettings,
         latents: list[int],
         context_tokens: ContextTokens,
         promised: Mapping[int, NDArray[np.integer[Any]]],
+        seed: int,
     ) -> None:
         self.subject = subject
         self.read = read
-        self.controls = controls
         self.settings = settings
+        self.seed = seed
+        self.activation_norm = pool.activation_norm
         self.latents = np.array(latents, dtype=np.int32)
         self.context_tokens = context_tokens
         self.upper = UpperLayers(subject, write, from_clean=tuple(read) == tuple(write))
@@ -152,10 +165,10 @@ class _Steering:
         own = coder.directions.index_select(0, index).to(subject.device).float()
         self.norms: NDArray[np.float64] = own.norm(dim=-1).double().cpu().numpy()
         unit = own / own.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-        shared = controls.vectors[None].expand(len(latents), -1, -1)
-        self.units_FRD = torch.cat([unit[:, None], shared], dim=1)
+        dealt = torch.from_numpy(deal_directions(self.latents, pool.kinds, settings.control_directions, seed)).long()
+        self.units_FRD = torch.cat([unit[:, None], pool.vectors[dealt.to(subject.device)]], dim=1)
         """[F, 1 + R, D] directions of length 1, the latent's own first."""
-        self.directions = 1 + len(controls.kinds)
+        self.directions = 1 + settings.control_directions
         self.promised = {latent: np.asarray(tokens, dtype=np.int64) for latent, tokens in promised.items()}
         self.known_V = known_tokens(subject)
         self.lens = LensReader(subject, write, settings.lens_tokens)
@@ -164,7 +177,6 @@ class _Steering:
         self,
         fit_windows: Mapping[int, Sequence[InterventionWindow]],
         score_windows: Mapping[int, Sequence[InterventionWindow]],
-        seed: int,
         progress: Callable[[int], None] | None,
     ) -> SteeringEvidence:
         """Fit group by group, then score all latents in one sweep over the corpus for each target."""
@@ -178,7 +190,7 @@ class _Steering:
             prompts = self._prompts({f: fit_windows[int(self.latents[f])] for f in group})
             prompts_fit[group] = np.bincount([s.latent for s in prompts.spans], minlength=num_latents)[group]
             able = np.array([f for f in group if prompts_fit[f] and self.norms[f] > 0], dtype=np.int64)
-            start = np.full((len(able), self.directions), 0.5 * self.controls.activation_norm)
+            start = np.full((len(able), self.directions), 0.5 * self.activation_norm)
             for t, target in enumerate(settings.targets):
                 if len(able) == 0:
                     break
@@ -190,7 +202,7 @@ class _Steering:
             if progress is not None:
                 progress(int(group[-1]) + 1)
         parts = [
-            self._rows(t, target, push[t], value[t], met[t], prompts_fit, score_windows, seed)
+            self._rows(t, target, push[t], value[t], met[t], prompts_fit, score_windows)
             for t, target in enumerate(settings.targets)
         ]
         return SteeringEvidence.concatenate(parts)
@@ -242,7 +254,7 @@ class _Steering:
             full = np.full(shape, np.nan)
             full[able] = np.where(asked, push, np.nan).reshape(len(able), -1)
             total, count = np.zeros(shape), np.zeros(shape)
-            for span, direction, kl, _ in self._steer(prompts, full):
+            for span, direction, kl, _ in self._steer(prompts, full, overflow_is_far=True):
                 total[span.latent, direction] += kl
                 count[span.latent, direction] += 1
             mean: NDArray[np.float64] = (total / np.maximum(count, 1))[able].ravel()
@@ -253,17 +265,17 @@ class _Steering:
             start.ravel(),
             target,
             tolerance=self.settings.tolerance,
-            largest=self.settings.largest_push * self.controls.activation_norm,
+            largest=self.settings.largest_push * self.activation_norm,
             max_evaluations=self.settings.max_evaluations,
         )
         shaped = (len(able), self.directions)
         return found.strength.reshape(shaped), found.value.reshape(shaped), found.met.reshape(shaped)
 
     def _steer(
-        self, prompts: _Prompts, push: NDArray[np.float64]
+        self, prompts: _Prompts, push: NDArray[np.float64], *, overflow_is_far: bool = False
     ) -> Iterator[tuple[FiringSpan, NDArray[np.int64], NDArray[np.float64], Tensor]]:
         """For each prompt: the directions with a ``push`` [F, 1 + R] that is not NaN, their mean KL, and the mean
-        change [directions, D] of the final hidden state."""
+        change [directions, D] of the final hidden state; ``overflow_is_far`` as in :func:`measure`."""
         batch: list[tuple[FiringSpan, NDArray[np.int64]]] = []
         size = 0
         for span in prompts.spans:
@@ -272,15 +284,19 @@ class _Steering:
             if length == 0:
                 continue
             if batch and size + length > self.settings.max_tokens:
-                yield from self._batch(batch, prompts, push)
+                yield from self._batch(batch, prompts, push, overflow_is_far)
                 batch, size = [], 0
             batch.append((span, directions))
             size += length
         if batch:
-            yield from self._batch(batch, prompts, push)
+            yield from self._batch(batch, prompts, push, overflow_is_far)
 
     def _batch(
-        self, batch: list[tuple[FiringSpan, NDArray[np.int64]]], prompts: _Prompts, push: NDArray[np.float64]
+        self,
+        batch: list[tuple[FiringSpan, NDArray[np.int64]]],
+        prompts: _Prompts,
+        push: NDArray[np.float64],
+        overflow_is_far: bool,
     ) -> Iterator[tuple[FiringSpan, NDArray[np.int64], NDArray[np.float64], Tensor]]:
         device = self.subject.device
         rows_of = np.array([len(directions) for _, directions in batch])
@@ -294,7 +310,8 @@ class _Steering:
         moves = self.units_FRD[torch.from_numpy(latent).to(device), torch.from_numpy(direction).to(device)]
         row = torch.from_numpy(rows.row).to(device)
         delta = (moves * size[:, None]).index_select(0, row)
-        measured = measure(self.upper, self.unembedding, [prompts.references[n] for n in present], rows, delta)
+        references = [prompts.references[n] for n in present]
+        measured = measure(self.upper, self.unembedding, references, rows, delta, overflow_is_far=overflow_is_far)
         kl = np.bincount(rows.row, weights=measured.kl, minlength=len(start)) / rows.lengths
         change = torch.zeros(len(start), measured.difference.shape[1], device=device)
         change.index_add_(0, row, measured.difference)
@@ -314,7 +331,6 @@ class _Steering:
         met: NDArray[np.bool_],
         prompts_fit: NDArray[np.int32],
         score_windows: Mapping[int, Sequence[InterventionWindow]],
-        seed: int,
     ) -> SteeringEvidence:
         """Evidence of one target: the score side at the strengths found."""
         num_latents = len(self.latents)
@@ -351,7 +367,7 @@ class _Steering:
                     largest[f, r] = mine.max() / mine.sum() if mine.sum() > 0 else np.nan
         risen = _Risen.nothing(shape, self.settings)
         for f in np.flatnonzero(~np.isnan(mean).all(axis=1)).tolist():
-            self._rise(risen, f, change[f], own[f], ~np.isnan(mean[f]), seed)
+            self._rise(risen, f, change[f], own[f], ~np.isnan(mean[f]))
         lengths = np.where(self.norms > 0, self.norms, np.nan)
         alpha = push / lengths[:, None]
         return SteeringEvidence(
@@ -382,10 +398,10 @@ class _Steering:
             output_recall=risen.output[1, :, 0],
             control_output_auroc=risen.output[0, :, 1:],
             control_output_recall=risen.output[1, :, 1:],
-            control_kind=np.array(self.controls.kinds, dtype=np.uint8),
+            control_kind=np.array(kinds_dealt(self.settings.control_directions), dtype=np.uint8),
             tolerance=self.settings.tolerance,
             recall_at=self.settings.recall_at,
-            control_seed=seed,
+            control_seed=self.seed,
         )
 
     def _rise(
@@ -395,7 +411,6 @@ class _Steering:
         change_XD: Tensor,
         own: Sequence[Tensor],
         known: NDArray[np.bool_],
-        seed: int,
     ) -> None:
         """Enter a latent's row of ``risen``.
 
@@ -405,7 +420,6 @@ class _Steering:
             change_XD: [1 + R, D] sum over the prompts of the final hidden state's change, by direction.
             own: the terms of the first one, the latent's.
             known: [1 + R] directions with a strength.
-            seed: of the run.
         """
         settings, device = self.settings, change_XD.device
         rankings = Rankings(self.unembedding.delta_logits(change_XD), self.known_V)
@@ -423,7 +437,7 @@ class _Steering:
         latent = int(self.latents[f])
         if latent in self.promised:
             others = np.array(sorted(set(self.promised) - {latent}), dtype=np.int64)
-            order = np.argsort(hash64(others, seed_for(seed, "other latents' promised tokens", latent)), kind="stable")
+            order = np.argsort(hash64(others, seed_for(self.seed, "other latents' promised tokens", latent)), kind="stable")
             compared = [latent, *others[order[: settings.other_lists]].tolist()]
             promised = _side_by_side([self.promised[one] for one in compared]).to(device)
             lists.append(promised[0])

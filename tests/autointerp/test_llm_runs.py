@@ -198,6 +198,7 @@ def test_no_judged_window_was_shown_to_an_explainer(labelled: tuple[Path, list[C
     assert not {text for text in shown & judged if len(text) > 24}
 
 
+@pytest.mark.long
 def test_calls_and_tokens_are_few(tmp_path: Path) -> None:
     """The bound: 8 calls and 9,000 prompt tokens a latent for label, detection and fuzz, with all that precision at the natural rate
     takes (screen, audit, further round), controls not counted.

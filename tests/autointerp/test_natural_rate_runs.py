@@ -205,6 +205,7 @@ def covered(table: pd.DataFrame, figure: str, truth: str) -> pd.Series[bool]:
     return (true >= low - SHOWN) & (true <= high + SHOWN)
 
 
+@pytest.mark.long
 def test_the_planted_labels_err_as_they_should(truth: pd.DataFrame) -> None:
     precision, recall = truth.both / truth.holds, truth.both / truth.fires
     assert truth.kind.value_counts().to_dict() == {RIGHT: 60, BROAD: 20, LOOSE: 20, NARROW: 20}
@@ -223,6 +224,7 @@ def test_the_planted_labels_err_as_they_should(truth: pd.DataFrame) -> None:
     assert truth.fires[of[RIGHT]].min() < 0.002
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["truthful", "erring"])
 def test_nine_in_ten_lie_in_their_intervals(name: str, truth: pd.DataFrame, request: pytest.FixtureRequest) -> None:
     run: Finished = request.getfixturevalue(name)
@@ -247,6 +249,7 @@ def test_nine_in_ten_lie_in_their_intervals(name: str, truth: pd.DataFrame, requ
     assert (resolved[resolved.kind == BROAD].eval("precision_high - precision_low")).median() < 0.25
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["truthful", "erring"])
 def test_too_broad_and_too_narrow_labels_are_told_apart(
     name: str, truth: pd.DataFrame, request: pytest.FixtureRequest
@@ -267,6 +270,7 @@ def test_too_broad_and_too_narrow_labels_are_told_apart(
     assert f1[RIGHT] > max(f1[BROAD], f1[LOOSE], f1[NARROW])
 
 
+@pytest.mark.long
 def test_what_the_figures_rest_on_is_said(truthful: Finished, erring: Finished, truth: pd.DataFrame) -> None:
     for run in (truthful, erring):
         table = judged(run, truth, 0.0)
@@ -291,6 +295,7 @@ def test_what_the_figures_rest_on_is_said(truthful: Finished, erring: Finished, 
         assert 0.3 < fit["audit_position"] < 0.7
 
 
+@pytest.mark.long
 def test_calls_and_tokens_stay_within_the_bound(truthful: Finished, erring: Finished) -> None:
     """At most 8 calls and 9,000 prompt tokens a label for all judging together, controls not counted, as the server saw it."""
     for run in (truthful, erring):

@@ -57,6 +57,7 @@ def test_a_row_has_medians_of_the_repeats() -> None:
     assert "steady_tokens" not in row_of(measured(runs, [1.0, 2.0, 2.0], 50.0), FULL, None)
 
 
+@pytest.mark.long
 def test_a_small_measurement_for_real() -> None:
     found = in_child(Measurement(num_latents=256, num_tokens=16_384, repeats=2, floor_from=0.0))
     assert [len(run) for run in found["runs"]] == [8, 8]
