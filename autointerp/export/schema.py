@@ -237,10 +237,15 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "steering_effect",
         _REAL,
-        "ln of the strength that random directions need for the same KL over the latent's own.",
+        "ln of the strength that random directions need for the same KL over the latent's own, mean over those that reach it; null where fewer than half of them do.",
     ),
     Column("steering_effect_low", _REAL, "Lower bound of its 95% interval over those directions."),
     Column("steering_effect_high", _REAL, "Upper bound of its 95% interval over those directions."),
+    Column(
+        "steering_controls_unreachable",
+        _COUNT,
+        "Random directions that reach the KL at no strength tried; `steering_effect` is a mean over the others, rather too low than too high then.",
+    ),
     Column(
         "steering_failure",
         _TEXT,

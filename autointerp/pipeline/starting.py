@@ -33,6 +33,7 @@ from autointerp.pipeline.folder import RunFolder, RunNote, usable_folder
 from autointerp.pipeline.memory_check import check_memory
 from autointerp.pipeline.owner import Owner
 from autointerp.pipeline.steered_texts import check_steered_texts
+from autointerp.predictions.finding import can_predict
 from autointerp.scorers.base import Scorer
 from autointerp.store import ChunkState, LabelStore, open_store
 from autointerp.store.dialects import parse_url
@@ -304,6 +305,13 @@ def _check_settings(config: RunConfig) -> None:
     ):
         evidence_request(components, kind)
     check_steered_texts(components)
+    if evidence_request(components, SubstitutionRequest) is not None and not can_predict(components):
+        explainers = ", ".join(repr(explainer.kind) for explainer in config.build_explainers())
+        raise ConfigError(
+            f"the scorer 'substitution' puts what a label predicts in its latent's place, and labels of {explainers} predict no "
+            'activations: add [[explainers]] with kind = "pattern" or [[scorers]] with kind = "simulation", or take '
+            "'substitution' out."
+        )
     for component in components:
         for need in component.needs():
             if isinstance(need, TokenChangeRequest):

@@ -43,7 +43,7 @@ class PlacedLabel:
     spread: float
     """Relative variance of that share over the share of firing windows, as far as it is counted on finitely many."""
     share_of_one: float
-    """What one window adds to that share where it is counted in a sample of the side; 0 where all were counted."""
+    """What one window adds to that share where it is known from a sample of the side; 0 where all windows were counted."""
     firing: list[Placed]
     """In windows in which the latent fires, a uniform sample of these."""
     silent: list[Placed]
@@ -218,7 +218,7 @@ def judged_windows(
         activation[opens : opens + len(one.activation)] = one.activation[: len(tokens) - opens]
         window = InterventionWindow(one.context, one.position, len(tokens), int(corpus.context_document[one.context]))
         placed[one.fires].append((window, activation))
-    return pi, PlacedLabel(1 - pi, 0.0, 0.0, placed[True], placed[False])
+    return pi, PlacedLabel(1 - pi, 0.0, (1 - pi) / max(len(placed[False]), 1), placed[True], placed[False])
 
 
 def dealt_anew(label: PlacedLabel, share_firing: float, seed: int) -> PlacedLabel:

@@ -94,11 +94,15 @@ def of_all_at_once(evidence: JointSubstitutionEvidence) -> dict[str, Any]:
 
     ``contexts``, ``documents`` and ``tokens`` that the figures rest on, ``num_latents`` replaced and ``num_left`` (labelled, but
     without a prediction for every token); ``clean_ce`` and, by way of filling the latents in, ``kl`` and ``delta_ce``, nats a token;
-    ``recovered`` by way: ``1 - KL / KL(all ablated)`` with an interval over documents, ``ce_recovered`` the same of the change of
-    cross-entropy without one (a ratio of differences that may have either sign).
+    ``recovered`` by way: ``1 - KL / KL(all ablated)`` with an interval over documents, ``no_lower_end`` where that has none because
+    documents differ too much; ``ce_recovered`` the same of the change of cross-entropy without an interval (a ratio of
+    differences that may have either sign).
+    Where no latent was replaced nothing was edited, and of one alone no labels can be shuffled: these are null and not 0.
     """
     tokens = int(evidence.num_tokens.sum())
     ways = {way: number for number, way in enumerate(evidence.ways)}
+    least = {way: 2 if way == "shuffled" else 1 for way in ways}
+    edited = {way for way in ways if tokens and evidence.num_latents >= least[way]}
     zero = ways["zero"]
     kl, change = _by_document(evidence.kl, evidence.document), evidence.delta_ce.sum(axis=0)
     recovered: dict[str, Any] = {}
@@ -106,9 +110,12 @@ def of_all_at_once(evidence: JointSubstitutionEvidence) -> dict[str, Any]:
     for way, number in ways.items():
         if number == zero:
             continue
-        share = recovered_share(kl[:, number], kl[:, zero], unseen=False) if tokens else Recovered(None, None, None)
-        recovered[way] = {"value": share.value, "low": share.low, "high": share.high}
-        ce[way] = float(1 - change[number] / change[zero]) if change[zero] > 0 else None
+        share = Recovered(None, None, None)
+        if way in edited:
+            share = recovered_share(kl[:, number], kl[:, zero], unseen=False)
+        no_lower_end = share.low is None and share.high is not None
+        recovered[way] = {"value": share.value, "low": share.low, "high": share.high, "no_lower_end": no_lower_end}
+        ce[way] = float(1 - change[number] / change[zero]) if way in edited and change[zero] > 0 else None
     per_token = max(tokens, 1)
     return {
         "contexts": len(evidence.context),
@@ -117,8 +124,8 @@ def of_all_at_once(evidence: JointSubstitutionEvidence) -> dict[str, Any]:
         "num_latents": evidence.num_latents,
         "num_left": evidence.num_left,
         "clean_ce": float(evidence.clean_ce.sum()) / per_token if tokens else None,
-        "kl": {way: float(kl[:, n].sum()) / per_token if tokens else None for way, n in ways.items()},
-        "delta_ce": {way: float(change[n]) / per_token if tokens else None for way, n in ways.items()},
+        "kl": {way: float(kl[:, n].sum()) / per_token if way in edited else None for way, n in ways.items()},
+        "delta_ce": {way: float(change[n]) / per_token if way in edited else None for way, n in ways.items()},
         "recovered": recovered,
         "ce_recovered": ce,
     }

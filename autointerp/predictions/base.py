@@ -5,13 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autointerp.explanation import Explanation
 from autointerp.patterns.index import PoolIndex
+
+if TYPE_CHECKING:
+    from autointerp.explainers.base import Explainer
+    from autointerp.scorers.base import Scorer
 
 Verdicts = Mapping[str, Mapping[str, Any]]
 """What scorers kept of their work on one label, by the scorer's kind (``Score.verdicts``)."""
@@ -23,6 +27,11 @@ class Predictor(ABC):
     A module of this package with a concrete subclass of :class:`TokenPredictor` or :class:`WindowPredictor` is enough for
     its labels to be substituted.
     """
+
+    @classmethod
+    def may_come_of(cls, component: Explainer | Scorer) -> bool:
+        """Whether a run with this explainer or scorer may have labels with predictions of this kind; True where that cannot be told."""
+        return True
 
     @classmethod
     @abstractmethod

@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Sequence
 from functools import cache
 
 import autointerp.predictions as package
+from autointerp.explainers.base import Explainer
 from autointerp.explanation import Explanation
 from autointerp.predictions.base import Predictor, Verdicts
+from autointerp.scorers.base import Scorer
 
 
 @cache
@@ -24,6 +27,11 @@ def known_predictors() -> tuple[type[Predictor], ...]:
             if issubclass(member, Predictor) and not inspect.isabstract(member) and member.__module__ == module.__name__
         ]
     return tuple(found)
+
+
+def can_predict(components: Sequence[Explainer | Scorer]) -> bool:
+    """Whether labels of a run with these components may have predictions of any kind."""
+    return any(kind.may_come_of(component) for kind in known_predictors() for component in components)
 
 
 def predictor_of(explanation: Explanation, verdicts: Verdicts) -> Predictor | None:

@@ -7,8 +7,10 @@ from typing import Any, Self
 
 import numpy as np
 
+from autointerp.explainers.base import Explainer
 from autointerp.explanation import Explanation
 from autointerp.predictions.base import PredictedWindow, Verdicts, WindowPredictor
+from autointerp.scorers.base import Scorer
 from autointerp.scorers.simulation import HIGHEST, KEPT_STEPS, SimulationScorer
 from sae_core.errors import InputError
 
@@ -23,6 +25,11 @@ class SimulatedWindows(WindowPredictor):
     def windows(self) -> tuple[PredictedWindow, ...]:
         """See the base class."""
         return self.judged
+
+    @classmethod
+    def may_come_of(cls, component: Explainer | Scorer) -> bool:
+        """See the base class."""
+        return isinstance(component, SimulationScorer)
 
     @classmethod
     def of(cls, explanation: Explanation, verdicts: Verdicts) -> Self | None:

@@ -170,6 +170,8 @@ def _substituted(source: str, found: Mapping[str, Any]) -> Text | None:
         line.append(percent_text(kept["value"]), style="bold")
         if kept["low"] is not None and kept["high"] is not None:
             line.append(f" [{percent_text(kept['low'])}, {percent_text(kept['high'])}]")
+        elif kept["high"] is not None:  # what is divided by is not known from 0
+            line.append(f" (at most {percent_text(kept['high'])}, no lower bound)")
         line.append(" of what they do")
         others = {"shuffled": "shuffled labels", "mean": "means where it fires"}
         beside = [

@@ -262,9 +262,7 @@ def _steering_row(steering: SteeringEvidence, row: int) -> dict[str, ScoreValue]
         nearest = _finite(steering.kl_fit[row])
         return values | {"steering_failure": FailureKind.UNREACHABLE.value, "steering_kl_fit": nearest}
     ratios = steering.log_alpha_ratio[row]
-    ratios = ratios[np.isfinite(ratios)]
-    effect = float(ratios.mean()) if len(ratios) else None
-    deviation = float(ratios.std(ddof=1)) if len(ratios) > 1 else None
+    reached = ratios[np.isfinite(ratios)]
     return values | {
         "steering_alpha": _finite(steering.alpha[row]),
         "steering_norm": _finite(steering.alpha[row] * steering.direction_norm[row]),
@@ -272,11 +270,23 @@ def _steering_row(steering: SteeringEvidence, row: int) -> dict[str, ScoreValue]
         "steering_kl": _finite(steering.kl_score_mean[row]),
         "steering_kl_median": _finite(steering.kl_score_median[row]),
         "steering_kl_largest_share": _finite(steering.kl_score_largest_share[row]),
-        "steering_effect": effect,
-        "steering_effect_se": deviation / math.sqrt(len(ratios)) if deviation is not None else None,
-        "steering_num_controls": len(ratios),
-        **_bounds("steering_effect", mean_interval(ratios)),
+        "steering_num_controls": len(reached),
+        "steering_controls_unreachable": len(ratios) - len(reached),
+        **(_steering_effect(reached) if 2 * len(reached) >= len(ratios) else {}),
         **_promised(steering, row),
+    }
+
+
+def _steering_effect(ratios: NDArray[np.float64]) -> dict[str, ScoreValue]:
+    """Of the directions that reach the target. The others need a larger push than any that was tried: where they are the
+    most, a mean of the rest would say that random directions do nearly as well as the latent."""
+    if not len(ratios):
+        return {}
+    error = float(ratios.std(ddof=1)) / math.sqrt(len(ratios)) if len(ratios) > 1 else None
+    return {
+        "steering_effect": float(ratios.mean()),
+        "steering_effect_se": error,
+        **_bounds("steering_effect", mean_interval(ratios)),
     }
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _OWN, _CONTROL = 0, 1
 """Arms of :class:`sae_core.intervention.substitution_evidence.SubstitutionEvidence`."""
 MIN_SILENT = 4
-"""Silent windows with a prediction below which there is no figure where one of them stands for more than one firing window."""
+"""Silent windows, as they were seen in a sample, below which there is no figure where one stands for more than one firing window."""
 
 
 class SubstitutionScorer(Scorer):
@@ -115,7 +115,7 @@ class SubstitutionScorer(Scorer):
             "substitution_kl": None if own.value is None else (1 - own.value) * ablated,
             "substitution_kl_firing": float(rows.kl[firing].mean()),
             "substitution_kl_silent": float(rows.kl[silent].mean()) if len(silent) else None,
-            "substitution_odds": share_silent / share_firing if share_firing else None,
+            "substitution_odds": share_silent / share_firing,
             "substitution_delta_ce": float(rows.delta_ce[firing].mean()),
             "substitution_ablation_delta_ce": float(rows.delta_ce_ablated[firing].mean()),
         }
@@ -142,12 +142,14 @@ def _unknown(rows: SubstitutionEvidence, latent: int, place: int, arm: int) -> s
     firing, silent = float(rows.share_firing[place]), float(rows.share_silent[place, arm])
     if silent > 0 and not len(rows.rows_of(latent, arm, False)):
         return f"{silent:.1%} of the windows are silent ones that the label speaks of, and none of them was judged"
+    if not firing:
+        return "how often the latent fires in windows that may be scored is not known: its firing windows were all held back"
     one = float(rows.share_of_one[place])
     if one > firing and round(silent / one) < MIN_SILENT:
         # a mean over the draws would be right, but most draws hold no such window and would show a perfect label
         return (
-            f"predicts in {round(silent / one)} silent windows of a pool of {round(1 / one):,}, too small for a latent that fires in "
-            f"{firing:.1e} of the windows: raise extraction.pool_windows"
+            f"what the label says where the latent is silent is seen in {round(silent / one)} windows, and one stands for "
+            f"{one / firing:.3g} firing ones: too few for a figure (raise extraction.pool_windows, or a judge's windows)"
         )
     return None
 
@@ -155,7 +157,7 @@ def _unknown(rows: SubstitutionEvidence, latent: int, place: int, arm: int) -> s
 def _figure(rows: SubstitutionEvidence, latent: int, place: int, arm: int) -> Recovered:
     firing, silent = rows.rows_of(latent, arm, True), rows.rows_of(latent, arm, False)
     share = float(rows.share_firing[place])
-    odds = float(rows.share_silent[place, arm]) / share if share and len(silent) else 0.0
+    odds = float(rows.share_silent[place, arm]) / share if len(silent) else 0.0
     spread = float(rows.share_spread[place, arm])
-    of_one = float(rows.share_of_one[place]) / share if share else 0.0
+    of_one = float(rows.share_of_one[place]) / share
     return recovered_share(rows.kl[firing], rows.kl_ablated[firing], rows.kl[silent], odds, spread, odds_of_one=of_one)

@@ -144,8 +144,8 @@ class SteeringEvidence(EvidenceTable):
     num_prompts_score: NDArray[np.int32]
     """[Q] prompts of the score side; 0: nothing could be measured there."""
     alpha: NDArray[np.float64]
-    """[Q] alpha that meets the target, the first one met on the way up from a push of half an activation's length (down,
-    where that does too much); a target met by a smaller one as well has that one passed over. NaN where unreachable."""
+    """[Q] alpha that meets the target: the first one met going up from a push of half the length of the hookpoint's mean
+    activation (or of what the target before suggests), or down where that does too much. NaN where unreachable."""
     direction_norm: NDArray[np.float64]
     """[Q] length of d, so that ``alpha * direction_norm`` is the displacement."""
     kl_fit: NDArray[np.float64]

@@ -437,7 +437,9 @@ class _Steering:
         latent = int(self.latents[f])
         if latent in self.promised:
             others = np.array(sorted(set(self.promised) - {latent}), dtype=np.int64)
-            order = np.argsort(hash64(others, seed_for(self.seed, "other latents' promised tokens", latent)), kind="stable")
+            order = np.argsort(
+                hash64(others, seed_for(self.seed, "other latents' promised tokens", latent)), kind="stable"
+            )
             compared = [latent, *others[order[: settings.other_lists]].tolist()]
             promised = _side_by_side([self.promised[one] for one in compared]).to(device)
             lists.append(promised[0])

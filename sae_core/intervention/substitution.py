@@ -416,7 +416,9 @@ class _Joint:
                 for other, before in enumerate(changes[:which]):
                     alike[which, other] = alike[which, other] and torch.equal(before, change)
                 moved[which].append(change.any(dim=1))
-            written = self._written(torch.cat(changes)).split(len(at)) if changes else ()
+            if not changes:
+                continue
+            written = self._written(torch.cat(changes)).view(num_ways, len(at), -1)
             for which, push in enumerate(written):
                 pushes[which].append(push if scale is None else push * scale[:, None].to(push.device))
         edits: list[_JointEdit] = []

@@ -61,7 +61,7 @@ class SubstitutionEvidence(EvidenceTable):
     share_spread: NDArray[np.float64]
     """[F, 2] relative variance of ``share_silent / share_firing``, which are counted on finitely many windows."""
     share_of_one: NDArray[np.float64]
-    """[F] what one window adds to ``share_silent`` where it is counted in a sample of the side; 0 where all were counted."""
+    """[F] what one window adds to ``share_silent`` where that is known from a sample of the side; 0 where all were counted."""
     num_lost: NDArray[np.int32]
     """[F] firing windows left out because the latent was silent when the subject was run again (rounding at a threshold)."""
     explainers: list[str]

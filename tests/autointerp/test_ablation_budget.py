@@ -17,16 +17,18 @@ from scipy.stats import spearmanr
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from autointerp.config import load_config
-from autointerp.evidence import AblationChoice, AblationRequest, EvidenceRequest
+from autointerp.evidence import AblationChoice, AblationRequest, EvidenceRequest, SteeringRequest
 from autointerp.pipeline.ablation_budget import FEWEST_RANDOM, ablated_latents, choose_latents, stands_for_dictionary
 from autointerp.pipeline.attribution_agreement import attribution_agreement
 from autointerp.pipeline.attributions import read_attribution
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.folder import RunFolder
+from autointerp.pipeline.stages.intervene import steered_latents
 from autointerp.pipeline.starting import store_url
 from autointerp.store import open_store
 from sae_core.attribution_evidence import AttributionEvidence
 from sae_core.exemplar_store import ExemplarStore
+from sae_core.hashing import seed_for
 from sae_core.intervention.evidence import AblationEvidence
 from sae_core.records import Side
 from tests.autointerp.test_coders_of_every_kind import D, directions, write_subject
@@ -85,7 +87,8 @@ def test_without_a_budget_all_alive_latents_are_ablated() -> None:
     alive = [latent for latent in range(1000) if latent % 10]
     assert chosen(context(None), AblationChoice.ALL) == alive
     assert chosen(context(900), AblationChoice.ALL) == alive
-    assert ablated_latents(context(None), "one") == frozenset(alive)
+    assert ablated_latents(context(None), "one", range(1000)) == alive
+    assert ablated_latents(context(None), "one", [7, 20, 33]) == [7, 33]
     assert chosen(context(40), AblationChoice.ALL, "one-control") == alive
 
 
@@ -97,17 +100,53 @@ def test_a_random_part_and_then_the_largest() -> None:
     fire = [f for f in range(999, 0, -1) if f % 10 > 1 and f not in random]
     assert screened == sorted(fire[: len(screened)])
     assert len(chosen(run, AblationChoice.LEFT_OUT)) == 900 - 100
-    assert ablated_latents(run, "one") == frozenset(random) | frozenset(screened)
+    assert ablated_latents(run, "one", range(1000)) == sorted({*random, *screened})
     again, other = context(100), context(100, seed=1)
     assert choose_latents(again, "one") == choose_latents(run, "one")
     assert chosen(other, AblationChoice.RANDOM) != random
     assert chosen(run, AblationChoice.RANDOM, "two") != random
 
 
-def test_the_random_part_is_at_least_32_and_never_more_than_the_budget() -> None:
+def test_the_random_part_is_at_least_32_and_at_most_half_of_the_budget() -> None:
     assert len(chosen(context(100, share=0.001), AblationChoice.RANDOM)) == FEWEST_RANDOM == 32
-    assert len(chosen(context(20), AblationChoice.RANDOM)) == 20
-    assert not chosen(context(20), AblationChoice.SCREEN)
+    for run, random, screened in (
+        (context(20), 10, 10),
+        (context(7), 4, 3),
+        (context(1), 1, 0),
+        (context(60, share=1.0), 30, 30),
+        (context(1000, 40_000), 500, 500),  # 5% of the latents that fire are 1,800
+    ):
+        assert len(chosen(run, AblationChoice.RANDOM)) == random
+        assert len(chosen(run, AblationChoice.SCREEN)) == screened
+
+
+def test_the_sample_that_is_steered_is_a_permutation_s_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order of one draw over a plain list of the latents that fire on both sides, which is kept once it is drawn."""
+    fires = np.full((3, 50), 5)
+    fires[:, ::10] = 0
+    fires[Side.SCORE, 1::10] = 0
+    fires[Side.EXPLAIN, 2::10] = 0
+    fires[Side.CHOOSE, 3::10] = 0
+    config = SimpleNamespace(seed=3, select_latents=lambda count: list(range(4, count)))
+    run = RunContext(config, RunFolder(Path()), None, "r")  # type: ignore[arg-type]
+    monkeypatch.setattr(RunContext, "request", lambda self, kind: SteeringRequest(latents=12))
+    record = SimpleNamespace(control=False, num_latents=50)
+    monkeypatch.setattr(RunContext, "source", lambda self, name: record)
+    opened: list[str] = []
+
+    def exemplars(self: RunContext, source: str) -> Any:
+        opened.append(source)
+        return SimpleNamespace(statistics=SimpleNamespace(fire_count=fires))
+
+    monkeypatch.setattr(RunContext, "exemplars", exemplars)
+    alive = [latent for latent in range(4, 50) if latent % 10 > 2]
+    expected = np.random.default_rng(seed_for(3, "steered latents", "one")).permutation(alive)[:12].tolist()
+    assert run.steering_order("one") == expected
+    assert run.steering_order("one") == expected
+    assert steered_latents(run, "one") == frozenset(expected)
+    assert opened == ["one"]
+    record.control = True
+    assert run.steering_order("one-control") == []
 
 
 def test_the_random_part_is_uniform_and_blind_to_the_screen() -> None:
@@ -214,15 +253,15 @@ def test_the_right_latents_are_ablated(world: Path, run: RunContext, table: pd.D
     evidence = world / "out" / "sources" / "one" / "evidence"
     files = sorted(evidence.glob("ablation-*.safetensors"))
     asked = sorted(latent for path in files for latent in AblationEvidence.load(path).latents.tolist())
-    assert asked == sorted(ablated_latents(run, "one"))
+    assert asked == ablated_latents(run, "one", range(LATENTS))
     assert len(asked) == BUDGET
     fire = ExemplarStore.open(world / "out" / "sources" / "one" / "exemplars").statistics.fire_count
     alive = np.flatnonzero(fire.sum(axis=0)).tolist()
     assert len(alive) > BUDGET + 10
     why = table.causal_chosen
     assert sorted(table.index[why.notna()]) == asked
-    assert (why == "random").sum() == 32
-    assert (why == "screen").sum() == BUDGET - 32
+    assert (why == "random").sum() == BUDGET // 2
+    assert (why == "screen").sum() == BUDGET - BUDGET // 2
     screened = table[why == "screen"].attribution_kl
     left = table.loc[[latent for latent in alive if pd.isna(why[latent])]]
     assert screened.min() >= left.attribution_kl.max()
@@ -260,6 +299,6 @@ def test_the_screen_agrees_with_ablation(run: RunContext, table: pd.DataFrame) -
     assert sum(band["num_latents"] for band in found["bands"]) == len(rows)
     assert found["bands"][0]["spearman"] is None
     assert found["bands"][-1]["rate_below"] == 1.0
-    assert found["num_chosen"]["random"] == 32
-    assert found["num_chosen"]["screen"] == BUDGET - 32
+    assert found["num_chosen"]["random"] == BUDGET // 2
+    assert found["num_chosen"]["screen"] == BUDGET - BUDGET // 2
     assert json.loads(json.dumps(found)) == found

@@ -42,6 +42,12 @@ kind = "intervention"
 windows = 4
 steered_latents = 3
 steering_prompts = 3
+attribution_tokens = 2000
+[[scorers]]
+kind = "substitution"
+latents = 6
+windows = 6
+contexts = 6
 """
 
 
@@ -192,6 +198,15 @@ allow_pickle = true
         assert len(labelled) >= 6, source
         assert labelled.causal_effect.notna().sum() >= 5, source
         assert labelled.precision.notna().sum() >= 5, source
+        assert labelled.attribution_kl.notna().sum() >= 5, source
+        assert (labelled.attribution_kl.dropna() > 0).all(), source
+        assert labelled.substitution.notna().sum() >= 4, source
+        assert (labelled.substitution.dropna() <= 1).all(), source
+    block = json.loads((tmp_path / "out" / "summary.json").read_text())["substitution"]["sources"]
+    for source in hookpoints:
+        whole = block[source]["all_at_once"]
+        assert whole["num_latents"] >= 6, source
+        assert 0 < whole["kl"]["substituted"] < whole["kl"]["zero"], source
 
 
 def test_a_pickle_is_refused_without_the_opt_in(tmp_path: Path) -> None:

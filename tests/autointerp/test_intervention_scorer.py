@@ -177,6 +177,7 @@ def test_steering_values(store: HandStore) -> None:
     assert values["steering_effect"] == pytest.approx(np.mean(ratios))
     assert values["steering_effect_se"] == pytest.approx(np.std(ratios, ddof=1) / math.sqrt(3))
     assert values["steering_num_controls"] == 3
+    assert values["steering_controls_unreachable"] == 1
     assert values["lens_auroc_control"] == pytest.approx(0.6)
     assert values["lens_auroc_se"] == 0.05
     assert values["lens_recall50"] == 0.4
@@ -187,6 +188,24 @@ def test_steering_values(store: HandStore) -> None:
     assert values["output_tokens_auroc_se"] is None, "too few prompts for one"
     assert values["output_tokens_recall50_control"] is None
     assert "steering_failure" not in values
+
+
+@pytest.mark.parametrize(("reached", "published"), [([1.0, 2.0], True), ([1.0], False), ([], False)])
+def test_there_is_a_steering_effect_only_where_half_of_the_directions_reach_the_target(
+    store: HandStore, reached: list[float], published: bool
+) -> None:
+    missing = R - len(reached)
+    lost = steering(
+        control_alpha=np.array([[np.nan] * missing + reached]),
+        control_unreachable=np.array([[1] * missing + [0] * len(reached)], np.uint8),
+    )
+    values = run(InterventionScorer().score(None, LatentEvidence(0, store, steering=lost))).values
+    assert values["steering_controls_unreachable"] == missing
+    assert values["steering_num_controls"] == len(reached)
+    names = ("steering_effect", "steering_effect_se", "steering_effect_low", "steering_effect_high")
+    assert [values.get(name) is not None for name in names] == [published] * 4
+    if published:
+        assert values["steering_effect"] == pytest.approx(1.5 * math.log(2))
 
 
 def test_unreachable_and_unfitted_are_states(store: HandStore) -> None:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from autointerp.explainers.max_activating import MaxActivatingExplainer
+from autointerp.explainers.pattern import PatternExplainer
 from autointerp.explanation import Explanation
 from autointerp.failure import Failure, FailureKind
 from autointerp.patterns.index import PoolIndex
 from autointerp.patterns.trie import Pattern, PatternTrie
 from autointerp.predictions.base import TokenPredictor, WindowPredictor
-from autointerp.predictions.finding import known_predictors, predictor_of
+from autointerp.predictions.finding import can_predict, known_predictors, predictor_of
+from autointerp.scorers.detection import DetectionScorer
+from autointerp.scorers.pattern import PatternScorer
+from autointerp.scorers.simulation import SimulationScorer
 from sae_core.errors import InputError
 from sae_core.records import Side
 from tests.autointerp.pools import make_pool
@@ -70,3 +75,11 @@ def test_damaged_predictions_are_named() -> None:
 
 def test_every_module_with_a_predictor_is_found() -> None:
     assert {kind.__name__ for kind in known_predictors()} == {"PatternPredictor", "SimulatedWindows"}
+
+
+def test_which_components_lead_to_predictions() -> None:
+    others = [MaxActivatingExplainer(), DetectionScorer(), PatternScorer()]
+    assert not can_predict(others)
+    assert not can_predict([])
+    assert can_predict([*others, PatternExplainer()])
+    assert can_predict([*others, SimulationScorer()])

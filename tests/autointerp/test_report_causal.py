@@ -96,6 +96,14 @@ def test_the_sentences_say_each_figure_with_its_control() -> None:
 
 
 def test_what_a_run_has_not_measured_is_not_said() -> None:
+    endless = copy.deepcopy(RECORD)
+    kept = endless["substitution"]["sources"]["c"]["all_at_once"]["recovered"]["substituted"]  # type: ignore[index]
+    kept["low"] = None
+    said = "\n".join(line.plain for line in causal_notes(summary(endless)))
+    assert "at once keep 90% (at most 92%, no lower bound) of what they do" in said
+    kept["high"] = None
+    said = "\n".join(line.plain for line in causal_notes(summary(endless)))
+    assert "at once keep 90% of what they do" in said
     empty = {"left_out": None, "attribution": {}, "substitution": None}
     text = "\n".join(line.plain for line in causal_notes(summary(empty)))
     for word in ("held out", "Spearman", "Labels in the latents' place"):

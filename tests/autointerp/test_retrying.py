@@ -8,10 +8,11 @@ import pytest
 
 from autointerp.explanation import Explanation
 from autointerp.pipeline.context import RunContext
+from autointerp.pipeline.drafts import load_drafts, save_drafts
 from autointerp.pipeline.driver import LocalDriver
 from autointerp.pipeline.retrying import retry_failures
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage, decode_latents, latent_chunks
-from autointerp.pipeline.stages import STAGES
+from autointerp.pipeline.stages import STAGES, revise
 from autointerp.progress import SilentDisplay
 from autointerp.score import Score
 from autointerp.store import MAX_ATTEMPTS, ChunkState, NewChunk
@@ -245,3 +246,14 @@ def test_a_second_try_ends_like_a_run_that_was_never_broken(tmp_path: Path) -> N
     LocalDriver(context, stages(Screen()), SilentDisplay()).run(retry=True)
     assert found(context) == {"one": [0.0] * 10, "two": [0.0] * 10}
     assert context.store.run(world.RUN_ID).state == "done"
+
+
+def test_a_round_goes_on_where_its_texts_were_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The drafts keep their labels: a file that is not there is no texts, and nothing for the user to mend."""
+    context = world.open_context(tmp_path)
+    spec = latent_chunks(context)[0]
+    draft = Explanation(latent=1, explainer="fake", text="x")
+    save_drafts(context.folder.drafts(spec.source, 0, spec.ordinal), [draft])
+    monkeypatch.setattr(revise, "over_latents", lambda *_, **__: [draft])
+    revise.Revise(1).run(context, spec, lambda done: None)
+    assert load_drafts(context.folder.drafts(spec.source, 1, spec.ordinal)) == [draft]

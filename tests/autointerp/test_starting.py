@@ -10,8 +10,9 @@ import pytest
 from autointerp.config import RunConfig, load_config
 from autointerp.llm.prior_calls import PriorCalls
 from autointerp.pipeline import starting
+from autointerp.pipeline.folder import RunFolder
 from autointerp.pipeline.starting import first_difference, start_run
-from sae_core.errors import StoreError
+from sae_core.errors import ConfigError, StoreError
 from sae_core.records import Source
 from tests.autointerp.test_config import MINIMAL
 
@@ -90,3 +91,35 @@ def test_the_first_difference_is_named() -> None:
     assert first_difference({"a": {"b": 1}}, {"a": {"b": 2}}) == "a.b was 1, is 2"
     assert first_difference({"c": [{"k": "x"}]}, {"c": [{"k": "y"}]}) == "c.0.k was 'x', is 'y'"
     assert first_difference({}, {"new": 3}) == "new was not set, is 3"
+
+
+def test_labels_that_predict_nothing_are_not_put_in_their_latents_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class SettingsAreFine(Exception):
+        pass
+
+    def further(*_: object) -> None:
+        raise SettingsAreFine
+
+    monkeypatch.setattr(starting, "check_endpoints", further)
+    path = tmp_path / "run.toml"
+    endpoint = '[[endpoints]]\nkind = "openai"\nname = "one"\nbase_url = "http://127.0.0.1:1/v1"\nmodel = "m"\n'
+    explainer = '[[explainers]]\nkind = "max_activating"\n'
+    substitution = '[[scorers]]\nkind = "substitution"\n'
+
+    def check(more: str) -> None:
+        path.write_text(MINIMAL + endpoint + explainer + substitution + more)
+        starting.preflight(load_config(path), RunFolder(tmp_path / "out"))
+
+    with pytest.raises(
+        ConfigError, match=r"labels of 'max_activating' predict no activations: add .*kind = \"pattern\""
+    ):
+        check("")
+    for enough in (
+        "latents = 0\ncontexts = 0\n",
+        '[[explainers]]\nkind = "pattern"\n',
+        '[[scorers]]\nkind = "simulation"\n',
+    ):
+        with pytest.raises(SettingsAreFine):
+            check(enough)

@@ -58,11 +58,11 @@ def test_a_silent_window_that_the_sample_of_the_text_does_not_hold_is_in_the_int
     # one more of the ablated windows' size: half a window for a firing one, and t of that times the root of 2
     assert sample.low == pytest.approx(0.9 - 0.9 / 17 - 0.5 - t.ppf(0.975, 15) * 0.5 * math.sqrt(2), abs=0.05)
     assert sample.high == whole.high, "what was not seen cannot speak for the label"
-    cheap = recovered_share(kl, ablated, np.full(8, 0.01), odds=4.0, odds_spread=1 / 8, odds_of_one=0.5)
-    dear = recovered_share(kl, ablated, np.full(8, 0.01), odds=4.0, odds_spread=1 / 8, odds_of_one=5.0)
-    assert cheap.low is not None
-    assert dear.low is not None
-    assert 0.9 - 0.04 - 0.9 / 17 - 0.3 < dear.low < cheap.low, "of the others' size where there are others"
+    others = [recovered_share(kl, ablated, np.full(8, kept), odds=4.0, odds_of_one=0.5) for kept in (0.0, 0.1, 3.0)]
+    t7, wider = t.ppf(0.975, 7), [0.5, 0.5, 1.5]
+    for got, silent, one in zip(others, (0.0, 0.4, 12.0), wider, strict=True):
+        assert got.low is not None
+        assert got.low == pytest.approx(0.9 - silent - 0.9 / 17 - one - t7 * one * math.sqrt(2), abs=0.1 * (1 + one))
 
 
 @pytest.mark.parametrize(("firing", "odds"), [(1e-4, 0.3), (1e-4, 1.0), (1e-4, 3.0), (3e-4, 1.0)])

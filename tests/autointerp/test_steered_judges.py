@@ -225,6 +225,17 @@ def test_it_compares_with_like_labels_of_no_neighbour_by_the_same_explainer() ->
     assert len(found) == len(set(found)) == NUM_LATENTS - 1 - NEIGHBOURS + 1
 
 
+def test_blank_labels_are_compared_with_nothing() -> None:
+    """Labels from elsewhere may be spaces alone: no length is in proportion to theirs."""
+    given = evidence(written())
+    blank = [label(latent).model_copy(update={"text": "  "}) for latent in (60, 61)]
+    rest = [other for other in given.other_labels if other.latent not in (60, 61)]
+    found = comparable_labels(label(LATENT), replace(given, other_labels=[*blank, *rest]), 200)
+    assert found == comparable_labels(label(LATENT), replace(given, other_labels=rest), 200)
+    assert len(found) > 50
+    assert comparable_labels(label(LATENT).model_copy(update={"text": " \t"}), given, 200) == []
+
+
 def test_too_few_others_and_lost_calls_are_typed() -> None:
     few = SteeredSurprisalScorer(other_labels=200)
     score, llms = run(few, label(LATENT), written(), knowing)
@@ -319,6 +330,18 @@ def test_failed_choices_are_counted() -> None:
     assert (score.values["steered_choice_tried"], score.values["steered_choice_failed_refused"]) == (25, 5)
 
 
+@pytest.mark.parametrize("others", [(), (40,)])
+def test_no_question_without_two_others_to_stand_beside_the_latent(others: tuple[int, ...]) -> None:
+    """The texts are there and none is broken: what is missing are other latents."""
+    score, llms = run(SteeredChoiceScorer(), label(LATENT), written(effects={1.0: 0.8}, others=others), chooses)
+    assert score.failure is not None
+    assert score.failure.kind is FailureKind.TOO_FEW_LATENTS
+    assert score.failure.message.startswith(f"{len(others)} other latents of the sample reach the target")
+    assert "2 are needed" in score.failure.message
+    assert not llms.asked
+    assert score.values.get("steered_choice_collapsed") is None
+
+
 # --- ratings
 
 
@@ -405,6 +428,8 @@ def test_failures_are_typed(scorer: Scorer) -> None:
         (label(LATENT), written(latent=8), FailureKind.NO_EVIDENCE),
         (label(LATENT), written(state=TextState.UNREACHABLE), FailureKind.UNREACHABLE),
         (label(LATENT), written(state=TextState.TOO_FEW_WINDOWS), FailureKind.TOO_FEW_WINDOWS),
+        (label(LATENT), written(state=TextState.NO_ROOM), FailureKind.TOO_FEW_TEXTS),
+        (label(LATENT).model_copy(update={"text": "  "}), written(), FailureKind.NO_EXPLANATION),
     ):
         given = evidence(written())
         given = replace(given, steered_texts=texts, steered_answers=texts)
@@ -427,6 +452,11 @@ def test_what_they_need_is_asked_once_and_refused_where_it_cannot_be() -> None:
     check_steered_texts([steering])
     with pytest.raises(ConfigError, match="none asks for steering"):
         check_steered_texts(list(SCORERS))
+    for idle in (InterventionScorer(steered_latents=0), InterventionScorer(steering_targets=())):
+        with pytest.raises(
+            ConfigError, match=r"'intervention' steers no latents: give it steered_latents of 1 or more"
+        ):
+            check_steered_texts([*SCORERS, idle])
     with pytest.raises(ConfigError, match=r"steered to 1 nats and the scorer 'intervention' steers to 0.1, 0.33"):
         check_steered_texts([SteeredChoiceScorer(target=1.0), steering])
     with pytest.raises(ConfigError, match="give both the same settings"):
@@ -446,25 +476,33 @@ def test_own_instructions_and_a_file(tmp_path: Any) -> None:
 
 
 def test_a_plan_counts_the_sample_and_both_sorts_of_label() -> None:
-    config = RunConfig.model_validate_json(
-        json.dumps(
-            {
-                "subject": {"model": "x"},
-                "coders": [{"path": "x"}],
-                "corpus": {"path": "x"},
-                "latents": "0:500",
-                "explainers": [{"kind": "max_activating"}, {"kind": "output"}],
-                "scorers": [{"kind": "intervention"}, *({"kind": scorer.kind} for scorer in SCORERS)],
-                "endpoints": [{"kind": "scripted", "model": "x", "replies": ["x"]}],
-            }
-        )
-    )
+    asked: dict[str, Any] = {
+        "subject": {"model": "x"},
+        "coders": [{"path": "x"}],
+        "corpus": {"path": "x"},
+        "latents": "0:500",
+        "explainers": [{"kind": "max_activating"}, {"kind": "output"}],
+        "scorers": [{"kind": "intervention"}, *({"kind": scorer.kind} for scorer in SCORERS)],
+        "endpoints": [{"kind": "scripted", "model": "x", "replies": ["x"]}],
+    }
+    config = RunConfig.model_validate_json(json.dumps(asked))
     lines = {line.what: line for line in plan_run(config).lines}
     surprisal = lines["steered_surprisal"]
     assert (surprisal.latents, surprisal.texts, surprisal.calls) == (32, 2, 32 * 2 * 2 * 30 * 65)
     assert "steered_surprisal, shuffled" not in lines
     assert (lines["steered_choice, shuffled"].latents, lines["steered_choice"].calls_per_latent) == (32, 12)
     assert lines["steered_rating"].beside
+    by_strengths = []
+    for targets in ((0.1,), (0.1, 0.33, 1.0), (0.1, 0.2, 0.3, 0.5, 1.0)):
+        few = {"kind": "intervention", "steering_targets": targets, "steered_latents": 12}
+        other = RunConfig.model_validate_json(
+            json.dumps(asked | {"scorers": [few, {"kind": "steered_rating"}, {"kind": "steered_choice"}]})
+        )
+        planned = [line for line in plan_run(other).lines if line.what.startswith("steered")]
+        assert {line.latents for line in planned} == {12}, "no more are rated than are steered"
+        by_strengths.append([line.calls_per_latent for line in planned if line.what == "steered_rating"])
+    # ten answers at each strength, five a call, for each of two labels
+    assert by_strengths == [[4, 4], [12, 12], [20, 20]]
     assert not [what for what in lines if what.startswith("steered") and ("null" in what or "directions" in what)]
 
 

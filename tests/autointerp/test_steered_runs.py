@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,19 @@ import pandas as pd
 import pytest
 import torch
 
+from autointerp.evidence import LatentEvidence, SteeredAnswersRequest
+from autointerp.explanation import Explanation
+from autointerp.failure import FailureKind
 from autointerp.llm.server import Reply, RunningServer, TokenOdds
 from autointerp.llm.server.answers import schema_of
 from autointerp.llm.server.ledger import Call
+from autointerp.pipeline.finding import find_run
+from autointerp.pipeline.stage import latent_chunks
+from autointerp.pipeline.stages import steer_texts
+from autointerp.pipeline.starting import open_run
 from autointerp.prompting import load_prompt
 from autointerp.report.label_effect import label_effect_block
+from autointerp.scorers.steered_rating import SteeredRatingScorer
 from sae_core.exemplar_store import ExemplarStore
 from sae_core.intervention.evidence import SteeringEvidence
 from sae_core.intervention.text_evidence import CLEAN, SteeredTexts, TextState
@@ -240,6 +250,29 @@ def test_instructions_of_a_subject_without_a_chat_template_are_its_corpus(done: 
     systems = {load_prompt(name).system.strip(): name for name in names}
     asked = [systems.get(call.request["messages"][0]["content"]) for call in answered(calls)]
     assert all(asked.count(name) > 5 for name in names)
+
+
+def test_instructions_too_long_for_the_subject_are_said_to_be(
+    done: tuple[Path, list[Call]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers as long as the subject's context leave no room for what they answer, however often a latent fires."""
+    out = tmp_path / "out"
+    shutil.copytree(done[0], out)
+    context = open_run(*find_run(str(out)), out)
+    request = SteeredAnswersRequest(latents=20, texts=6, new_tokens=context.subject.max_context)
+    monkeypatch.setattr(steer_texts, "texts_requests", lambda context: [request])
+    spec = latent_chunks(context)[0]
+    steer_texts.SteerTexts().run(context, spec, lambda done: None)
+    found = SteeredTexts.load(context.folder.evidence("planted", "steered_answers", 0))
+    states = {latent: found.state_of(latent) for latent in found.latents.tolist()}
+    assert states[5] is TextState.NO_ROOM
+    assert states[6] is TextState.UNREACHABLE
+    assert set(states.values()) == {TextState.NO_ROOM, TextState.UNREACHABLE}
+    evidence = LatentEvidence(5, context.exemplars("planted"), steered_answers=found)
+    said = asyncio.run(SteeredRatingScorer().score(Explanation(latent=5, explainer="hand", text="x"), evidence))
+    assert said.failure is not None
+    assert said.failure.kind is FailureKind.TOO_FEW_TEXTS
+    assert "every instruction is too long" in said.failure.message
 
 
 def test_the_summary_has_medians_over_the_sample(done: tuple[Path, list[Call]]) -> None:

@@ -7,6 +7,8 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,7 @@ import torch
 
 from autointerp.evidence import LatentEvidence
 from autointerp.patterns.index import PoolIndex
+from autointerp.patterns.overlap import overlap_mask
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.dictionary_rows import latent_row
 from autointerp.pipeline.finding import find_run
@@ -31,12 +34,17 @@ from autointerp.pipeline.substituting import (
     exemplar_pool,
     judged_windows,
     sampled_latents,
+    scale_to,
+    typical_activation,
 )
 from autointerp.pipeline.substitution_record import substitution_record
 from autointerp.predictions.base import Predicted, PredictedWindow, TokenPredictor, WindowPredictor
 from autointerp.scorers.substitution import SubstitutionScorer
-from sae_core.intervention.substitution_evidence import OWN, JointSubstitutionEvidence, SubstitutionEvidence
-from sae_core.records import Origin, Side
+from sae_core.intervention import substitution
+from sae_core.intervention.substitution import SubstitutionResult, SubstitutionRow
+from sae_core.intervention.substitution_evidence import CONTROL, OWN, JointSubstitutionEvidence, SubstitutionEvidence
+from sae_core.intervention.windows import InterventionWindow
+from sae_core.records import LatentStatistics, Origin, Side, WindowPool
 from tests import planted_world
 
 ROOT = Path(__file__).parents[2]
@@ -170,6 +178,35 @@ def test_a_label_that_fires_everywhere_is_predicted_in_every_silent_window(run: 
     assert len(placed.firing) == len(placed.silent) == 6
 
 
+class Sampled:
+    """The run's store, as if its pool were a sample of a hundred times the text."""
+
+    def __init__(self, run: RunContext) -> None:
+        self._store = run.exemplars("planted")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def pool(self, side: Side) -> WindowPool:
+        pool = self._store.pool(side)
+        return dataclasses.replace(pool, num_windows_side=100 * len(pool.tokens))
+
+
+def test_what_is_known_of_the_share_of_silent_windows(run: RunContext) -> None:
+    """Its spread is that of two counts; a window that the pool does not hold counts where the pool is a sample."""
+    evidence = latent_evidence(run, 5)
+    fires = evidence.num_windows_firing(Side.SCORE)
+    counted = LatentWindows(evidence, 6, seed=0).placed(Everywhere())
+    pool = run.exemplars("planted").pool(Side.SCORE)
+    kept = int(overlap_mask(run.exemplars("planted").pool(Side.EXPLAIN), pool).kept.sum())
+    assert counted.spread == pytest.approx(1 / round(counted.share_silent * kept) + 1 / fires)
+    assert counted.share_of_one == 0
+    store: Any = Sampled(run)
+    sampled = LatentWindows(dataclasses.replace(evidence, store=store), 6, seed=0).placed(Everywhere())
+    assert sampled.share_of_one == pytest.approx(1 / kept)
+    assert sampled.spread == counted.spread
+
+
 def test_pools_of_contexts_and_of_exemplars_read_like_the_stores_own(run: RunContext) -> None:
     store = run.exemplars("planted")
     pool = store.pool(Side.SCORE)
@@ -208,13 +245,115 @@ def test_judged_windows_stand_for_all_of_their_kind(run: RunContext) -> None:
     )
     pi, label = judged_windows(latent_evidence(run, 0), Judged(told), run.corpus, 16, frozenset({0}))
     assert pi == LatentWindows(latent_evidence(run, 0), 1, 0).share_firing
-    assert label.share_silent == pytest.approx(1 - pi)
+    assert label.share_silent == label.share_of_one == pytest.approx(1 - pi), "one silent window stands for all"
     assert label.firing[0][1].tolist() == [0.0, *np.arange(1.0, 16.0)], "the BOS has no prediction"
     assert label.silent[0][1].tolist() == [0.5] * 16
     dealt = dealt_anew(label, 0.0, seed=0)
     assert dealt.firing[0][1].tolist() == [0.5] * 16, "silent windows are all there is to draw from at a rate of 0"
     assert dealt.firing[0][0] == label.firing[0][0]
-    assert dealt_anew(PlacedLabel(0.0, 0.0, [], []), 0.5, 0).firing == []
+    assert dealt_anew(PlacedLabel(0.0, 0.0, 0.0, [], []), 0.5, 0).firing == []
+
+
+def test_predictions_are_dealt_as_often_as_such_windows_come() -> None:
+    """The latent fires in 90% of the windows, and one window of each kind was judged."""
+    windows = [InterventionWindow(0, 8 * number, 8, number) for number in range(400)]
+    fires = (windows[0], np.full(8, 1.0, dtype=np.float32))
+    silent = [(window, np.full(8, 2.0, dtype=np.float32)) for window in windows[1:]]
+    dealt = dealt_anew(PlacedLabel(0.1, 0.0, 0.1, [fires], silent), 0.9, seed=0)
+    given = [float(activation[0]) for _, activation in [*dealt.firing, *dealt.silent]]
+    assert [window for window, _ in dealt.silent] == windows[1:]
+    assert given.count(1.0) == pytest.approx(360, abs=5 * 6), "5 standard errors"
+
+
+def typical(means: list[float]) -> LatentStatistics:
+    """Latents that fired ten times on each side, with these mean activations."""
+    count = len(means)
+    return LatentStatistics(
+        num_tokens=np.full(3, 100), num_windows=np.full(3, 20), fire_count=np.full((3, count), 10),
+        num_windows_firing=np.full((3, count), 5), max_activation=np.ones((3, count), "f4"),
+        sum_activation=10 * np.tile(means, (3, 1)), histogram=np.zeros((3, count, 4), "i8"),
+    )  # fmt: skip
+
+
+def test_a_donors_predictions_are_brought_to_the_receivers_size(
+    run: RunContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statistics = typical([1.0, 4.0, 0.0])
+    assert [typical_activation(statistics, latent) for latent in range(3)] == [1.0, 4.0, 0.0]
+    assert scale_to(statistics, 0, 1) == 0.25
+    assert scale_to(statistics, 1, 0) == 4.0
+    assert scale_to(statistics, 0, 2) == 1.0, "it is not known"
+    # all at once
+    said = {0: (np.array([3, 8]), np.array([1.0, 2.0])), 1: (np.array([5]), np.array([8.0]))}
+    cells, owners, values = substitute._written_down(said, {0: 1, 1: 0}, {0: 0, 1: 1}, statistics)
+    assert (cells.tolist(), owners.tolist(), values.tolist()) == ([3, 5, 8], [1, 0, 1], [4.0, 2.0, 8.0])
+    # one by one
+    rows: list[SubstitutionRow] = []
+
+    def none(_s: object, _c: object, _t: object, given: list[SubstitutionRow], **_: object) -> SubstitutionResult:
+        rows.extend(given)
+        return SubstitutionResult(np.ones(len(given)), np.ones(len(given)), np.ones(len(given), "i4"))
+
+    latent, donor = sampled_latents(run, "planted", 2)
+    labels = chosen_labels(run, "planted", [latent, donor])
+    told = {latent: (labels[latent][0], Everywhere()), donor: (labels[donor][0], Everywhere())}
+    monkeypatch.setattr(substitution, "run_substitution", none)
+    monkeypatch.setattr(substitute, "chosen_labels", lambda *_: told)
+    monkeypatch.setattr(substitute, "scale_to", lambda _, to, of: 7.0 if (to, of) == (latent, donor) else 0.0)
+    spec = ChunkSpec(9, "planted", {"latents": [latent], "donors": [donor]}, 1)
+    substitute.Substitute().run(run, spec, lambda done: None)
+    run.folder.evidence("planted", "substitution", 9).unlink()
+    assert {float(row.predicted.max()) for row in rows} == {0.0, 1.0, 7.0}
+
+
+def test_windows_that_fell_silent_are_left_out_and_counted() -> None:
+    label = PlacedLabel(
+        0.2,
+        0.0,
+        0.0,
+        [(InterventionWindow(0, 8 * n, 8, n), np.ones(8, dtype=np.float32)) for n in range(3)],
+        [(InterventionWindow(1, 8, 8, 9), np.ones(8, dtype=np.float32))],
+    )
+    jobs = substitute._Jobs()
+    jobs.add(4, OWN, label)
+    jobs.add(4, CONTROL, label)
+    count = len(jobs.rows)
+    firing = np.array([0 if row.window.position == 8 else 2 for row in jobs.rows], dtype=np.int32)
+    result = SubstitutionResult(np.arange(count) * 1.0, np.arange(count) * 0.1, firing)
+    shares = np.full((1, 2), 0.2)
+    found = substitute._evidence(
+        [4], jobs, result, shares, 0 * shares, np.full(1, 0.1), np.zeros(1), [0], [5], ["pattern"]
+    )
+    assert found.num_lost.tolist() == [1], "once, and not once an arm"
+    for arm in (OWN, CONTROL):
+        assert found.position[found.rows_of(4, arm, True)].tolist() == [0, 16]
+        assert len(found.rows_of(4, arm, False)) == 1, "a silent window has nothing to lose"
+    for row in range(len(found.latent)):
+        assert found.kl_ablated[row] == (found.kl[row] - 1 if found.fires[row] else 0), "its own window's ablation"
+
+
+def test_text_that_explainers_saw_is_edited_and_not_counted(run: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, corpus = run.exemplars("planted"), run.corpus
+    own = store.pool(Side.SCORE)
+    chosen = sorted(set(own.context.tolist()))[:4]
+    pool = context_pool(corpus, chosen, 16, own.context_tokens)
+    shown = pool.position == 16
+    asked = []
+
+    def mask(explain: WindowPool, judged: WindowPool) -> Any:
+        asked.append((explain.side, judged is pool))
+        return SimpleNamespace(kept=~shown)
+
+    monkeypatch.setattr(substitute, "overlap_mask", mask)
+    _, contexts = substitute._joint_contexts(run, "planted", chosen, [0, 1], pool)
+    assert asked == [(Side.EXPLAIN, True)]
+    for one in contexts:
+        tokens = corpus.context(one.context)
+        want = tokens != 0
+        want[16:32] = False
+        np.testing.assert_array_equal(one.scored, want)
+    inside = [p for one in contexts for p in one.ways[0].position.tolist() if 16 <= p < 32]
+    assert inside, "labels are put in place there all the same"
 
 
 def test_simulated_windows_go_through_the_stage(run: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:

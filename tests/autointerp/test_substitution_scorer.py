@@ -97,6 +97,8 @@ def test_a_label_without_silent_windows_and_without_control(store: HandStore) ->
         (table(1, [(OWN, 1, 0.1, 1.0)]), FailureKind.TOO_FEW_WINDOWS),
         # the judge answered for no silent window, and there are such
         (table(1, [(OWN, 1, 0.1, 1.0)] * 2, silent=(0.9, np.nan)), FailureKind.TOO_FEW_WINDOWS),
+        # firing windows were found among exemplars, and none in the pool may be scored: no odds
+        (table(1, [(OWN, 1, 0.1, 1.0)] * 2, silent=(0.0, np.nan), firing=0.0), FailureKind.TOO_FEW_WINDOWS),
         (table(1, [(OWN, 1, 0.0, 1e-9), (OWN, 1, 0.0, 1e-9)], silent=(0.0, 0.0)), FailureKind.NO_EFFECT),
     ],
 )
@@ -116,7 +118,7 @@ def test_a_pool_too_small_for_a_rare_latent_gives_no_figure(store: HandStore) ->
     got = scored(store, table(1, hits, silent=(0.0, np.nan), firing=1e-4, of_one=1e-3))
     assert got.failure is not None
     assert got.failure.kind is FailureKind.TOO_FEW_WINDOWS
-    assert "predicts in 0 silent windows of a pool of 1,000" in got.failure.message
+    assert "seen in 0 windows, and one stands for 10 firing ones" in got.failure.message
     assert "substitution" not in got.values
     for share, failed in ((0.003, True), (0.004, False)):
         some = [(OWN, 0, 0.1, 0.0)] * int(share * 1000)
@@ -171,13 +173,39 @@ def test_the_block_of_latents_counts_failures_and_gives_order_statistics() -> No
     assert block["failures"] == {"no_effect": 1}
 
 
-def joint(kl: np.ndarray, document: list[int], change: np.ndarray | None = None) -> JointSubstitutionEvidence:
+def joint(
+    kl: np.ndarray, document: list[int], change: np.ndarray | None = None, latents: int = 3
+) -> JointSubstitutionEvidence:
     count = len(document)
     return JointSubstitutionEvidence(
         context=np.arange(count, dtype="i4"), document=np.array(document, "i4"), num_tokens=np.full(count, 10, "i4"),
         clean_ce=np.full(count, 20.0), kl=kl, delta_ce=kl if change is None else change, ways=list(WAYS),
-        num_latents=3, num_left=1,
+        num_latents=latents, num_left=1,
     )  # fmt: skip
+
+
+def test_what_was_not_edited_is_null_and_not_zero() -> None:
+    nobody = of_all_at_once(joint(np.zeros((3, 4)), [0, 0, 1], latents=0))
+    assert (nobody["num_latents"], nobody["clean_ce"]) == (0, 2.0)
+    for name in ("kl", "delta_ce", "ce_recovered"):
+        assert set(nobody[name].values()) == {None}
+    assert all(found["value"] is found["high"] is None for found in nobody["recovered"].values())
+    one = of_all_at_once(joint(np.ones((3, 4)) * [1.0, 4.0, 1.0, 2.0], [0, 0, 1], latents=1))
+    assert one["kl"]["zero"] == pytest.approx(0.4)
+    assert one["kl"]["shuffled"] is one["recovered"]["shuffled"]["value"] is one["ce_recovered"]["shuffled"] is None
+    assert one["recovered"]["substituted"]["value"] == pytest.approx(0.75)
+
+
+def test_an_interval_without_a_lower_end_says_so() -> None:
+    kl = np.array([[1.0, 1.0, 1.0, 1.0], [0.0, 0.01, 0.01, 0.01], [0.0, 0.01, 0.01, 0.01]])
+    found = of_all_at_once(joint(kl, [0, 1, 2]))["recovered"]["substituted"]
+    assert found["no_lower_end"]
+    assert found["low"] is None
+    sure = of_all_at_once(joint(np.ones((3, 4)) * [1.0, 4.0, 5.0, 2.0], [0, 1, 2]))["recovered"]["substituted"]
+    assert not sure["no_lower_end"]
+    alone = of_all_at_once(joint(np.ones((2, 4)), [0, 0]))["recovered"]["substituted"]
+    assert alone["low"] is None
+    assert not alone["no_lower_end"], "one document has no interval at all"
 
 
 def test_the_block_of_all_at_once_sums_documents() -> None:

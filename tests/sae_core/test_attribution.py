@@ -312,6 +312,31 @@ def test_contexts_with_broken_numbers_are_left_out(corpus: TokenCorpus) -> None:
     same(found, expected)
 
 
+@pytest.mark.parametrize("clamped", [False, True])
+def test_what_one_coder_cannot_use_is_left_out_of_all(
+    world: World, corpus: TokenCorpus, monkeypatch: pytest.MonkeyPatch, clamped: bool
+) -> None:
+    """Gradients of one pass, an SAE's or a crosscoder's, are broken on one context: neither counts that one."""
+    plain, other = sae(world), attach(world.subject, random_coder(*CASES[3][:3]))
+    bad, rest = 4, [c for c in range(8) if c != 4]
+    expected = {id(one): attribute(world.subject, [one], corpus, rest)[0] for one in (plain, other)}
+    real = attribution._Run._gradients
+
+    def broken(self: Any, one: Any, batch: Any) -> Any:
+        captured, gradients = real(self, one, batch)
+        row = np.flatnonzero(batch.ordinals == bad)
+        if one.clamped == clamped and len(row):
+            gradients[0][one.places[0]][row[0], 2] = torch.nan
+        return captured, gradients
+
+    monkeypatch.setattr(attribution._Run, "_gradients", broken)
+    for coders in ([plain, other], [other, plain]):
+        found = attribute(world.subject, coders, corpus, range(8), batch_tokens=10_000)
+        for attached, one in zip(coders, found, strict=True):
+            assert one.num_skipped == 1
+            same(one, expected[id(attached)])
+
+
 def test_a_batch_that_memory_does_not_hold_is_halved(
     world: World, corpus: TokenCorpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:

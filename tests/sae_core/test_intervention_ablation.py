@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from sae_core.errors import CoderError, InputError
+from sae_core.errors import CoderError, CorpusError, InputError
+from sae_core.intervention import ablation as ablation_module
 from sae_core.intervention.ablation import AblationSettings, run_ablation
 from sae_core.intervention.directions import deal_directions, draw_control_directions
 from sae_core.intervention.evidence import POOL, AblationEvidence, ControlKind
+from sae_core.intervention.windows import InterventionWindow
 from tests.sae_core.intervention_world import World, make_world
 
 
@@ -82,6 +85,49 @@ def test_known_effects_show_and_missing_ones_do_not(evidence: AblationEvidence) 
     assert kl[2] <= evidence.noise_floor + 1e-12, "a zero direction is no displacement"
     assert evidence.num_noise_tokens > 0
     assert evidence.noise_floor < 1e-9
+
+
+def test_the_noise_floor_is_the_largest_kl_of_unedited_rows(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of a nat per position is what unedited rows are made to show, in every other pass of one context."""
+    real = ablation_module.measure
+
+    def noisy(upper: Any, unembedding: Any, references: Any, rows: Any, delta: torch.Tensor) -> Any:
+        found = real(upper, unembedding, references, rows, delta)
+        moved = delta.abs().amax(-1).numpy()
+        edited = np.isin(rows.row, rows.row[moved > 0])
+        return found._replace(kl=np.where(edited, found.kl, 0.1 * rows.position))
+
+    monkeypatch.setattr(ablation_module, "measure", noisy)
+    windows = {latent: world.windows(latent)[:5] for latent in (0, 3)}
+    settings = AblationSettings(contexts_per_pass=1, noise_every=2)
+    out = run_ablation(world.subject, world.coder, world.tokens, 24, windows, settings=settings)
+    spans: dict[int, list[tuple[int, int]]] = {}
+    for latent, mine in windows.items():
+        for window in mine:
+            stop = window.position + window.length
+            firing = np.flatnonzero(world.contexts[window.context] == latent + 1)
+            start = int(firing[firing >= window.position][0])
+            spans.setdefault(window.context, []).append((start, stop))
+    longest = [max(spans[context], key=lambda span: span[1] - span[0]) for context in sorted(spans)[::2]]
+    assert len(longest) > 2
+    assert out.num_noise_tokens == sum(stop - start for start, stop in longest)
+    assert out.noise_floor == pytest.approx(0.1 * max(stop - 1 for _, stop in longest))
+    assert out.epsilon == pytest.approx(10 * out.noise_floor)
+
+
+def test_a_firing_token_without_a_next_one_takes_no_part_in_the_cross_entropy(world: World) -> None:
+    tokens = world.contexts[0].copy()
+    tokens[-5:] = [9, 1, 8, 7, 1]  # latent 0 fires on 1, the second time at the context's end
+    window = InterventionWindow(0, len(tokens) - 5, 5, document=0)
+    out = run_ablation(world.subject, world.coder, lambda _: tokens, 1, {0: [window]})
+    delta = torch.zeros(len(tokens), 24)
+    delta[[-4, -1]] = -2.0 * world.coder.directions[0]
+    clean, edited = log_probs(world, tokens, torch.zeros(len(tokens), 24)), log_probs(world, tokens, delta)
+    assert (out.num_firing_tokens.tolist(), out.count_ce.tolist()) == ([2], [1])
+    change = clean[-4, 8] - edited[-4, 8]
+    assert abs(change) > 1e-2
+    assert out.delta_ce[0] == pytest.approx(change, abs=2e-5)
+    assert out.control_delta_ce.shape == (1, 4)
 
 
 def test_a_direction_that_nobody_reads_is_below_its_control(world: World) -> None:
@@ -163,6 +209,50 @@ def test_control_directions_are_unit_and_of_both_kinds(world: World) -> None:
     assert controls.kinds == (ControlKind.ISOTROPIC,) * 3 + (ControlKind.TYPICAL,) * 2
     again = draw_control_directions(world.subject, [point], world.tokens, 24, 5, 1)
     assert torch.equal(controls.vectors, again.vectors)
+
+
+def test_no_two_control_directions_are_alike(world: World) -> None:
+    """At the embedding equal tokens are equal activations: pairs of them, and pairs drawn before, give way to others."""
+    point = world.subject.hookpoint("embed_tokens")
+    embedding = world.subject.model.model.embed_tokens.weight.detach().double()
+    apart = torch.nn.functional.normalize((embedding[1:, None] - embedding[None, 1:]).flatten(0, 1), dim=-1)
+    for seed in range(6):
+        controls = draw_control_directions(world.subject, [point], world.tokens, 24, POOL, seed)
+        assert controls.kinds == (ControlKind.ISOTROPIC,) * 32 + (ControlKind.TYPICAL,) * 32
+        cosine = (controls.vectors @ controls.vectors.T).abs() - torch.eye(POOL)
+        assert float(cosine.max()) < 0.9999
+        typical = controls.vectors[32:].double()
+        assert float((typical @ apart.T).amax(-1).min()) > 1 - 1e-6, "each is a difference of two tokens"
+
+
+def test_a_corpus_of_few_kinds_of_tokens_gives_fewer_typical_directions(world: World) -> None:
+    """Three kinds of tokens have three differences, two have one, one has none."""
+    point = world.subject.hookpoint("embed_tokens")
+
+    def drawn(kinds: int) -> tuple[ControlKind, ...]:
+        contexts = [np.append(0, 1 + ids % kinds) for ids in world.contexts]
+        return draw_control_directions(world.subject, [point], contexts.__getitem__, 24, 16, 1).kinds
+
+    assert drawn(3) == (ControlKind.ISOTROPIC,) * 8 + (ControlKind.TYPICAL,) * 3
+    assert drawn(2) == (ControlKind.ISOTROPIC,) * 8 + (ControlKind.TYPICAL,)
+    with pytest.raises(CorpusError, match="equal activations"):
+        drawn(1)
+    with pytest.raises(InputError, match=r"8 isotropic, 3 typical.*ask for at most 6"):
+        deal_directions(np.arange(2), drawn(3), 8, 0)
+    with pytest.raises(CorpusError, match="has 0 tokens"):
+        draw_control_directions(world.subject, [point], lambda _: np.array([0, 0]), 24, 16, 1)
+
+
+def test_the_first_token_of_a_context_is_not_typical() -> None:
+    world = make_world()
+    embedding = world.subject.model.model.embed_tokens.weight
+    with torch.no_grad():
+        embedding[:, 5] = 0.0
+        embedding[39, 5] = 50.0
+    contexts = [np.append(39, ids % 38 + 1) for ids in world.contexts]
+    point = world.subject.hookpoint("embed_tokens")
+    controls = draw_control_directions(world.subject, [point], contexts.__getitem__, 24, POOL, 2)
+    assert float(controls.vectors[32:, 5].abs().max()) == 0
 
 
 def test_every_latent_has_its_own_controls_half_of_each_kind() -> None:

@@ -129,3 +129,20 @@ def test_rows_pack_their_positions_one_after_the_other() -> None:
     rows = Rows(start=np.array([4, 0]), stop=np.array([6, 3]), context=np.array([0, 0]))
     assert rows.position.tolist() == [4, 5, 0, 1, 2]
     assert rows.row.tolist() == [0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_row_that_overflows_harms_no_other(fused: bool) -> None:
+    subject = tiny_subject("llama")
+    upper = UpperLayers(subject, subject.hookpoint("layers.0"), fused=fused)
+    clean = upper.clean([np.arange(40), np.arange(40)[::-1].copy()])
+    rows = Rows(np.array([5, 9, 5, 20]), np.array([12, 23, 6, 21]), np.array([0, 0, 0, 1]))
+    delta = torch.randn(len(rows.row), WIDTH, generator=torch.Generator().manual_seed(0))
+    expected = upper.run(clean, rows, delta)
+    for bad in range(4):
+        broken = delta.clone()
+        broken[torch.from_numpy(rows.row == bad)] = torch.inf
+        others = torch.from_numpy(rows.row != bad)
+        found = upper.run(clean, rows, broken)
+        torch.testing.assert_close(found[others], expected[others])
+        assert not torch.isfinite(found[~others]).any()

@@ -10,7 +10,11 @@ import pytest
 import torch
 from scipy.stats import mannwhitneyu, rankdata
 
-from sae_core.intervention.evidence import SteeringEvidence
+from sae_core.errors import NonFiniteError
+from sae_core.intervention.directions import deal_directions, draw_control_directions
+from sae_core.intervention.divergence import Unembedding
+from sae_core.intervention.evidence import POOL, SteeringEvidence
+from sae_core.intervention.measure import measure, reference
 from sae_core.intervention.promised import Rankings, jackknife_error
 from sae_core.intervention.resume import Rows, UpperLayers
 from sae_core.intervention.steering import SteeringSettings, run_steering
@@ -41,6 +45,40 @@ def test_strengths_of_known_curves() -> None:
     assert found.strength[5] == pytest.approx(0.5, rel=0.02)
     assert np.isnan(found.strength[[2, 4]]).all()
     assert found.value[2] <= 0.3
+
+
+def test_a_curve_that_overflows_is_met_below_that_or_not_at_all() -> None:
+    def curves(x: np.ndarray, _asked: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            return np.array(
+                [
+                    x[0] ** 2 if x[0] < 0.8 else np.inf,  # crosses .5 at .7071
+                    x[1] ** 2 if x[1] < 0.6 else np.inf,  # never gets there
+                    np.inf,
+                    0.0 if x[3] < 3 else np.inf,
+                ]
+            )
+
+    for start in (0.01, 10.0):
+        found = find_strengths(curves, np.full(4, start), 0.5, tolerance=0.02, largest=1e5, max_evaluations=60)
+        assert found.met.tolist() == [True, False, False, False]
+        assert found.strength[0] == pytest.approx(0.7071, rel=0.02)
+        assert found.value[1] == pytest.approx(0.36, rel=0.02), "the nearest that is a number"
+        assert np.isnan(found.value[2])
+
+    def steep(x: np.ndarray, _asked: np.ndarray) -> np.ndarray:
+        return np.where(x < 0.8, 0.5 * (x / 0.75) ** 8, np.inf)
+
+    short = find_strengths(steep, np.array([0.1]), 0.5, tolerance=0.02, largest=1e5, max_evaluations=9)
+    assert short.met[0], "what is too far says nothing of how far: the bracket is halved"
+
+
+def test_the_first_crossing_on_the_way_from_the_start_is_taken() -> None:
+    def curve(x: np.ndarray, _asked: np.ndarray) -> np.ndarray:
+        return abs(1 - abs(x - 1))  # up, down, up: crosses .5 at .5, 1.5 and 2.5
+
+    found = find_strengths(curve, np.array([0.1, 2.1]), 0.5, tolerance=0.02, largest=1e5, max_evaluations=40)
+    assert found.strength == pytest.approx([0.5, 2.5], rel=0.02)
 
 
 def test_rankings_are_mann_whitney_and_a_count() -> None:
@@ -115,10 +153,13 @@ def steered_prompts(
     return out
 
 
-def mean_kl(world: World, latent: int, alpha: float, which: slice) -> list[float]:
-    """KL(clean || steered) of each prompt."""
+def mean_kl(
+    world: World, latent: int, alpha: float, which: slice, direction: torch.Tensor | None = None
+) -> list[float]:
+    """KL(clean || steered) of each prompt, along the latent's direction or another one."""
     found = []
-    for clean, steered in steered_prompts(world, alpha * world.coder.directions[latent], latent, which):
+    along = world.coder.directions[latent] if direction is None else direction
+    for clean, steered in steered_prompts(world, alpha * along, latent, which):
         before, after = clean.log_softmax(-1), steered.log_softmax(-1)
         found.append(float((before.exp() * (before - after)).sum(-1).mean()))
     return found
@@ -140,6 +181,71 @@ def test_targets_are_met_or_flagged(world: World, evidence: SteeringEvidence) ->
     controls = evidence.control_unreachable == 0
     distance = np.abs(evidence.control_kl_fit / evidence.target[:, None] - 1)
     assert (distance[controls] <= 0.1).all()
+
+
+def test_each_latent_is_compared_with_its_own_directions_those_of_its_ablation(
+    world: World, evidence: SteeringEvidence
+) -> None:
+    """Truth: the KL of plain hooks along the pool's directions that the ablation deals (test_intervention_ablation)."""
+    pool = draw_control_directions(world.subject, [world.subject.hookpoint("layers.0")], world.tokens, 24, POOL, 5)
+    dealt = deal_directions(np.arange(4), pool.kinds, 4, 5)
+    assert len({tuple(row) for row in dealt.tolist()}) == 4
+    assert evidence.control_kind.tolist() == [0, 0, 1, 1]
+    for i in range(4):
+        latent = int(evidence.latent[i])
+        length = float(world.coder.directions[latent].norm())
+        for r in np.flatnonzero(evidence.control_unreachable[i] == 0).tolist():
+            along, alpha = pool.vectors[int(dealt[latent, r])] * length, float(evidence.control_alpha[i, r])
+            kl = np.mean(mean_kl(world, latent, alpha, slice(0, 3), along))
+            assert evidence.control_kl_fit[i, r] == pytest.approx(kl, rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def half() -> World:
+    """A subject in float16 whose activations are so long that the largest pushes overflow."""
+    world = make_world()
+    with torch.no_grad():
+        world.subject.model.model.embed_tokens.weight *= 100
+    world.subject.model.half()
+    world.subject.dtype = torch.float16
+    signatures = world.subject.model.model.embed_tokens.weight[1:7].float()
+    return dataclasses.replace(world, coder=dataclasses.replace(world.coder, signatures=signatures))
+
+
+def test_a_target_that_only_an_overflow_would_meet_is_unreachable_and_harms_no_other(half: World) -> None:
+    fit, score = ({latent: half.windows(latent)[part] for latent in (0, 1, 3)} for part in (slice(0, 3), slice(3, 6)))
+    settings = dataclasses.replace(SETTINGS, targets=(0.1, 500.0), largest_push=1e4)
+    found = run_steering(half.subject, half.coder, half.tokens, 24, fit, score, settings=settings, seed=5)
+    assert found.unreachable.tolist() == [0, 0, 0, 1, 1, 1]
+    assert np.isnan(found.alpha[3:]).all()
+    assert np.isfinite(found.kl_fit).all()
+    np.testing.assert_allclose(found.kl_fit[:3], 0.1, rtol=0.1)
+    assert found.control_unreachable[3:].all()
+
+
+def test_an_overflow_is_an_infinite_kl_for_those_who_look_for_a_push_and_an_error_for_others(half: World) -> None:
+    upper, unembedding = UpperLayers(half.subject, [half.subject.hookpoint("layers.0")]), Unembedding(half.subject)
+    (clean,) = upper.clean([half.contexts[0][:30]])
+    of = [reference(unembedding, clean, half.contexts[0], [(4, 20)])]
+    rows = Rows(np.array([4, 6]), np.array([20, 12]), np.array([0, 0]))
+    delta = torch.full((len(rows.row), 24), 10.0)
+    small = measure(upper, unembedding, of, rows, delta)
+    assert (small.kl > 0).all()
+    delta[torch.from_numpy(rows.row == 0)] = 1e6
+    found = measure(upper, unembedding, of, rows, delta, overflow_is_far=True)
+    assert np.isposinf(found.kl[rows.row == 0]).all()
+    np.testing.assert_allclose(found.kl[rows.row == 1], small.kl[rows.row == 1], rtol=1e-3)
+    with pytest.raises(NonFiniteError, match="NaN or infinite"):
+        measure(upper, unembedding, of, rows, delta)
+
+
+def test_a_subject_that_gives_no_numbers_is_an_error_and_not_unreachable() -> None:
+    world = make_world()
+    with torch.no_grad():
+        world.subject.model.model.norm.weight[0] = torch.nan
+    windows = {0: world.windows(0)[:3]}
+    with pytest.raises(NonFiniteError, match="NaN or infinite"):
+        run_steering(world.subject, world.coder, world.tokens, 24, windows, windows, settings=SETTINGS)
 
 
 def test_promised_tokens_are_ranked_by_the_change_on_held_out_prompts(world: World, evidence: SteeringEvidence) -> None:

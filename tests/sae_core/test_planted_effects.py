@@ -32,10 +32,21 @@ WORD = {KNOWN: "def", UNREAD: "return", LATER: "cls"}
 WINDOW = 16
 
 
+def truly_unread(model: nn.Module, coder: SparseCoder) -> None:
+    """Let no norm see UNREAD either: +.5 and -.5 lie in two slots, and its ablation swaps them, mean and length the same."""
+    first, second = planted_world.UNREAD, planted_world.KNOWN + 1
+    embedding = model.transformer.wte.weight.data[token_id(WORD[UNREAD])]  # type: ignore[union-attr, index]
+    assert not model.lm_head.weight[:, [first, second]].any()  # type: ignore[union-attr, index]
+    embedding[first], embedding[second] = 0.5, -0.5
+    coder.decoder_weight[UNREAD, second] = -1.0
+
+
 @pytest.fixture(scope="module")
 def planted() -> AblationEvidence:
     tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="w19"))
-    subject = SubjectModel(planted_world.build_subject(), tokenizer, name="planted", revision="test")
+    model, coder = planted_world.build_subject(), planted_world.build_coder()
+    truly_unread(model, coder)
+    subject = SubjectModel(model, tokenizer, name="planted", revision="test")
     subject.special_ids = frozenset({0})
     rng = np.random.default_rng(1)
     words = np.array([token_id(word) for word in [*WORD.values(), *(f"w{i}" for i in range(8))]])
@@ -50,7 +61,6 @@ def planted() -> AblationEvidence:
         for latent, word in WORD.items()
     }
     settings = AblationSettings(control_directions=8, top_tokens=len(VOCABULARY))
-    coder = planted_world.build_coder()
     return run_ablation(subject, coder, contexts.__getitem__, len(contexts), windows, settings=settings)
 
 
@@ -89,6 +99,10 @@ def test_effects_stand_where_they_were_planted(planted: AblationEvidence) -> Non
     _, high = effect_of(UNREAD)
     assert high is not None
     assert high < 0, "what nobody reads does less than a random push"
+    rows = planted.rows_of(UNREAD)
+    assert (planted.kl_firing[rows] < planted.epsilon).all()
+    unread = causal_effect(planted.kl_firing[rows], planted.control_kl_firing[rows], planted.epsilon)
+    assert unread.share_above_floor == 0
 
 
 def test_a_latent_acts_where_it_was_planted(planted: AblationEvidence) -> None:
