@@ -384,6 +384,7 @@ def test_simulated_windows_go_through_the_stage(run: RunContext, monkeypatch: py
         assert score.failure is None
         assert score.values["substitution"] == pytest.approx(value_of, abs=1e-6)
         assert score.values["substitution_silent_windows"] == 4
+        assert found.share_of_one.tolist() == pytest.approx([(1 - found.share_firing[0]) / 4]), "four stand for all"
         control = score.values["substitution_shuffled"]
         assert isinstance(control, float)
         assert control < 0.9 if value_of else control == 0.0

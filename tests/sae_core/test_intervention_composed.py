@@ -236,6 +236,9 @@ def test_a_value_put_between_attention_and_mlp_is_what_both_read(family: str) ->
 def test_a_crosscoder_of_two_places_in_one_block_is_not_intervened_on(world: World) -> None:
     """Which of the two is edited first would decide what the other becomes."""
     places = [world.subject.hookpoint(name) for name in ("layers.1", "layers.1.mlp")]
-    with pytest.raises(SubjectError, match="two places of one block"):
+    with pytest.raises(
+        SubjectError,
+        match=r"two places of one block.*intervention, substitution and steered_ scorers and the output explainer",
+    ):
         UpperLayers(world.subject, places, from_clean=True)
     UpperLayers(world.subject, places)
