@@ -85,6 +85,7 @@ def config_of(world: Path, name: str, url: str, labels: Path, seed: int = 0, mor
     return path
 
 
+@pytest.mark.long
 def test_with_another_seed_nothing_that_an_explainer_was_shown_is_judged(
     world: Path, first: tuple[Path, list[Call], set[str]]
 ) -> None:

@@ -390,6 +390,7 @@ def test_a_run_leaves_what_each_stage_found(whole: Finished, small: World) -> No
         assert whole.table.precision[latent] == row["precision"]
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_in_every_stage_ends_as_if_nothing_had_been(small: World, whole: Finished) -> None:
     faults = ["screen_1:before_write:2", "audit:after_claim:1", "audit:before_write:1", "estimate_1:before_write:1"]
     faults += ["screen_2:before_write:1", "estimate_2:after_write:1"]
@@ -410,6 +411,7 @@ def test_a_run_that_is_killed_in_every_stage_ends_as_if_nothing_had_been(small: 
     assert last.calls == [], "all answers were there"
 
 
+@pytest.mark.long
 def test_without_a_screen_labels_are_estimated_from_detection_alone_until_it_is_asked_again(
     small: World, whole: Finished
 ) -> None:
@@ -426,6 +428,7 @@ def test_without_a_screen_labels_are_estimated_from_detection_alone_until_it_is_
     assert_same(again, whole)
 
 
+@pytest.mark.long
 def test_where_the_screen_or_the_judge_fails_for_some_the_others_have_theirs(small: World, whole: Finished) -> None:
     """The screen fails for the first 16 labels, detection for one of the others."""
     first, judged = small.labels[0].text, small.labels[20].text

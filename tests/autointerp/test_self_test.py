@@ -518,6 +518,7 @@ kind = "intruder"
 """
 
 
+@pytest.mark.long
 def test_a_run_says_which_of_its_scorers_are_blind(tmp_path: Path) -> None:
     planted_world.build(tmp_path)
     with RunningServer(oracle(tmp_path)) as server:

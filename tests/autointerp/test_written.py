@@ -293,6 +293,7 @@ MOMENTS = ("write:before_write:1", "write:after_write:2", "try_written:before_wr
            "try_shuffled:before_write:1", "controls:after_claim:1")  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_killed_run_ends_in_the_same_rows(world: Path, scored: tuple[Path, list[Call]]) -> None:
     with RunningServer(oracle(world)) as server:
         for fault in MOMENTS:
