@@ -1,7 +1,7 @@
 # make demo    install, then label the quickstart's dictionary into demo/
 # make bench   time extraction against its floor, with a long run for the steady state (about 40 minutes on 2 cores)
 # make test    install what tests need, check types, lint and imports, run the tests without network
-# make test-long   the few tests that take minutes each, which make test leaves out
+# make test-long   the longer tests (about 6 minutes), which make test leaves out
 # make vllm    a real vLLM on the CPU, in an environment of its own, asked over HTTP and in process (docs/vllm.md)
 # The environment is kept in .venv; a second call is quick.
 

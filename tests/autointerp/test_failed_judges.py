@@ -14,6 +14,8 @@ from tests import planted_world
 from tests.autointerp.test_llm_runs import LABELS, dictionary, oracle, run, write_config
 from tests.cli_process import run_cli
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -31,6 +31,8 @@ from tests.autointerp.test_llm_runs import (
 from tests.cli_process import run_cli
 from tests.planted_text import SENTENCES
 
+pytestmark = pytest.mark.long
+
 EDITED = 5
 TEXT = SENTENCES[EDITED] + " indeed"
 DETECTION = '[[scorers]]\nkind = "detection"\n[labels]\nfrom = "{}"\n'
@@ -85,7 +87,6 @@ def config_of(world: Path, name: str, url: str, labels: Path, seed: int = 0, mor
     return path
 
 
-@pytest.mark.long
 def test_with_another_seed_nothing_that_an_explainer_was_shown_is_judged(
     world: Path, first: tuple[Path, list[Call], set[str]]
 ) -> None:

@@ -9,6 +9,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.long
+
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 
 

@@ -35,6 +35,8 @@ from tests.cli_process import CliProcess, run_cli
 from tests.natural_world import BROAD, LOOSE, NARROW, RIGHT, PlantedLabel
 from tests.oracle import Oracle
 
+pytestmark = pytest.mark.long
+
 CONFIG = """
 chunk_latents = 40
 [subject]
@@ -205,7 +207,6 @@ def covered(table: pd.DataFrame, figure: str, truth: str) -> pd.Series[bool]:
     return (true >= low - SHOWN) & (true <= high + SHOWN)
 
 
-@pytest.mark.long
 def test_the_planted_labels_err_as_they_should(truth: pd.DataFrame) -> None:
     precision, recall = truth.both / truth.holds, truth.both / truth.fires
     assert truth.kind.value_counts().to_dict() == {RIGHT: 60, BROAD: 20, LOOSE: 20, NARROW: 20}
@@ -224,7 +225,6 @@ def test_the_planted_labels_err_as_they_should(truth: pd.DataFrame) -> None:
     assert truth.fires[of[RIGHT]].min() < 0.002
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", ["truthful", "erring"])
 def test_nine_in_ten_lie_in_their_intervals(name: str, truth: pd.DataFrame, request: pytest.FixtureRequest) -> None:
     run: Finished = request.getfixturevalue(name)
@@ -249,7 +249,6 @@ def test_nine_in_ten_lie_in_their_intervals(name: str, truth: pd.DataFrame, requ
     assert (resolved[resolved.kind == BROAD].eval("precision_high - precision_low")).median() < 0.25
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", ["truthful", "erring"])
 def test_too_broad_and_too_narrow_labels_are_told_apart(
     name: str, truth: pd.DataFrame, request: pytest.FixtureRequest
@@ -270,7 +269,6 @@ def test_too_broad_and_too_narrow_labels_are_told_apart(
     assert f1[RIGHT] > max(f1[BROAD], f1[LOOSE], f1[NARROW])
 
 
-@pytest.mark.long
 def test_what_the_figures_rest_on_is_said(truthful: Finished, erring: Finished, truth: pd.DataFrame) -> None:
     for run in (truthful, erring):
         table = judged(run, truth, 0.0)
@@ -295,7 +293,6 @@ def test_what_the_figures_rest_on_is_said(truthful: Finished, erring: Finished, 
         assert 0.3 < fit["audit_position"] < 0.7
 
 
-@pytest.mark.long
 def test_calls_and_tokens_stay_within_the_bound(truthful: Finished, erring: Finished) -> None:
     """At most 8 calls and 9,000 prompt tokens a label for all judging together, controls not counted, as the server saw it."""
     for run in (truthful, erring):
@@ -390,7 +387,6 @@ def test_a_run_leaves_what_each_stage_found(whole: Finished, small: World) -> No
         assert whole.table.precision[latent] == row["precision"]
 
 
-@pytest.mark.long
 def test_a_run_that_is_killed_in_every_stage_ends_as_if_nothing_had_been(small: World, whole: Finished) -> None:
     faults = ["screen_1:before_write:2", "audit:after_claim:1", "audit:before_write:1", "estimate_1:before_write:1"]
     faults += ["screen_2:before_write:1", "estimate_2:after_write:1"]
@@ -411,7 +407,6 @@ def test_a_run_that_is_killed_in_every_stage_ends_as_if_nothing_had_been(small: 
     assert last.calls == [], "all answers were there"
 
 
-@pytest.mark.long
 def test_without_a_screen_labels_are_estimated_from_detection_alone_until_it_is_asked_again(
     small: World, whole: Finished
 ) -> None:
@@ -428,7 +423,6 @@ def test_without_a_screen_labels_are_estimated_from_detection_alone_until_it_is_
     assert_same(again, whole)
 
 
-@pytest.mark.long
 def test_where_the_screen_or_the_judge_fails_for_some_the_others_have_theirs(small: World, whole: Finished) -> None:
     """The screen fails for the first 16 labels, detection for one of the others."""
     first, judged = small.labels[0].text, small.labels[20].text

@@ -48,6 +48,8 @@ from tests.cli_process import run_cli
 from tests.planted_text import SENTENCES
 from tests.planted_world import BOS, NUM_LATENTS, build_coder, build_subject, token_id
 
+pytestmark = pytest.mark.long
+
 BROAD, NARROW, WRONG = 5, 0, 12
 GIVEN = {
     latent: f"the words w{latent - 1} and w{latent - 5}" for latent in range(9, NUM_LATENTS)
@@ -293,7 +295,6 @@ MOMENTS = ("write:before_write:1", "write:after_write:2", "try_written:before_wr
            "try_shuffled:before_write:1", "controls:after_claim:1")  # fmt: skip
 
 
-@pytest.mark.long
 def test_a_killed_run_ends_in_the_same_rows(world: Path, scored: tuple[Path, list[Call]]) -> None:
     with RunningServer(oracle(world)) as server:
         for fault in MOMENTS:
