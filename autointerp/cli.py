@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from autointerp.commands import register_all
+from autointerp.commands.opening import open_console, open_context
 from sae_core.errors import AutointerpError, StoreError
 
 if TYPE_CHECKING:
@@ -124,7 +126,7 @@ def status(
     stores = list(stores_below(folder)) if below else [open_target(target)]
     if not stores:
         raise StoreError(f"no run was found below {str(folder.resolve())!r}: give an output folder, or a store's URL.")
-    console = _console()
+    console = open_console()
     for store in stores:
         for record in store.runs():
             _print_run(store, record.id, console)
@@ -143,14 +145,14 @@ def show(
     from autointerp.pipeline.dictionary_rows import latent_row
     from autointerp.report.show import print_latent
 
-    context = _context(run_id, store)
+    context = open_context(run_id, store)
     names = [record.name for record in context.sources if not record.control]
     if not names:
         raise StoreError(f"the run {context.run_id} has no latents yet: go on with it by the command that started it.")
     name = source or names[0]
     row = latent_row(context, name, latent)
     has_exemplars = (context.folder.exemplars(name) / "index.json").is_file()
-    print_latent(pd.Series(row), context.exemplars(name) if has_exemplars else None, _console())
+    print_latent(pd.Series(row), context.exemplars(name) if has_exemplars else None, open_console())
 
 
 @app.command()
@@ -162,7 +164,7 @@ def export(
     """Write the labelled dictionary of a run as parquet."""
     from autointerp.pipeline.exporting import export_run
 
-    context = _context(run_id, store)
+    context = open_context(run_id, store)
     if context.store.run(context.run_id).state != "done":
         raise StoreError(
             f"the run {context.run_id} has not ended: go on with it by the command that started it, then export."
@@ -192,7 +194,7 @@ def review(
 
     if accept + reject + (edit is not None) != 1:
         raise ConfigError("give one of --accept, --reject and --edit TEXT.")
-    context = _context(run_id, store)
+    context = open_context(run_id, store)
     names = [record.name for record in context.sources if not record.control]
     if source is None and len(names) != 1:
         raise ConfigError(f"the run has the sources {', '.join(map(repr, names))}: say which one with --source.")
@@ -281,7 +283,7 @@ def inspect(
     with _token_bar(tokens, shown=measure is not None) as advance:
         found = inspection.look(coder, options, measure, advance)
     if json_file != "-":
-        inspection.print_inspection(found, _console())
+        inspection.print_inspection(found, open_console())
     if json_file is not None:
         text = json.dumps(inspection.inspection_json(found), indent=1, allow_nan=False) + "\n"
         if json_file == "-":
@@ -292,108 +294,12 @@ def inspect(
         inspection.draw_firing_rates(found, picture)
 
 
-bench_app = typer.Typer(help="Measure how far the work is from what the hardware allows.", no_args_is_help=True)
-app.add_typer(bench_app, name="bench")
-
-
-@bench_app.callback()
-def _bench() -> None:
-    """Measure how far the work is from what the hardware allows."""
-
-
-@bench_app.command("extraction")
-def bench_extraction(
-    latents: Annotated[list[int] | None, typer.Option(min=64, help="Latents of the coder, once for each row.")] = None,
-    tokens: Annotated[int, typer.Option(min=16_384, help="Tokens of the corpus.")] = 1_048_576,
-    repeats: Annotated[int, typer.Option(min=1, help="Times the whole corpus is extracted.")] = 3,
-    steady_tokens: Annotated[
-        int, typer.Option(min=0, help="Tokens of a longer run, whose last quarter is compared; 0 for none.")
-    ] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else on stdout.")] = False,
-) -> None:
-    """Time extraction against the subject's pass, a dense encode and torch.topk, and measure its memory."""
-    import json
-
-    from sae_core.bench.extraction import bench_extraction as measure
-
-    errors = _console(stderr=True)
-    result = measure(latents or [4_096, 16_384], tokens, repeats, steady_tokens, device, errors.print)
-    if as_json:
-        print(json.dumps(result, indent=1))
-    else:
-        from autointerp.report.bench import print_extraction_bench
-
-        print_extraction_bench(result, _console())
-
-
-@bench_app.command("causal")
-def bench_causal(
-    subject: Annotated[
-        str | None, typer.Option(help="A subject's folder or hub id; without it a random one.", show_default=False)
-    ] = None,
-    coder: Annotated[str | None, typer.Option(help="A coder of that subject.", show_default=False)] = None,
-    layers: Annotated[int, typer.Option(min=2, help="Layers of a random subject, read in the middle.")] = 8,
-    width: Annotated[int, typer.Option(min=64, help="Its width.")] = 512,
-    latents: Annotated[int, typer.Option(min=1, help="Latents of a call of ours.")] = 64,
-    windows: Annotated[int, typer.Option(min=2, help="Windows a latent is ablated in, and steered in.")] = 8,
-    contexts: Annotated[int, typer.Option(min=4, help="Contexts of 256 tokens.")] = 96,
-    turns: Annotated[int, typer.Option(min=1, help="Turns that the ways take.")] = 3,
-    plain_latents: Annotated[int, typer.Option(min=1, help="Latents of the plain ways in a turn.")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else on stdout.")] = False,
-) -> None:
-    """Time ablation and steering beside the two plain ways of doing them, and compare the numbers."""
-    import json
-
-    from sae_core.bench.causal import bench_causal as measure
-
-    result = measure(
-        subject=subject,
-        coder=coder,
-        layers=layers,
-        width=width,
-        latents=latents,
-        windows=windows,
-        contexts=contexts,
-        turns=turns,
-        plain_latents=plain_latents,
-        tell=_console(stderr=True).print,
-    )
-    if as_json:
-        print(json.dumps(result, indent=1))
-    else:
-        from autointerp.report.bench import print_causal_bench
-
-        print_causal_bench(result, _console())
-
-
-@bench_app.command("llm")
-def bench_llm(
-    concurrency: Annotated[int, typer.Option(min=1, help="Calls under way at once.")] = 64,
-    latency_ms: Annotated[float, typer.Option(min=0, help="Time that the server takes for a call.")] = 100.0,
-    calls: Annotated[int, typer.Option(min=16, help="Calls of each way.")] = 4_000,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else on stdout.")] = False,
-) -> None:
-    """Time calls to a server of fixed latency beside a bare openai client and a bare HTTP client, with their CPU."""
-    import json
-
-    from autointerp.llm.bench import bench_llm as measure
-
-    result = measure(concurrency, latency_ms, calls)
-    if as_json:
-        print(json.dumps(result, indent=1))
-    else:
-        from autointerp.report.bench import print_llm_bench
-
-        print_llm_bench(result, _console())
-
-
 @contextmanager
 def _token_bar(total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
     """What takes the number of tokens done, as a bar on a terminal that goes away in the end."""
     from rich.progress import Progress
 
-    console = _console(stderr=True)
+    console = open_console(stderr=True)
     with Progress(console=console, transient=True, disable=not (shown and console.is_terminal)) as progress:
         task = progress.add_task("tokens", total=total)
         yield lambda done: progress.update(task, completed=done)
@@ -406,7 +312,7 @@ def _print_dry_run(config: RunConfig) -> None:
     from autointerp.report.plan import print_plan
 
     num_latents = [load_configured(coder).num_latents for coder in config.coders]
-    print_plan(plan_run(config, num_latents=num_latents), _console(), expected_precision(config, num_latents))
+    print_plan(plan_run(config, num_latents=num_latents), open_console(), expected_precision(config, num_latents))
 
 
 def _go_on(started: StartedRun, retry: bool) -> None:
@@ -434,7 +340,7 @@ def _go_on(started: StartedRun, retry: bool) -> None:
         )
         return
     try:
-        with display(_console(stderr=True), STAGES) as shown:
+        with display(open_console(stderr=True), STAGES) as shown:
             shown.note(f"run {context.run_id} in {context.folder.root}")
             if started.memory:
                 shown.note(started.memory)
@@ -456,7 +362,7 @@ def _print_end(context: RunContext) -> None:
     from autointerp.progress import print_timings
     from autointerp.report.terminal import print_best_and_worst, print_summary
 
-    console = _console()
+    console = open_console()
     summary = json.loads(context.folder.summary.read_text(encoding="utf-8"))
     readers = {source.name: context.exemplars(source.name) for source in context.sources if not source.control}
     print_best_and_worst(pd.read_parquet(context.folder.dictionary), readers, console)
@@ -499,23 +405,11 @@ def _print_run(store: LabelStore, run_id: str, console: Console) -> None:
         console.print(spend_line([row._asdict() for row in spend.values()], 0))
 
 
-def _context(given: str, store: str | None) -> RunContext:
-    from autointerp.pipeline.finding import find_run
-    from autointerp.pipeline.starting import open_run
-
-    found, run_id = find_run(given, store)
-    return open_run(found, run_id, Path(given) if Path(given).is_dir() else None)
-
-
-def _console(*, stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=stderr, highlight=False)
-
-
 def _one_line(text: str) -> str:
     return " ".join(text.split())
 
+
+register_all(app)
 
 if __name__ == "__main__":
     main()

@@ -41,6 +41,10 @@ def finite(column: str) -> CheckConstraint:
     return CheckConstraint(f"abs({column}) <= {LARGEST_DOUBLE}", name=f"{column}_finite")
 
 
+BigId = BigInteger().with_variant(Integer, "sqlite")
+"""Of tables that get rows every night for years. SQLite numbers only INTEGER keys by itself, which have 64 bits there."""
+
+
 class Base(DeclarativeBase):
     """Base of all tables."""
 
@@ -60,7 +64,8 @@ class Run(Base):
     __tablename__ = "run"
     __table_args__ = (
         UniqueConstraint("digest", "ordinal"),
-        CheckConstraint("state IN ('running', 'paused', 'done', 'failed')", name="state_known"),
+        UniqueConstraint("submit_key"),
+        CheckConstraint("state IN ('running', 'paused', 'cancelled', 'done', 'failed')", name="state_known"),
     )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
@@ -69,6 +74,10 @@ class Run(Base):
     ordinal: Mapped[int]
     config: Mapped[dict[str, Any]]
     state: Mapped[str] = mapped_column(String(16), default="running")
+    state_note: Mapped[str | None]
+    """Why it is paused, failed or cancelled."""
+    submit_key: Mapped[str | None] = mapped_column(String(200))
+    """What whoever submitted it calls this submission, so that a second one with the same key is the same run."""
     folder: Mapped[str]
     code_version: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
@@ -99,16 +108,19 @@ class Chunk(Base):
     __tablename__ = "chunk"
     __table_args__ = (
         UniqueConstraint("run_id", "stage", "source", "ordinal"),
-        Index(None, "run_id", "state"),
+        Index(None, "run_id", "state", "queue", "priority", "ordinal"),
         CheckConstraint("state IN ('waiting', 'ready', 'running', 'done', 'failed', 'poisoned')", name="state_known"),
         finite("lease_until"),
+        finite("not_before"),
         finite("seconds"),
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
     run_id: Mapped[str] = mapped_column(String(32), ForeignKey("run.id", ondelete="CASCADE"))
     stage: Mapped[str] = mapped_column(String(40))
     queue: Mapped[str] = mapped_column(String(16))
+    priority: Mapped[int] = mapped_column(default=0)
+    """Of the ready chunks of a queue those with the lowest come first: stages further on in the run, so that what was begun is finished."""
     source: Mapped[str] = mapped_column(String(80), default="")
     ordinal: Mapped[int]
     spec: Mapped[dict[str, Any]]
@@ -116,6 +128,8 @@ class Chunk(Base):
     state: Mapped[str] = mapped_column(String(16), default="waiting")
     owner: Mapped[str] = mapped_column(SafeText, default="")
     lease_until: Mapped[float] = mapped_column(default=0.0)
+    not_before: Mapped[float] = mapped_column(default=0.0)
+    """Seconds since 1970 by the database's clock before which nobody should claim it."""
     fence: Mapped[int] = mapped_column(default=0)
     attempts: Mapped[int] = mapped_column(default=0)
     seconds: Mapped[float] = mapped_column(default=0.0)
@@ -133,7 +147,7 @@ class ExplanationRow(Base):
         finite("cost_usd"),
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
     run_id: Mapped[str] = mapped_column(String(32), ForeignKey("run.id", ondelete="CASCADE"))
     source: Mapped[str] = mapped_column(String(80))
     latent: Mapped[int]
@@ -158,7 +172,7 @@ class ScoreRow(Base):
     __tablename__ = "score"
     __table_args__ = (UniqueConstraint("run_id", "source", "latent", "scorer", "explainer"),)
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
     run_id: Mapped[str] = mapped_column(String(32), ForeignKey("run.id", ondelete="CASCADE"))
     source: Mapped[str] = mapped_column(String(80))
     latent: Mapped[int]
@@ -180,7 +194,7 @@ class LabelRow(Base):
         CheckConstraint("(status = 'labelled') = (text IS NOT NULL)", name="text_iff_labelled"),
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
     run_id: Mapped[str] = mapped_column(String(32), ForeignKey("run.id", ondelete="CASCADE"))
     source: Mapped[str] = mapped_column(String(80))
     latent: Mapped[int]
@@ -200,7 +214,7 @@ class ControlRow(Base):
     __tablename__ = "control_row"
     __table_args__ = (UniqueConstraint("run_id", "source", "kind", "component", "latent"),)
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
     run_id: Mapped[str] = mapped_column(String(32), ForeignKey("run.id", ondelete="CASCADE"))
     source: Mapped[str] = mapped_column(String(80))
     kind: Mapped[str] = mapped_column(String(40))
@@ -217,7 +231,7 @@ class Artefact(Base):
     __tablename__ = "artefact"
     __table_args__ = (UniqueConstraint("run_id", "kind", "version"),)
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
     run_id: Mapped[str] = mapped_column(String(32), ForeignKey("run.id", ondelete="CASCADE"))
     kind: Mapped[str] = mapped_column(String(120))
     version: Mapped[int] = mapped_column(Integer, default=1)
@@ -231,7 +245,7 @@ class Timing(Base):
     __tablename__ = "timing"
     __table_args__ = (finite("seconds"),)
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
     run_id: Mapped[str] = mapped_column(String(32), ForeignKey("run.id", ondelete="CASCADE"))
     name: Mapped[str] = mapped_column(String(80))
     seconds: Mapped[float]
@@ -244,7 +258,7 @@ class ChoiceRow(Base):
     __tablename__ = "choice"
     __table_args__ = (UniqueConstraint("run_id", "source", "latent", "scorer", "explainer"),)
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
     run_id: Mapped[str] = mapped_column(String(32), ForeignKey("run.id", ondelete="CASCADE"))
     source: Mapped[str] = mapped_column(String(80))
     latent: Mapped[int]
@@ -262,7 +276,7 @@ class VerdictRow(Base):
     __tablename__ = "verdict"
     __table_args__ = (UniqueConstraint("run_id", "source", "latent", "scorer", "explainer"),)
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
     run_id: Mapped[str] = mapped_column(String(32), ForeignKey("run.id", ondelete="CASCADE"))
     source: Mapped[str] = mapped_column(String(80))
     latent: Mapped[int]
@@ -278,7 +292,7 @@ class ScreenRow(Base):
     __tablename__ = "screen"
     __table_args__ = (UniqueConstraint("run_id", "source", "latent", "stage", "explainer"),)
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
     run_id: Mapped[str] = mapped_column(String(32), ForeignKey("run.id", ondelete="CASCADE"))
     source: Mapped[str] = mapped_column(String(80))
     latent: Mapped[int]
@@ -296,7 +310,7 @@ class EstimateRow(Base):
     __tablename__ = "estimate"
     __table_args__ = (UniqueConstraint("run_id", "source", "latent", "stage", "explainer"),)
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
     run_id: Mapped[str] = mapped_column(String(32), ForeignKey("run.id", ondelete="CASCADE"))
     source: Mapped[str] = mapped_column(String(80))
     latent: Mapped[int]
@@ -318,7 +332,7 @@ class ReviewRow(Base):
         CheckConstraint("(action = 'edit') = (text IS NOT NULL)", name="text_iff_edited"),
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
     run_id: Mapped[str] = mapped_column(String(32), ForeignKey("run.id", ondelete="CASCADE"))
     source: Mapped[str] = mapped_column(String(80))
     latent: Mapped[int]
@@ -345,7 +359,7 @@ class LLMCall(Base):
         finite("seconds"),
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
     key: Mapped[str | None] = mapped_column(String(64))
     run_id: Mapped[str] = mapped_column(String(32), ForeignKey("run.id", ondelete="CASCADE"))
     endpoint: Mapped[str] = mapped_column(String(40))
@@ -382,3 +396,42 @@ class LLMReservation(Base):
     owner: Mapped[str] = mapped_column(String(200), primary_key=True)
     tokens: Mapped[int] = mapped_column(BigInteger, default=0)
     nano_usd: Mapped[int] = mapped_column(BigInteger, default=0)
+
+
+class WorkerRow(Base):
+    """A process that works chunks of a cluster's queues, and when it was last heard of."""
+
+    __tablename__ = "worker"
+    __table_args__ = (finite("seen_at"),)
+
+    owner: Mapped[str] = mapped_column(String(200), primary_key=True)
+    """As in leases: autointerp.pipeline.owner.Owner."""
+    name: Mapped[str] = mapped_column(String(200))
+    queues: Mapped[list[str]]
+    code_version: Mapped[str]
+    started_at: Mapped[datetime] = mapped_column(default=utc_now)
+    seen_at: Mapped[float]
+    """Seconds since 1970 by the database's clock."""
+    rss_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+
+
+class EventCount(Base):
+    """How often something happened in a run that no other row tells: a lease that ran out, a write that was fenced off."""
+
+    __tablename__ = "event_count"
+
+    run_id: Mapped[str] = mapped_column(String(32), ForeignKey("run.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    count: Mapped[int] = mapped_column(BigInteger, default=0)
+
+
+class Duty(Base):
+    """Something that one process of a cluster does at a time, such as reconciling, and until when it is its turn."""
+
+    __tablename__ = "duty"
+    __table_args__ = (finite("until"),)
+
+    name: Mapped[str] = mapped_column(String(80), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(200))
+    until: Mapped[float]
+    """Seconds since 1970 by the database's clock."""

@@ -12,7 +12,7 @@ from autointerp.store.dialects import READ_ONLY, make_engine, migrating, parse_u
 from autointerp.store.store import LabelStore
 from sae_core.errors import StoreError
 
-HEAD = "0003"
+HEAD = "0004"
 """Newest revision in ``migrations/versions``; a store that is there already opens without loading Alembic."""
 MIGRATIONS = Path(__file__).parent / "migrations"
 

@@ -242,5 +242,6 @@ def test_the_tables_are_valid_for_postgresql_too() -> None:
             "llm_reservation",
             "screen",
             "estimate",
+            "event_count",
         )
         assert max(map(len, (c.name or "" for c in table.constraints))) <= 63, "PostgreSQL cuts longer names"  # type: ignore[type-var]

@@ -1,0 +1,13 @@
+"""The command line's commands, a module a topic: each ``register``s its own on the application."""
+
+from __future__ import annotations
+
+import typer
+
+from autointerp.commands import bench, cluster
+
+
+def register_all(app: typer.Typer) -> None:
+    """Add every topic's commands."""
+    for topic in (cluster, bench):
+        topic.register(app)
