@@ -9,11 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from autointerp.export.loading import load_dictionary
     from autointerp.explanation import Explanation
     from autointerp.failure import Failure, FailureKind, LatentStatus
     from autointerp.score import Score
 
-__all__ = ["Explanation", "Failure", "FailureKind", "LatentStatus", "Score"]
+__all__ = ["Explanation", "Failure", "FailureKind", "LatentStatus", "Score", "load_dictionary"]
 
 _HOMES = {
     "Explanation": "autointerp.explanation",
@@ -21,6 +22,7 @@ _HOMES = {
     "FailureKind": "autointerp.failure",
     "LatentStatus": "autointerp.failure",
     "Score": "autointerp.score",
+    "load_dictionary": "autointerp.export.loading",
 }
 
 

@@ -18,12 +18,10 @@ from autointerp.commands.opening import open_console, open_context
 from sae_core.errors import AutointerpError, StoreError
 
 if TYPE_CHECKING:
-    from rich.console import Console
 
     from autointerp.config import RunConfig
     from autointerp.pipeline.context import RunContext
     from autointerp.pipeline.starting import StartedRun
-    from autointerp.store import LabelStore
 
 REFUSED = 2
 """Exit code where something that was given does not fit."""
@@ -40,7 +38,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point: an error that the user can mend is one sentence on stderr and exit code 2."""
-    from autointerp.pipeline.interruption import Interrupted
+    from autointerp.pipeline.interruption import Halted, Interrupted
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -50,6 +48,12 @@ def main() -> None:
     except AutointerpError as error:
         print(f"autointerp: {_one_line(str(error))}", file=sys.stderr)
         sys.exit(REFUSED)
+    except Halted as halted:
+        print(
+            f"The run {halted.run_id} was {halted.state} by somebody. Run the same command again and it goes on from here.",
+            file=sys.stderr,
+        )
+        sys.exit(3)
     except Interrupted as interrupted:
         print("Stopped. Run the same command again and it goes on from here.", file=sys.stderr)
         sys.exit(128 + interrupted.signal_number)
@@ -112,27 +116,6 @@ def run(
 
 
 @app.command()
-def status(
-    target: Annotated[
-        str, typer.Argument(metavar="[STORE|DIR]", help="An output folder, or a store's file or URL.")
-    ] = ".",
-) -> None:
-    """Show how far runs are."""
-    from autointerp.pipeline.finding import open_target, stores_below
-
-    folder = Path(target)
-    # a folder that is no run's own: whatever runs lie below it
-    below = folder.is_dir() and not any((folder / name).exists() for name in ("run.json", "autointerp.db"))
-    stores = list(stores_below(folder)) if below else [open_target(target)]
-    if not stores:
-        raise StoreError(f"no run was found below {str(folder.resolve())!r}: give an output folder, or a store's URL.")
-    console = open_console()
-    for store in stores:
-        for record in store.runs():
-            _print_run(store, record.id, console)
-
-
-@app.command()
 def show(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="An output folder, a run id, or the beginning of one.")],
     latent: Annotated[int, typer.Argument(min=0, help="Number of the latent.")],
@@ -153,24 +136,6 @@ def show(
     row = latent_row(context, name, latent)
     has_exemplars = (context.folder.exemplars(name) / "index.json").is_file()
     print_latent(pd.Series(row), context.exemplars(name) if has_exemplars else None, open_console())
-
-
-@app.command()
-def export(
-    run_id: Annotated[str, typer.Argument(metavar="RUN", help="An output folder, a run id, or the beginning of one.")],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write the dictionary to.")],
-    store: Annotated[str | None, typer.Option(help="Store in which to look for a run id.")] = None,
-) -> None:
-    """Write the labelled dictionary of a run as parquet."""
-    from autointerp.pipeline.exporting import export_run
-
-    context = open_context(run_id, store)
-    if context.store.run(context.run_id).state != "done":
-        raise StoreError(
-            f"the run {context.run_id} has not ended: go on with it by the command that started it, then export."
-        )
-    manifest = export_run(context, folder)
-    print(f"{manifest.num_rows:,} latents written to {folder}")
 
 
 @app.command()
@@ -370,39 +335,6 @@ def _print_end(context: RunContext) -> None:
     print_timings(context.store.timings(context.run_id), console)
     console.print()
     print_summary(summary, console)
-
-
-def _print_run(store: LabelStore, run_id: str, console: Console) -> None:
-    from rich.table import Table
-
-    from autointerp.progress import print_timings
-    from autointerp.store import ChunkState
-
-    record = store.run(run_id)
-    console.print(
-        f"run {record.id} ({record.name}): {record.state}, begun {record.created_at:%Y-%m-%d %H:%M} UTC, in {record.folder}",
-        markup=False,
-    )
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("stage", "done", "of", "running", "poisoned"):
-        table.add_column(heading, justify="left" if heading == "stage" else "right")
-    counts = store.counts(run_id)
-    for stage in [name for name in store.timings(run_id) if any(count.stage == name for count in counts)]:
-        chunks = {count.state: count.chunks for count in counts if count.stage == stage}
-        done, running = chunks.get(ChunkState.DONE, 0), chunks.get(ChunkState.RUNNING, 0)
-        poisoned = chunks.get(ChunkState.POISONED, 0) + chunks.get(ChunkState.FAILED, 0)
-        table.add_row(stage, str(done), str(sum(chunks.values())), str(running), str(poisoned))
-    console.print(table)
-    for chunk in store.chunks(run_id, ChunkState.FAILED, ChunkState.POISONED, ChunkState.READY):
-        if chunk.error:
-            console.print(f"{chunk.stage} {chunk.ordinal}: {chunk.error}", markup=False)
-    print_timings(store.timings(run_id), console)
-    from autointerp.report.judges import spend_line
-    from autointerp.store.ledger import spend_by_purpose
-
-    spend = spend_by_purpose(store, run_id)
-    if spend:
-        console.print(spend_line([row._asdict() for row in spend.values()], 0))
 
 
 def _one_line(text: str) -> str:

@@ -11,6 +11,7 @@
     │   ├── CorpusError             a corpus that is empty, too short or unreadable
     │   └── ConfigError             a run's configuration
     ├── StoreError                  the label store or an output folder refuses
+    │   └── StoreUnavailableError   the database does not answer, or is held by somebody; it may be back soon
     ├── DiskFullError (OSError)     no room left for what is to be written
     ├── EndpointError               an LLM server that takes no request until a person mends it
     ├── BudgetError                 the budget of tokens or dollars is spent
@@ -59,6 +60,10 @@ class ConfigError(InputError):
 
 class StoreError(AutointerpError):
     """The label store or an output folder refuses."""
+
+
+class StoreUnavailableError(StoreError):
+    """The database does not answer, or is held by somebody; it may be back soon."""
 
 
 class DiskFullError(AutointerpError, OSError):

@@ -5,10 +5,18 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
-from typing import Any
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.servers import PostgresServer, RedisServer
+
+if TYPE_CHECKING:
+    from autointerp.store import LabelStore
 
 # two test processes share two cores; set before numpy or torch start their pools
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -59,3 +67,57 @@ def network_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", guarded_connect)
     monkeypatch.setattr(socket.socket, "connect_ex", guarded_connect_ex)
     monkeypatch.setattr(socket, "getaddrinfo", guarded_look_up)
+
+
+_REDIS_DATABASES = 16
+_redis_turn = count()
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis of this test process. Who kills or stops it starts it again, or rather takes a RedisServer of their own."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """URL of an empty Redis database."""
+    number = next(_redis_turn) % _REDIS_DATABASES
+    with redis_server.client(number) as client:
+        client.flushdb()
+    return redis_server.database_url(number)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL of this test process. Who kills or stops it takes a PostgresServer of their own."""
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """SQLAlchemy URL of an empty PostgreSQL database."""
+    url = postgres_server.new_database()
+    yield url
+    postgres_server.drop(url)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of a store that is not made yet: the test runs once on SQLite and once on PostgreSQL."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'a.db'}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
+
+
+@pytest.fixture
+def label_store(store_url: str) -> Iterator[LabelStore]:
+    """An empty store, once of each kind."""
+    from autointerp.store import open_store
+
+    store = open_store(store_url)
+    yield store
+    store.close()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from autointerp.commands import bench, cluster
+from autointerp.commands import bench, cluster, exporting, nightly, operations
 
 
 def register_all(app: typer.Typer) -> None:
     """Add every topic's commands."""
-    for topic in (cluster, bench):
+    for topic in (cluster, bench, operations, nightly, exporting):
         topic.register(app)

@@ -139,6 +139,9 @@ def parse_config(
             update["corpus"] = config.corpus.model_copy(
                 update={"path": resolve_path("corpus.path", config.corpus.path, base)}
             )
+        if config.extraction.reuse is not None:
+            where = (base / Path(config.extraction.reuse).expanduser()).resolve()
+            update["extraction"] = config.extraction.model_copy(update={"reuse": str(where)})
         if config.store.url is not None:
             update["store"] = StoreConfig(url=resolve_url(config.store.url, base))
     resolved = config.model_copy(update=update)

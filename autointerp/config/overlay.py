@@ -14,6 +14,13 @@ from sae_core.errors import ConfigError
 ENVIRONMENT_PREFIX = "AUTOINTERP_"
 RESERVED_VARIABLES = frozenset({"AUTOINTERP_CACHE", "AUTOINTERP_CACHE_GIB", "AUTOINTERP_FAULT", "AUTOINTERP_LOG"})
 """Variables with our prefix that are no settings of a run."""
+RESERVED_BEGINNINGS = (
+    "AUTOINTERP_BROKER__",
+    "AUTOINTERP_WORKER__",
+    "AUTOINTERP_ARTEFACTS__",
+    "AUTOINTERP_STORE__PASSWORD_FILE",
+)
+"""Those of a cluster's processes (autointerp.cluster.settings)."""
 
 
 def environment_values(environment: Mapping[str, str]) -> list[tuple[str, str, str]]:
@@ -21,7 +28,9 @@ def environment_values(environment: Mapping[str, str]) -> list[tuple[str, str, s
     return [
         (name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", "."), value, f"the environment variable {name}")
         for name, value in sorted(environment.items())
-        if name.startswith(ENVIRONMENT_PREFIX) and name not in RESERVED_VARIABLES
+        if name.startswith(ENVIRONMENT_PREFIX)
+        and name not in RESERVED_VARIABLES
+        and not name.startswith(RESERVED_BEGINNINGS)
     ]
 
 

@@ -47,8 +47,8 @@ class RunConfig(Section):
     """The text on which latents are observed."""
     extraction: ExtractionConfig = ExtractionConfig()
     """How much text is read, and what is kept of it."""
-    latents: str | tuple[Annotated[int, Field(ge=0)], ...] = "all"
-    """Which latents are labelled: "all", a half-open range such as "0:512", or a list of numbers."""
+    latents: str | tuple[Annotated[int, Field(ge=0)], ...] | dict[str, tuple[Annotated[int, Field(ge=0)], ...]] = "all"
+    """Which latents are labelled: "all", a half-open range such as "0:512", a list of numbers, or a table with a list for each source."""
     seed: int = Field(default=0, ge=0)
     """Seed of every random choice."""
     store: StoreConfig = StoreConfig()
@@ -72,7 +72,9 @@ class RunConfig(Section):
 
     @field_validator("latents")
     @classmethod
-    def _latents_parse(cls, value: str | tuple[int, ...]) -> str | tuple[int, ...]:
+    def _latents_parse(
+        cls, value: str | tuple[int, ...] | dict[str, tuple[int, ...]]
+    ) -> str | tuple[int, ...] | dict[str, tuple[int, ...]]:
         if isinstance(value, str) and value != "all":
             match = re.fullmatch(r"(\d*):(\d*)", value)
             if match is None:
@@ -83,6 +85,10 @@ class RunConfig(Section):
             if not value:
                 raise ValueError('an empty list selects nothing: leave the key out, or write "all"')
             return tuple(sorted(set(value)))
+        if isinstance(value, dict):
+            if not any(value.values()):
+                raise ValueError('empty lists select nothing: leave the key out, or write "all"')
+            return {source: tuple(sorted(set(latents))) for source, latents in sorted(value.items())}
         return value
 
     @property
@@ -94,6 +100,10 @@ class RunConfig(Section):
         """The JSON value that :attr:`digest` is taken of."""
         data = self.stored()
         del data["subject"]["device"], data["extraction"]["latents_per_pass"], data["budget"]
+        if data["extraction"]["reuse"] is None:
+            del data["extraction"]["reuse"]  # as in runs of versions that did not know it
+        else:
+            data["extraction"]["reuse"] = reused_run(data["extraction"]["reuse"])  # wherever its folder lies
         data["endpoints"] = [endpoint.identity() for endpoint in self.build_endpoints()]
         if prompts := self.prompt_hashes():  # other instructions are other results
             data["prompts"] = prompts
@@ -115,13 +125,19 @@ class RunConfig(Section):
         del data["store"]
         return data
 
-    def select_latents(self, num_latents: int) -> list[int]:
-        """The selected latents of a source that has ``num_latents``, ascending.
+    def select_latents(self, num_latents: int, source: str = "") -> list[int]:
+        """The selected latents of a source that has ``num_latents``, ascending; ``source`` is its name.
 
-        Errors: ConfigError where the selection reaches beyond the source.
+        Errors: ConfigError where the selection reaches beyond the source, or is a table that does not name it.
         """
         if self.latents == "all":
             return list(range(num_latents))
+        if isinstance(self.latents, dict):
+            if source not in self.latents:
+                raise ConfigError(
+                    f"latents is a table without {source!r}, which is a source of this run: name all of {', '.join(map(repr, self.source_names()))} in it."
+                )
+            return self._within(self.latents[source], num_latents)
         if isinstance(self.latents, str):
             first, last = self.latents.split(":")
             start, stop = int(first or 0), int(last or num_latents)
@@ -131,13 +147,16 @@ class RunConfig(Section):
                     f'give a range within "0:{num_latents}", or "all".'
                 )
             return list(range(start, stop))
-        beyond = [latent for latent in self.latents if latent >= num_latents]
+        return self._within(self.latents, num_latents)
+
+    def _within(self, latents: tuple[int, ...], num_latents: int) -> list[int]:
+        beyond = [latent for latent in latents if latent >= num_latents]
         if beyond:
             raise ConfigError(
                 f"latents names {beyond[0]}, but the coder has {num_latents} latents: "
                 f"numbers from 0 to {num_latents - 1} are allowed."
             )
-        return list(self.latents)
+        return list(latents)
 
     def source_names(self) -> list[str]:
         """A short name, unique in the run, for each coder."""
@@ -182,6 +201,18 @@ class RunConfig(Section):
         from autointerp.components import parse_component
 
         return [parse_component("endpoints", table) for table in self.endpoints]
+
+
+def reused_run(folder: str) -> str:
+    """Id of the run in a folder whose exemplars are reused. Errors: ConfigError, StoreError for a broken note."""
+    from autointerp.pipeline.folder import RunFolder
+
+    note = RunFolder(Path(folder)).read_note() if Path(folder).is_dir() else None
+    if note is None:
+        raise ConfigError(
+            f"extraction.reuse is {folder!r}, which is no output folder of a run (it has no run.json): give one, or leave the key out."
+        )
+    return note.run_id
 
 
 def canonical_json(value: Any) -> str:

@@ -134,6 +134,8 @@ class ExtractionConfig(Section):
     """Latents of each coder that are kept in one pass over the corpus, to bound memory; by default all; does not count for the run's identity."""
     non_finite: Literal["stop", "skip"] = "stop"
     """What to do with a context on which activations are NaN or infinite: stop with the place, or leave it out and count it."""
+    reuse: str | None = Field(default=None, min_length=1)
+    """Output folder of a run whose corpus and exemplars are taken over, so that nothing is extracted here; subject, coders, corpus, seed and extraction must be the same."""
 
     @property
     def pool_size(self) -> int:

@@ -15,7 +15,7 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -25,19 +25,21 @@ _CANNOT = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM}
 
 
 @contextmanager
-def building_folder(place: Path) -> Iterator[Path]:
-    """A fresh, locked, hidden sibling of ``place``; whatever is left under its name at the end is removed.
+def building_folder(place: Path, goes_on: Callable[[Path], bool] = lambda left: False) -> Iterator[Path]:
+    """A locked, hidden sibling of ``place``; whatever is left under its name at the end is removed.
 
-    What a killed export left behind beside ``place`` is removed first. A folder whose maker still runs is not.
+    It is fresh, or the first one that a killed maker left behind and ``goes_on`` takes. Others that were left behind beside
+    ``place`` are removed. A folder whose maker still runs is not.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
-    _remove_left_behind(place)
-    while True:
+    taken = _clear_left_behind(place, goes_on)
+    while taken is None:
         building = place.parent / f".{place.name}.{secrets.token_hex(8)}.tmp"
         building.mkdir()
         handle = _lock(building, wait=True)
         if handle is not None:
-            break
+            taken = building, handle
+    building, handle = taken
     try:
         yield building
     finally:
@@ -111,8 +113,10 @@ def _lock(folder: Path, wait: bool) -> int | None:
     return None
 
 
-def _remove_left_behind(place: Path) -> None:
+def _clear_left_behind(place: Path, goes_on: Callable[[Path], bool]) -> tuple[Path, int] | None:
+    """Removes what killed makers left; the first folder that is gone on with stays, and comes back with its lock's handle."""
     name = re.compile(rf"\.{re.escape(place.name)}\.[0-9a-f]{{16}}(\.old)?\.tmp")
+    taken: tuple[Path, int] | None = None
     for entry in list(place.parent.iterdir()):
         if not name.fullmatch(entry.name) or not entry.is_dir() or entry.is_symlink():
             continue
@@ -122,7 +126,11 @@ def _remove_left_behind(place: Path) -> None:
         try:
             if entry.name.endswith(".old.tmp") and not place.exists():
                 os.rename(entry, place)  # its maker was killed between the two moves: this is the valid dictionary
+            elif taken is None and not entry.name.endswith(".old.tmp") and goes_on(entry):
+                taken = entry, handle
             else:
                 shutil.rmtree(entry, ignore_errors=True)
         finally:
-            os.close(handle)
+            if taken is None or taken[1] != handle:
+                os.close(handle)
+    return taken

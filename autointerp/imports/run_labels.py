@@ -64,7 +64,9 @@ def run_windows(folder: Path, source: str) -> Path | None:
     """The exemplar store of a source, where it is there."""
     from autointerp.pipeline.folder import RunFolder
 
-    found = RunFolder(folder).exemplars(source)
+    with _opened(folder) as run:
+        reused = run.store.run(run.run_id).config["extraction"].get("reuse")
+    found = RunFolder(folder, None if reused is None else Path(reused)).exemplars(source)
     return found if (found / "index.json").is_file() else None
 
 

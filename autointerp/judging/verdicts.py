@@ -226,6 +226,14 @@ class Verdicts:
         return cls(tuple(Verdict(*row) for row in rows), pool, data.get("rate"))
 
 
+def stratum_names() -> dict[str, tuple[str, bool]]:
+    """By the sign that ``to_json`` writes for it: a stratum's name, and whether a screen had flagged the window."""
+    flagged = (_FLAGGED, _LETTER[Stratum.FLAGGED])
+    return {
+        letter: (stratum.value, letter in flagged) for letter, stratum in (*_STRATUM.items(), (_FLAGGED, Stratum.BULK))
+    }
+
+
 def _stratum_letter(item: Verdict) -> str:
     return _FLAGGED if item.flagged and item.stratum is Stratum.BULK else _LETTER[item.stratum]
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
+from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from autointerp.llm.group_writer import GroupWriter
@@ -24,14 +25,16 @@ from autointerp.store.calls import (
     Cap,
     StoredReply,
     account,
+    end_group,
     enter,
     find_replies,
     forget_reply,
     has_reply,
+    last_group,
     open_account,
-    reserve,
     settle_abandoned,
 )
+from autointerp.store.failures import ride_out
 from autointerp.store.store import LabelStore
 from sae_core.errors import BudgetError
 
@@ -68,6 +71,17 @@ _Operation = _Open | _Close
 _Result = StoredReply | _Refused | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """A group that is written, and committed perhaps."""
+
+    results: Sequence[_Result]
+    opened: int
+    closed: int
+    more: Amount
+    """Reserved, less what was settled."""
+
+
 class CallBook:
     """Calls of one process in one run. Of one event loop; one a run and process.
 
@@ -76,21 +90,14 @@ class CallBook:
 
     def __init__(self, store: LabelStore, run_id: str, cap: Cap, owner: str) -> None:
         self._store, self._run_id, self._cap, self._owner = store, run_id, cap, owner
-        settle_abandoned(
-            store, run_id, lambda name: name == owner
-        )  # an earlier book of this process that was not closed
-        for attempt in range(2):
-            try:
-                with store.writing() as connection:
-                    open_account(connection, run_id, owner)
-                break
-            except IntegrityError:  # another process of the run has begun at the same moment
-                if attempt:
-                    raise
+        ride_out(self._begin)
         self._writer: GroupWriter[_Operation, _Result] = GroupWriter(self._work)
         self._open_calls = 0
         self._closed_calls = 0
         self._queue: deque[asyncio.Future[None]] = deque()
+        self._group = 0
+        self._held = NOTHING
+        self._in_doubt: _Done | None = None
         self._refusal: str | None = None
         self._beyond: dict[str, int] = {}
 
@@ -105,12 +112,22 @@ class CallBook:
 
     def has_answered(self, endpoint: str) -> bool:
         """Whether the run has a reply of the endpoint."""
-        with self._store.reading() as connection:
-            return has_reply(connection, self._run_id, endpoint)
+
+        def ask() -> bool:
+            with self._store.reading() as connection:
+                return has_reply(connection, self._run_id, endpoint)
+
+        return ride_out(ask)
 
     async def forget(self, key: str) -> None:
         """Take the stored reply from its key, so that it is asked for again. What it cost stays entered."""
-        await asyncio.to_thread(self._forget, key)
+        await asyncio.to_thread(ride_out, lambda: self._forget(key))
+
+    def _begin(self) -> None:
+        # an earlier book of this process that was not closed
+        settle_abandoned(self._store, self._run_id, lambda name: name == self._owner)
+        with self._store.writing() as connection:
+            open_account(connection, self._run_id, self._owner)
 
     def _forget(self, key: str) -> None:
         with self._store.writing() as connection:
@@ -217,6 +234,16 @@ class CallBook:
     # in the writer's thread
 
     def _work(self, operations: Sequence[_Operation]) -> Sequence[_Result]:
+        """One group, through an outage of the database; nothing of it happens twice.
+
+        A commit whose answer was lost either happened or did not: the number of the last group, which each group writes
+        with the rest, tells which.
+        """
+        self._group += 1
+        self._in_doubt = None
+        return ride_out(lambda: self._raced(operations))
+
+    def _raced(self, operations: Sequence[_Operation]) -> Sequence[_Result]:
         for race in range(_MOST_RACES):
             try:
                 return self._transact(operations)
@@ -226,49 +253,58 @@ class CallBook:
         raise AssertionError("unreachable")
 
     def _transact(self, operations: Sequence[_Operation]) -> Sequence[_Result]:
+        with self._store.writing() as connection:
+            standing = account(connection, self._run_id, lock=True)
+            before = self._in_doubt
+            if before is not None and last_group(connection, self._run_id, self._owner) == self._group:
+                done = before
+            else:
+                done = self._in_doubt = self._write(connection, standing, operations)
+        # only now: the counters are of what is committed
+        self._held = self._held.plus(done.more)
+        self._open_calls += done.opened - done.closed
+        self._closed_calls += done.closed
+        return done.results
+
+    def _write(self, connection: Connection, standing: Account, operations: Sequence[_Operation]) -> _Done:
         results: list[_Result] = [None] * len(operations)
         records: list[CallRecord] = []
         released = taken = NOTHING
         opened = closed = 0
-        keys = [key for operation in operations if (key := _key(operation)) is not None]
-        with self._store.writing() as connection:
-            standing = account(connection, self._run_id, lock=True)
-            found = find_replies(connection, keys)
-            spent = standing.spent
-            for number, operation in enumerate(operations):  # first what makes room
-                if isinstance(operation, _Open):
-                    continue
-                closed += 1
-                released = released.plus(operation.reserved)
-                record = operation.record
-                if record is None:
-                    continue
-                spent = spent.plus(record.amount)
-                key = record.key
-                if key is not None and key in found:
-                    results[number] = found[key]
-                    record = replace(record, key=None)  # paid twice, kept once
-                elif key is not None and record.body is not None:
-                    found[key] = StoredReply(record.body, record.cost_nano_usd)
-                records.append(record)
-            for number, operation in enumerate(operations):
-                if not isinstance(operation, _Open):
-                    continue
-                if operation.key is not None and operation.key in found:
-                    results[number] = found[operation.key]
-                    continue
-                reserved = standing.reserved.minus(released).plus(taken)
-                if self._cap.holds(spent.plus(reserved).plus(operation.most)):
-                    opened += 1
-                    taken = taken.plus(operation.most)
-                else:
-                    results[number] = _Refused(Account(spent, reserved), self._closed_calls + closed)
-            enter(connection, self._run_id, records)
-            reserve(connection, self._run_id, self._owner, taken.minus(released))
-        # only now: the counters are of what is committed
-        self._open_calls += opened - closed
-        self._closed_calls += closed
-        return results
+        found = find_replies(connection, [key for operation in operations if (key := _key(operation)) is not None])
+        spent = standing.spent
+        for number, operation in enumerate(operations):  # first what makes room
+            if isinstance(operation, _Open):
+                continue
+            closed += 1
+            released = released.plus(operation.reserved)
+            record = operation.record
+            if record is None:
+                continue
+            spent = spent.plus(record.amount)
+            key = record.key
+            if key is not None and key in found:
+                results[number] = found[key]
+                record = replace(record, key=None)  # paid twice, kept once
+            elif key is not None and record.body is not None:
+                found[key] = StoredReply(record.body, record.cost_nano_usd)
+            records.append(record)
+        for number, operation in enumerate(operations):
+            if not isinstance(operation, _Open):
+                continue
+            if operation.key is not None and operation.key in found:
+                results[number] = found[operation.key]
+                continue
+            reserved = standing.reserved.minus(released).plus(taken)
+            if self._cap.holds(spent.plus(reserved).plus(operation.most)):
+                opened += 1
+                taken = taken.plus(operation.most)
+            else:
+                results[number] = _Refused(Account(spent, reserved), self._closed_calls + closed)
+        enter(connection, self._run_id, records)
+        more = taken.minus(released)
+        end_group(connection, self._run_id, self._owner, self._group, self._held, more)
+        return _Done(results, opened, closed, more)
 
 
 def _key(operation: _Operation) -> str | None:

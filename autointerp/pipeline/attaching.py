@@ -61,7 +61,7 @@ def attach_directions(subject: SubjectModel, source: Source, folder: RunFolder) 
     """The fake coder of random directions that the ``directions`` stage left for a control source."""
     from sae_core.random_directions import load_directions
 
-    coder: SparseCoder = load_directions(folder.source(source.name) / "directions.safetensors", device=subject.device)
+    coder: SparseCoder = load_directions(folder.directions(source.name), device=subject.device)
     return attach(subject, coder)
 
 
@@ -74,7 +74,7 @@ def sources_of(config: RunConfig, subject: SubjectModel, attached: dict[str, Att
     controls: list[Source] = []
     for name, given in zip(config.source_names(), config.coders, strict=True):
         coder = attached[name].coder
-        config.select_latents(coder.num_latents)
+        config.select_latents(coder.num_latents, name)
         source = Source(
             name=name,
             subject=config.subject.model,

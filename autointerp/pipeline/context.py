@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from autointerp.config import RunConfig
@@ -88,6 +89,12 @@ class RunContext:
     _extraction: tuple[range, Extractor] | None = field(default=None, repr=False)
     _loading: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        """Whoever opens a run that reuses another one's exemplars finds them."""
+        reused = self.config.extraction.reuse
+        if reused is not None and self.folder.reused is None:
+            self.folder = replace(self.folder, reused=Path(reused))
+
     @cached_property
     def sources(self) -> list[Source]:
         """The run's sources in their order, controls among them."""
@@ -104,7 +111,9 @@ class RunContext:
     def latents(self, source: str) -> list[int]:
         """The latents of a source that are labelled: the configured ones, or all of a control's."""
         record = self.source(source)
-        return list(range(record.num_latents)) if record.control else self.config.select_latents(record.num_latents)
+        if record.control:
+            return list(range(record.num_latents))
+        return self.config.select_latents(record.num_latents, source)
 
     @cached_property
     def explainers(self) -> list[Explainer]:
@@ -140,6 +149,23 @@ class RunContext:
                 self._check_unchanged("subject", given.model, source.subject_revision, subject.revision)
             self.__dict__["subject"] = subject
         return subject
+
+    def adopt(self, other: RunContext) -> None:
+        """Take over what ``other``, an earlier context of the same run, has loaded."""
+        if self.config.subject == other.config.subject:
+            self.__dict__.update(
+                {name: other.__dict__[name] for name in ("subject", "corpus") if name in other.__dict__}
+            )
+            self._attached.update(other._attached)
+        self._exemplars.update(other._exemplars)
+        self._lenses.update(other._lenses)
+
+    def adopt_subject(self, other: RunContext) -> None:
+        """Use the subject that another run has loaded, where it is the same one: there is room for one on a GPU."""
+        if "subject" in self.__dict__ or "subject" not in other.__dict__ or self.config.subject != other.config.subject:
+            return
+        if all(source.subject_revision == other.subject.revision for source in self.sources):
+            self.__dict__["subject"] = other.subject
 
     def attached(self, source: str) -> AttachedCoder:
         """A source's coder on its hookpoint; that of a control is what the ``directions`` stage left."""
@@ -211,7 +237,7 @@ class RunContext:
         from sae_core.lens_evidence import LensEvidence
 
         if source not in self._lenses:
-            path = self.folder.evidence(source, "lens", 0)
+            path = self.folder.lens(source)
             if not path.is_file():
                 return None
             self._lenses[source] = LensEvidence.load(path)

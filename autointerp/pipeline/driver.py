@@ -17,7 +17,7 @@ from autointerp.pipeline.atomic_files import sweep
 from autointerp.pipeline.beside import Beside
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.execution import LEASE_S, Outcome, execute
-from autointerp.pipeline.interruption import Interrupted, Stopped
+from autointerp.pipeline.interruption import HALTED, Halted, Interrupted, Stopped
 from autointerp.pipeline.owner import Owner
 from autointerp.pipeline.reconciler import Reconciler
 from autointerp.pipeline.retrying import retry_failures
@@ -68,7 +68,7 @@ class LocalDriver:
         """Go on until the run is finished; False where there was nothing to do.
 
         ``retry``: first give back what a server or its own chunk failed (``retrying``).
-        Errors: Interrupted on SIGINT or SIGTERM, with all leases given back; StoreError where an essential chunk is
+        Errors: Interrupted on SIGINT or SIGTERM, Halted where somebody pauses or cancels the run, with all leases given back; StoreError where an essential chunk is
         poisoned; whatever a stage raises.
         """
         store, run_id = self._context.store, self._context.run_id
@@ -81,8 +81,8 @@ class LocalDriver:
         with self._signals():
             try:
                 self._work_and_end()
-            except (EndpointError, BudgetError):
-                store.set_run_state(run_id, "paused")
+            except (EndpointError, BudgetError) as error:
+                store.set_run_state(run_id, "paused", str(error))
                 raise
             finally:
                 self._context.close()
@@ -96,6 +96,7 @@ class LocalDriver:
 
     def _until_finished(self, reconciler: Reconciler) -> None:
         store, run_id = self._context.store, self._context.run_id
+        begun = False
         while True:
             progress = reconciler.release()
             self._tell()
@@ -103,12 +104,16 @@ class LocalDriver:
                 if store.run(run_id).state != "done":
                     store.set_run_state(run_id, "done")
                 return
-            if not self._worked and store.run(run_id).state != "running":
+            state = store.run_state(run_id)
+            if begun and state in HALTED:
+                raise Halted(run_id, str(state))
+            if not begun and state != "running":
                 store.set_run_state(run_id, "running")
+            begun = True
             if progress.blocked_by is not None:
                 self._end_beside()  # if that is what failed, it says more
-                store.set_run_state(run_id, "failed")
-                raise StoreError(_blocked_sentence(progress.blocked_by))
+                store.set_run_state(run_id, "failed", blocked_sentence(progress.blocked_by))
+                raise StoreError(blocked_sentence(progress.blocked_by))
             if not self._round():
                 self._wait(store.chunks(run_id, ChunkState.RUNNING))
 
@@ -118,7 +123,8 @@ class LocalDriver:
         ready = self._context.store.chunks(self._context.run_id, ChunkState.READY)
         begun = False
         early: set[str] = set()
-        for chunk in sorted(ready, key=lambda chunk: place[chunk.stage]):
+        mine = [chunk for chunk in ready if chunk.stage in place]  # a submitted run that is taken over has others too
+        for chunk in sorted(mine, key=lambda chunk: place[chunk.stage]):
             stage = self._stages[place[chunk.stage]]
             spec = ChunkSpec(chunk.ordinal, chunk.source, chunk.spec, chunk.planned_units)
             at_once = stage.at_once(self._context)
@@ -153,6 +159,9 @@ class LocalDriver:
     def _cause_to_stop(self) -> Stopped | None:
         if self._signal is not None:
             return Interrupted(self._signal)
+        halted = next((error for _, error in self._beside.errors if isinstance(error, Halted)), None)
+        if halted is not None:
+            return halted
         return Stopped() if self._ending or self._beside.errors else None
 
     def _check_stop(self) -> None:
@@ -227,12 +236,13 @@ class LocalDriver:
                 signal.signal(number, handler)
 
 
-def _blocked_sentence(chunk: Chunk) -> str:
+def blocked_sentence(chunk: Chunk) -> str:
+    """Why a run cannot go on, and what to do."""
     place = f"{chunk.stage} {chunk.ordinal}" + (f" of {chunk.source}" if chunk.source else "")
     if chunk.state == ChunkState.FAILED:
         return f"the chunk {place} failed in another process: {chunk.error}"
     last = f"; its last error: {chunk.error}" if chunk.error else " without leaving an error (out of memory, perhaps)"
     return (
         f"the chunk {place} has ended its process {MAX_ATTEMPTS} times{last}: mend the cause and run the same command "
-        "with --retry."
+        "with --retry (on a cluster: autointerp retry-failed)."
     )

@@ -18,7 +18,7 @@ def find_run(given: str, store: str | None = None, around: Path | None = None) -
     """The store and the id of the run that ``given`` names.
 
     ``given`` is an output folder, a run id or a unique beginning of one; ids are looked up in ``store`` (URL or folder),
-    else in the output folders at most two levels below ``around`` (the current folder). Errors: StoreError.
+    else in the store that the environment names, else in the output folders at most two levels below ``around`` (the current folder). Errors: StoreError.
     """
     folder = Path(given)
     if folder.is_dir():
@@ -31,6 +31,9 @@ def find_run(given: str, store: str | None = None, around: Path | None = None) -
     if store is not None:
         found = open_target(store)
         return found, found.run(given).id
+    shared = shared_store()
+    if shared is not None and any(run.id.startswith(given) for run in shared.runs()):
+        return shared, shared.run(given).id
     matches = {note.run_id: (place, note) for place, note in _notes(around or Path()) if note.run_id.startswith(given)}
     if given in matches:
         matches = {given: matches[given]}
@@ -45,6 +48,12 @@ def find_run(given: str, store: str | None = None, around: Path | None = None) -
         f"no run {given!r} was found below {str((around or Path()).resolve())!r}: give its output folder, "
         "or --store with the folder or the URL of its store."
     )
+
+
+def shared_store() -> LabelStore | None:
+    """The store that the environment names, None where it names none. Errors: StoreError."""
+    url = os.environ.get(_STORE_VARIABLE)
+    return open_store(url, create=False) if url else None
 
 
 def open_target(given: str) -> LabelStore:

@@ -61,6 +61,13 @@ class RunFolder:
     """An output folder: ``autointerp.db``, ``corpus/``, ``sources/<name>/``, ``dictionary/``, ``summary.json``, ..."""
 
     root: Path
+    reused: Path | None = None
+    """Output folder of the run whose corpus, exemplars and directions are read in the place of its own."""
+
+    @property
+    def _extracted(self) -> Path:
+        """Where what extraction leaves lies."""
+        return self.root if self.reused is None else self.reused
 
     @property
     def database(self) -> Path:
@@ -70,7 +77,7 @@ class RunFolder:
     @property
     def corpus(self) -> Path:
         """The token corpus."""
-        return self.root / "corpus"
+        return self._extracted / "corpus"
 
     @property
     def dictionary(self) -> Path:
@@ -97,7 +104,16 @@ class RunFolder:
 
     def exemplars(self, name: str) -> Path:
         """A source's exemplar store."""
-        return self.source(name) / "exemplars"
+        return self._extracted / "sources" / name / "exemplars"
+
+    def directions(self, name: str) -> Path:
+        """The random directions of a control source."""
+        return self._extracted / "sources" / name / "directions.safetensors"
+
+    def lens(self, name: str) -> Path:
+        """What a source's directions write: the run's own where it is there, else that of the run whose exemplars it reuses."""
+        own = self.evidence(name, "lens", 0)
+        return own if self.reused is None or own.is_file() else RunFolder(self.reused).evidence(name, "lens", 0)
 
     def evidence(self, name: str, kind: str, ordinal: int) -> Path:
         """One chunk's evidence file."""

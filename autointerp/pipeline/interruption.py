@@ -13,3 +13,15 @@ class Interrupted(Stopped):
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal_number)
         self.signal_number = signal_number
+
+
+HALTED = ("paused", "cancelled")
+"""States of a run in which its chunks in hand are given back."""
+
+
+class Halted(Stopped):
+    """Somebody has paused or cancelled the run."""
+
+    def __init__(self, run_id: str, state: str) -> None:
+        super().__init__(run_id, state)
+        self.run_id, self.state = run_id, state

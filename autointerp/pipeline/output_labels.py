@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from autointerp.explanation import Explanation
 from autointerp.judging.steered_judge import OUTPUT_LABEL
-from autointerp.score import Score, ScoreValue
+from autointerp.pipeline.stored_scores import Scored
+from autointerp.score import ScoreValue
 
 
-def output_explainer(text: str | None, explanations: Iterable[Explanation]) -> str | None:
-    """Kind of the explainer that wrote the output label ``text``; None where there is none."""
-    return next((e.explainer for e in explanations if e.side == "output" and e.text == text), None) if text else None
-
-
-def output_values(scores: Sequence[Score], explainer: str | None) -> dict[str, ScoreValue]:
+def output_values(scores: Sequence[Scored], explainer: str | None) -> dict[str, ScoreValue]:
     """Values of a latent's scores about ``explainer``'s output label, and why a scorer has none, by column."""
     values: dict[str, ScoreValue] = {}
     for score in scores:

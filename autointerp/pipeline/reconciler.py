@@ -51,13 +51,16 @@ class Reconciler:
                 settled = self._settled(planned)  # a stage without chunks settles at once
         for successor in successors_of(self._stages):
             store.release_successors(run_id, successor)
-        return RunProgress(finished=settled == {stage.name for stage in self._stages}, blocked_by=self._blocked())
+        return RunProgress(
+            finished=settled.issuperset(stage.name for stage in self._stages), blocked_by=self._blocked()
+        )
 
     def _plan(self, stage: Stage) -> None:
         # a successor waits even where everything before it is done: the release below is the one place that decides
         state = ChunkState.WAITING if stage.after_same else ChunkState.READY
-        chunks = [
-            NewChunk(stage.name, stage.queue, spec.ordinal, spec.payload, spec.source, spec.units, state)
+        place = next(number for number, other in enumerate(self._stages) if other is stage)
+        chunks = [  # on a cluster what is further on comes first, so that what was begun is finished
+            NewChunk(stage.name, stage.queue, spec.ordinal, spec.payload, spec.source, spec.units, state, -place)
             for spec in stage.plan(self._context)
         ]
         self._context.store.plan(self._context.run_id, stage.name, chunks)

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from autointerp.pipeline.endpoint_check import check_endpoints
 from autointerp.pipeline.folder import RunFolder, RunNote, usable_folder
 from autointerp.pipeline.memory_check import check_memory
 from autointerp.pipeline.owner import Owner
+from autointerp.pipeline.reusing import Reused, find_reused, runs_subject
 from autointerp.pipeline.steered_texts import check_steered_texts
 from autointerp.predictions.finding import can_predict
 from autointerp.scorers.base import Scorer
@@ -78,7 +79,7 @@ class StartedRun:
             shutil.rmtree(folder.root)
             _remove_empty(self._made_folders[1:])
             return
-        shutil.rmtree(folder.corpus, ignore_errors=True)
+        shutil.rmtree(folder.root / "corpus", ignore_errors=True)  # its own: one that it reuses stays
         shutil.rmtree(folder.root / "sources", ignore_errors=True)
         (folder.root / "run.json").unlink(missing_ok=True)
         if not others:
@@ -111,20 +112,7 @@ def start_run(config: RunConfig, name: str, out: Path, began: float | None = Non
     except StoreError:
         _remove_empty(made)
         raise
-    first = False
-    note = _note_for(config, folder)
-    while note is None:
-        note = RunNote(f"{config.digest[:12]}-{store.next_ordinal(config.digest)}", config.digest, _shown_url(config))
-        first = folder.claim_note(note)
-        if not first:
-            note = _note_for(config, folder)
-    new = _create_run(store, config, note, name, folder)
-    if first and not new and not _is_own(store, note, folder):
-        # another folder's start took the number in a shared store between the look and the note
-        note = RunNote(f"{config.digest[:12]}-{store.next_ordinal(config.digest)}", config.digest, _shown_url(config))
-        folder.write_note(note)
-        new = _create_run(store, config, note, name, folder)
-    _check_own(store, note, folder)
+    note, new = claim_folder(store, config, name, folder)
     store.add_sources(note.run_id, sources)
     context = RunContext(config, folder, store, note.run_id)
     context.__dict__.update(loaded)
@@ -136,7 +124,34 @@ def start_run(config: RunConfig, name: str, out: Path, began: float | None = Non
     return StartedRun(context, finished=False, memory=memory, _made_folders=made if new else (), _new=new)
 
 
-def _create_run(store: LabelStore, config: RunConfig, note: RunNote, name: str, folder: RunFolder) -> bool:
+def claim_folder(
+    store: LabelStore, config: RunConfig, name: str, folder: RunFolder, *, submit_key: str | None = None
+) -> tuple[RunNote, bool]:
+    """Make a folder the configuration's run's own, and that run, where they are not yet; whether the run is new comes back.
+
+    Of several at once the first one to leave its note decides, and the others join its run. Errors: StoreError for a folder of
+    another run.
+    """
+    first = False
+    note = _note_for(config, folder)
+    while note is None:
+        note = RunNote(f"{config.digest[:12]}-{store.next_ordinal(config.digest)}", config.digest, _shown_url(config))
+        first = folder.claim_note(note)
+        if not first:
+            note = _note_for(config, folder)
+    new = _create_run(store, config, note, name, folder, submit_key)
+    if first and not new and not _is_own(store, note, folder):
+        # another folder's start took the number in a shared store between the look and the note
+        note = RunNote(f"{config.digest[:12]}-{store.next_ordinal(config.digest)}", config.digest, _shown_url(config))
+        folder.write_note(note)
+        new = _create_run(store, config, note, name, folder, submit_key)
+    _check_own(store, note, folder)
+    return note, new
+
+
+def _create_run(
+    store: LabelStore, config: RunConfig, note: RunNote, name: str, folder: RunFolder, submit_key: str | None
+) -> bool:
     """Add the note's run; False where it is there already."""
     if store.has_run(note.run_id):
         return False
@@ -147,6 +162,7 @@ def _create_run(store: LabelStore, config: RunConfig, note: RunNote, name: str, 
         ordinal=int(note.run_id.rpartition("-")[2]),
         config=config.stored(),
         state="running",
+        submit_key=submit_key,
         folder=str(folder.root),
         code_version=code_version(),
     )
@@ -243,20 +259,30 @@ def _remove_empty(folders: Sequence[Path]) -> None:
             folder.rmdir()
 
 
-def preflight(config: RunConfig, folder: RunFolder) -> tuple[list[Source], dict[str, object], str, PriorCalls]:
+def preflight(
+    config: RunConfig, folder: RunFolder, *, ask_endpoints: bool = True
+) -> tuple[list[Source], dict[str, object], str, PriorCalls]:
     """Check all that can be checked and write nothing: corpus, subject, coders, hookpoints, latents, room on disk and in memory.
 
     Returns the run's sources, what was loaded on the way, by the attributes of RunContext, a sentence on the memory
-    that extraction needs, and the calls to language models that were made. Errors: InputError's family, DiskFullError.
+    that extraction needs, and the calls to language models that were made (none without ``ask_endpoints``). Errors: InputError's
+    family, DiskFullError.
     """
     from autointerp.pipeline.stages.tokenize import corpus_rules, corpus_spec
 
     _check_settings(config)
     for scorer in config.build_scorers():
         scorer.check()
+    reused = None if config.extraction.reuse is None else find_reused(config)
     calls = PriorCalls(config.budget)
-    capabilities = check_endpoints(config, calls)
-    corpus_spec(config).check_readable()
+    capabilities = check_endpoints(config, calls) if ask_endpoints else {}
+    if reused is not None and not runs_subject(config, replace(folder, reused=reused.folder)):
+        _check_room(folder.root, config, [])
+        for explainer in config.build_explainers():
+            explainer.check_sources(reused.sources, Split.of(config.stored()))
+        return list(reused.sources), {"capabilities": capabilities}, "", calls
+    if reused is None:
+        corpus_spec(config).check_readable()
     _check_room(folder.root, config, [])
 
     from autointerp.pipeline.attaching import attach_configured, check_interventions, sources_of
@@ -277,6 +303,8 @@ def preflight(config: RunConfig, folder: RunFolder) -> tuple[list[Source], dict[
         for name, coder in zip(config.source_names(), config.coders, strict=True)
     }
     sources = sources_of(config, subject, attached)
+    if reused is not None:
+        _check_same_sources(sources, reused)
     for explainer in config.build_explainers():
         explainer.check_sources(sources, Split.of(config.stored()))
     components: list[Explainer | Scorer] = [*config.build_explainers(), *config.build_scorers()]
@@ -284,10 +312,21 @@ def preflight(config: RunConfig, folder: RunFolder) -> tuple[list[Source], dict[
     if any(evidence_request(components, kind) for kind in editing):
         for coder in attached.values():
             check_interventions(subject, coder)
-    _check_room(folder.root, config, sources)
-    memory = check_memory(config, extraction_settings(config), subject, attached)
+    _check_room(folder.root, config, [] if reused is not None else sources)
+    memory = "" if reused is not None else check_memory(config, extraction_settings(config), subject, attached)
     loaded: dict[str, object] = {"subject": subject, "_attached": attached, "capabilities": capabilities}
     return sources, loaded, memory, calls
+
+
+def _check_same_sources(sources: Sequence[Source], reused: Reused) -> None:
+    """The weights are those from which the reused exemplars were made. Errors: StoreError."""
+    before = {source.name: source for source in reused.sources}
+    for source in sources:
+        if source != before[source.name]:
+            raise StoreError(
+                f"the coder or the subject of {source.name!r} has other weights now than when the run {reused.run_id} began, whose "
+                "exemplars extraction.reuse takes over: leave the key out to extract anew."
+            )
 
 
 def _check_settings(config: RunConfig) -> None:
@@ -332,6 +371,8 @@ def store_url(config: RunConfig, folder: RunFolder) -> str:
 def needed_bytes(config: RunConfig, sources: Sequence[Source]) -> int:
     """A rough guess, on the high side, of what a run writes: corpus, partials and stores with exemplars and pools."""
     extraction = config.extraction
+    if extraction.reuse is not None:
+        return _SPARE_BYTES
     corpus = 8 * extraction.num_tokens
     kept = extraction.top_exemplars + extraction.sampled_exemplars
     total = _SPARE_BYTES + corpus

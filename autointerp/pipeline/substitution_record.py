@@ -27,7 +27,7 @@ def substitution_scores(context: RunContext, source: str, latents: Sequence[int]
     if scorer is None or context.source(source).control:
         return []
     store = context.exemplars(source)
-    wanted = frozenset(latents)
+    wanted = latents if isinstance(latents, range) else frozenset(latents)  # a range of millions takes no room
     scores: list[Score] = []
     for evidence in _evidence(context, source):
         for place, latent in enumerate(evidence.latents.tolist()):

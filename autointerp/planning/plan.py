@@ -254,7 +254,11 @@ def _selected(config: RunConfig, num_latents: Sequence[int] | int | None) -> lis
     """Latents of each coder that are labelled, None where that is not known."""
     if num_latents is not None:
         each = [num_latents] * len(config.coders) if isinstance(num_latents, int) else list(num_latents)
-        return [len(config.select_latents(count)) for count in each]
+        return [
+            len(config.select_latents(count, name)) for count, name in zip(each, config.source_names(), strict=True)
+        ]
+    if isinstance(config.latents, dict):
+        return [len(config.latents.get(name, ())) for name in config.source_names()]
     if isinstance(config.latents, tuple):
         return [len(config.latents)] * len(config.coders)
     match = re.fullmatch(r"(\d*):(\d+)", config.latents)

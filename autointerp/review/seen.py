@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, type_coerce
+from sqlalchemy.types import Text
 
 from autointerp.evidence import EvidenceStore, LatentEvidence
 from autointerp.review.effective import EffectiveLabel
@@ -58,6 +59,7 @@ def _seen_elsewhere(store: LabelStore, run_id: str, source: str) -> dict[int, tu
     query = select(ExplanationRow.latent, ExplanationRow.exemplar_ids).where(
         ExplanationRow.run_id == run_id, ExplanationRow.source == source, ExplanationRow.explainer == "imported"
     )
+    query = query.where(type_coerce(ExplanationRow.exemplar_ids, Text) != "[]")  # of a million, nearly all
     with store.reading() as connection:
         return {row.latent: tuple(row.exemplar_ids) for row in connection.execute(query).all() if row.exemplar_ids}
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from autointerp.store.column_types import utc_now
+from autointerp.store.dialects import insert_new
 from autointerp.store.models import LLMBudget, LLMCall, LLMReservation
 from autointerp.store.store import LabelStore
 
@@ -112,15 +113,27 @@ _SPEND = (
     )
     .execution_options(synchronize_session=False)
 )
+_MINE = (_RESERVATION.c.run_id == bindparam("run"), _RESERVATION.c.owner == bindparam("process"))
 _RESERVE = (
     update(LLMReservation)
-    .where(_RESERVATION.c.run_id == bindparam("run"), _RESERVATION.c.owner == bindparam("process"))
+    .where(*_MINE)
     .values(
         tokens=_RESERVATION.c.tokens + bindparam("more_tokens"),
         nano_usd=_RESERVATION.c.nano_usd + bindparam("more_nano"),
     )
     .execution_options(synchronize_session=False)
 )
+_END_GROUP = (
+    update(LLMReservation)
+    .where(*_MINE)
+    .values(
+        tokens=_RESERVATION.c.tokens + bindparam("more_tokens"),
+        nano_usd=_RESERVATION.c.nano_usd + bindparam("more_nano"),
+        last_group=bindparam("number"),
+    )
+    .execution_options(synchronize_session=False)
+)
+_LAST_GROUP = select(_RESERVATION.c.last_group).where(*_MINE)
 _MOST_PARAMETERS = 500
 
 
@@ -150,11 +163,10 @@ def forget_reply(connection: Connection, key: str) -> None:
 
 def open_account(connection: Connection, run_id: str, owner: str) -> None:
     """Make the rows that spending changes, where they are not there yet."""
-    if connection.execute(select(_BUDGET.c.run_id).where(_BUDGET.c.run_id == run_id)).first() is None:
-        connection.execute(insert(LLMBudget), [{"run_id": run_id, "spent_tokens": 0, "spent_nano_usd": 0}])
-    mine = select(_RESERVATION.c.owner).where(_RESERVATION.c.run_id == run_id, _RESERVATION.c.owner == owner)
-    if connection.execute(mine).first() is None:
-        connection.execute(insert(LLMReservation), [{"run_id": run_id, "owner": owner, "tokens": 0, "nano_usd": 0}])
+    budget = {"run_id": run_id, "spent_tokens": 0, "spent_nano_usd": 0}
+    connection.execute(insert_new(connection, LLMBudget), budget)
+    mine = {"run_id": run_id, "owner": owner, "tokens": 0, "nano_usd": 0, "last_group": 0}
+    connection.execute(insert_new(connection, LLMReservation), mine)
 
 
 def account(connection: Connection, run_id: str, *, lock: bool) -> Account:
@@ -171,6 +183,33 @@ def reserve(connection: Connection, run_id: str, owner: str, more: Amount) -> No
     if more != NOTHING:
         changes = {"run": run_id, "process": owner, "more_tokens": more.tokens, "more_nano": more.nano_usd}
         connection.execute(_RESERVE, changes)
+
+
+def end_group(connection: Connection, run_id: str, owner: str, number: int, held: Amount, more: Amount) -> None:
+    """As ``reserve``, and note that this is the process's ``number``-th group of calls.
+
+    ``held`` is what the process had reserved before: where its row is gone, since somebody took it for dead and entered that
+    as lost, it is reserved once more, for the calls under way.
+    """
+    changes = {
+        "run": run_id,
+        "process": owner,
+        "more_tokens": more.tokens,
+        "more_nano": more.nano_usd,
+        "number": number,
+    }
+    if connection.execute(_END_GROUP, changes).rowcount == 0:
+        now = held.plus(more)
+        row = {"run_id": run_id, "owner": owner, "tokens": now.tokens, "nano_usd": now.nano_usd, "last_group": number}
+        connection.execute(insert(LLMReservation), [row])
+
+
+def last_group(connection: Connection, run_id: str, owner: str) -> int | None:
+    """Number of the process's last group that is committed; None where its row is gone.
+
+    To be asked under the lock of ``account``: a transaction that still runs holds it.
+    """
+    return connection.execute(_LAST_GROUP, {"run": run_id, "process": owner}).scalar()
 
 
 def enter(connection: Connection, run_id: str, calls: Iterable[CallRecord]) -> None:
@@ -227,17 +266,17 @@ def settle_abandoned(store: LabelStore, run_id: str, is_gone: Callable[[str], bo
     return total
 
 
-def drop_replies(store: LabelStore, run_id: str, older_than: datetime) -> int:
-    """Forget the raw replies of a run from before a time; the ledger stays. Returns how many.
+def drop_replies(store: LabelStore, run_id: str, older_than: datetime, ids: range | None = None) -> int:
+    """Forget the raw replies of a run from before a time (those with ``ids``); the ledger stays. Returns how many.
 
     A request whose reply is gone is asked again if it is made again.
     """
+    some = (_CALL.c.run_id == run_id, _CALL.c.reply.is_not(None), _CALL.c.created_at < older_than)
+    if ids is not None:
+        some = (*some, _CALL.c.id >= ids.start, _CALL.c.id < ids.stop)  # type: ignore[assignment]
     with store.writing() as connection:
         result = connection.execute(
-            update(LLMCall)
-            .where(_CALL.c.run_id == run_id, _CALL.c.reply.is_not(None), _CALL.c.created_at < older_than)
-            .values(reply=None, key=None)
-            .execution_options(synchronize_session=False)
+            update(LLMCall).where(*some).values(reply=None, key=None).execution_options(synchronize_session=False)
         )
         return int(result.rowcount)
 

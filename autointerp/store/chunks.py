@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, CursorResult, and_, exists, select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import Connection, CursorResult, and_, exists, func, select, update
+from sqlalchemy.orm import aliased
 
+from autointerp.store.bulk import insert_rows
 from autointerp.store.dialects import database_time
-from autointerp.store.models import Base, Chunk
+from autointerp.store.models import Base, Chunk, Run
 
 MAX_ATTEMPTS = 5
 """Claims after which a chunk that still is not done counts as poisoned."""
@@ -61,6 +62,8 @@ class NewChunk:
     planned_units: int = 1
     """Work in it, in the stage's unit, for progress bars."""
     state: ChunkState = ChunkState.READY
+    priority: int = 0
+    """Of the ready chunks of a queue those with the lowest come first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,53 @@ def claim(
     )
 
 
+def claim_next(
+    connection: Connection,
+    queue: str,
+    owner: str,
+    lease_s: float,
+    *,
+    prefer: str | None = None,
+    max_attempts: int = MAX_ATTEMPTS,
+) -> Lease | None:
+    """Take the next ready chunk of a queue for ``lease_s`` seconds; None where nothing is ready in a run that is running.
+
+    Runs take turns: the one with the fewest chunks under way in this queue comes first, so that a small run does not wait behind
+    a huge one; ``prefer`` names a run that comes before all others. Processes that ask at once get different chunks (SKIP LOCKED
+    on PostgreSQL; SQLite's transactions follow one another anyway).
+    """
+    now = database_time(connection)
+    for run_id in _in_turn(connection, queue, prefer):
+        candidate = connection.execute(
+            select(Chunk.id)
+            .where(
+                Chunk.run_id == run_id,
+                Chunk.state == ChunkState.READY,
+                Chunk.queue == queue,
+                Chunk.not_before <= now,
+                Chunk.attempts < max_attempts,
+            )
+            .order_by(Chunk.priority, Chunk.ordinal, Chunk.id)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        ).scalar()
+        lease = None if candidate is None else claim(connection, candidate, owner, lease_s, max_attempts)
+        if lease is not None:
+            return lease
+    return None
+
+
+def _in_turn(connection: Connection, queue: str, prefer: str | None) -> list[str]:
+    """Ids of the running runs, the one with the fewest running chunks in the queue first."""
+    under_way = (
+        select(func.count())
+        .where(Chunk.run_id == Run.id, Chunk.state == ChunkState.RUNNING, Chunk.queue == queue)
+        .scalar_subquery()
+    )
+    rows = connection.execute(select(Run.id, under_way, Run.created_at).where(Run.state == "running")).all()
+    return [row[0] for row in sorted(rows, key=lambda row: (row[0] != prefer, row[1], row[2], row[0]))]
+
+
 def renew(connection: Connection, lease: Lease, lease_s: float) -> bool:
     """Prolong the lease to ``lease_s`` seconds from now; False where the chunk is no longer ours."""
     until = database_time(connection) + lease_s
@@ -164,9 +214,7 @@ def finish(
     }
     if _execute(connection, done.values(**values)) != 1:
         raise Fenced
-    with Session(bind=connection) as session:
-        session.add_all(rows)
-        session.flush()
+    insert_rows(connection, rows)
     for successor in successors:
         release_successors(connection, lease.run_id, successor, lease.key)
 
@@ -179,10 +227,11 @@ def put_back(
     *,
     counts: bool,
     seconds: float = 0.0,
+    wait_s: float = 0.0,
 ) -> None:
     """Give up a chunk that is not done; ``counts`` says whether the attempt counts towards poisoning.
 
-    Does nothing where another process holds the chunk.
+    ``claim_next`` passes it over for ``wait_s`` seconds. Does nothing where another process holds the chunk.
     """
     _execute(
         connection,
@@ -192,6 +241,7 @@ def put_back(
             state=state,
             owner="",
             lease_until=0.0,
+            not_before=database_time(connection) + wait_s if wait_s else 0.0,
             error=error,
             attempts=Chunk.attempts if counts else Chunk.attempts - 1,
             seconds=Chunk.seconds + seconds,
@@ -214,6 +264,49 @@ def free_dead(connection: Connection, run_id: str, is_dead: Callable[[str], bool
                 .values(state=ChunkState.READY, owner="", lease_until=0.0),
             )
     return freed
+
+
+def free_expired(connection: Connection, run_id: str) -> int:
+    """Take back the chunks whose lease has run out, whoever holds them; returns how many."""
+    return _execute(
+        connection,
+        update(Chunk)
+        .where(
+            Chunk.run_id == run_id,
+            Chunk.state == ChunkState.RUNNING,
+            Chunk.lease_until < database_time(connection),
+        )
+        .values(state=ChunkState.READY, owner="", lease_until=0.0),
+    )
+
+
+def ready_by_queue(connection: Connection) -> dict[str, int]:
+    """Ready chunks of the running runs by queue, those that rest not counted."""
+    rows = connection.execute(
+        select(Chunk.queue, func.count())
+        .join(Run, Run.id == Chunk.run_id)
+        .where(Run.state == "running", Chunk.state == ChunkState.READY, Chunk.not_before <= database_time(connection))
+        .group_by(Chunk.queue)
+    ).all()
+    return {str(queue): int(count) for queue, count in rows}
+
+
+def holds(connection: Connection, owner: str) -> bool:
+    """Whether a process holds a chunk whose lease has not run out."""
+    held = select(Chunk.id).where(
+        Chunk.state == ChunkState.RUNNING, Chunk.owner == owner, Chunk.lease_until >= database_time(connection)
+    )
+    return connection.execute(held.limit(1)).first() is not None
+
+
+def hold_back(connection: Connection, run_id: str, stage: str, wait_s: float) -> int:
+    """Have ``claim_next`` pass over a stage's ready chunks for ``wait_s`` seconds; returns how many."""
+    return _execute(
+        connection,
+        update(Chunk)
+        .where(Chunk.run_id == run_id, Chunk.stage == stage, Chunk.state == ChunkState.READY)
+        .values(not_before=database_time(connection) + wait_s),
+    )
 
 
 def poison(connection: Connection, run_id: str, max_attempts: int = MAX_ATTEMPTS) -> int:

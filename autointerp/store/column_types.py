@@ -16,6 +16,9 @@ from sqlalchemy.types import TypeDecorator
 
 from sae_core.errors import NonFiniteError
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+"""Made once: json.dumps would make one for every value."""
+
 
 class FiniteFloat(TypeDecorator[float]):
     """A double that is a number. Errors: NonFiniteError."""
@@ -56,7 +59,7 @@ class JsonText(TypeDecorator[Any]):
         if value is None:
             return None
         try:
-            return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+            return _ENCODER.encode(value)
         except ValueError as error:
             raise NonFiniteError(f"NaN or infinity in a value that was to be stored: {str(value)[:120]}") from error
 

@@ -7,8 +7,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -18,6 +20,22 @@ BUSY_TIMEOUT_S = 20
 _DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql+psycopg")
 READ_ONLY = "autointerp_read"
 """Execution option of a connection that only reads: its transaction takes no write lock."""
+_CONNECTION = {
+    "application_name": "autointerp",
+    "connect_timeout": "10",
+    # a server that vanished without a word is noticed in a minute, not in the two hours of the operating system
+    "keepalives": "1",
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "60000",
+}
+_SESSION = {
+    "lock_timeout": f"{BUSY_TIMEOUT_S}s",
+    "statement_timeout": "300s",
+    # a process that is stopped in the middle of a transaction would hold its locks for ever
+    "idle_in_transaction_session_timeout": "60s",
+}
 _WAL_SAFE = (3, 51, 3)
 """First SQLite without the WAL-reset bug, which can corrupt a database that two connections write and checkpoint
 (sqlite.org/wal.html, "The WAL-Reset Bug")."""
@@ -49,12 +67,30 @@ def make_engine(url: URL) -> Engine:
     if url.get_backend_name() == "sqlite":
         return _sqlite_engine(url)
     try:
-        return create_engine(url, pool_pre_ping=True, isolation_level="READ COMMITTED")
+        return create_engine(
+            url, pool_pre_ping=True, isolation_level="READ COMMITTED", connect_args=_postgres_options(url)
+        )
     except ModuleNotFoundError as error:
         raise StoreError(
             f"the store {url.render_as_string()!r} needs the package {error.name!r}: "
             "pip install 'autointerp[postgres]'."
         ) from error
+
+
+def _postgres_options(url: URL) -> dict[str, str]:
+    """Settings of a connection, each unless the URL gives it."""
+    given = {name: value if isinstance(value, str) else " ".join(value) for name, value in url.query.items()}
+    options = {**_CONNECTION, **given}
+    # later ones win
+    options["options"] = " ".join(
+        [*(f"-c {name}={value}" for name, value in _SESSION.items()), given.get("options", "")]
+    )
+    return options
+
+
+def after_fork(engine: Engine) -> None:
+    """To be called in a child process first: the parent's connections are the parent's, and stay open there."""
+    engine.dispose(close=False)
 
 
 def journal_mode() -> str:
@@ -92,6 +128,37 @@ def _sqlite_engine(url: URL) -> Engine:
     return engine
 
 
+def insert_new(connection: Connection, table: type[Any]) -> Any:
+    """INSERT that passes over a row which is there already; no error, so that the transaction goes on in PostgreSQL too."""
+    if connection.dialect.name == "postgresql":
+        return postgresql.insert(table).on_conflict_do_nothing()
+    return sqlite.insert(table).on_conflict_do_nothing()
+
+
+def sort_alike(connection: Connection) -> None:
+    """Have text sort by code point on PostgreSQL too, as on SQLite and in Python, whatever the database's language is.
+
+    Rows in another order would be another dictionary, and an index in a language's order is wrong after an update of the
+    system's C library. To be called after every change of tables.
+    """
+    if connection.dialect.name != "postgresql":
+        return
+    columns = connection.execute(
+        text(
+            "SELECT table_name, column_name, format_type(atttypid, atttypmod) FROM information_schema.columns "
+            "JOIN pg_attribute ON attrelid = quote_ident(table_name)::regclass AND attname = column_name "
+            "WHERE table_schema = current_schema() AND collation_name IS DISTINCT FROM 'C' "
+            "AND data_type IN ('text', 'character varying') ORDER BY table_name, ordinal_position"
+        )
+    ).all()
+    quote = connection.dialect.identifier_preparer.quote
+    changes: dict[str, list[str]] = {}
+    for table, column, kind in columns:
+        changes.setdefault(table, []).append(f'ALTER COLUMN {quote(column)} TYPE {kind} COLLATE "C"')
+    for table, change in changes.items():
+        connection.exec_driver_sql(f"ALTER TABLE {quote(table)} {', '.join(change)}")
+
+
 def database_time(connection: Connection) -> float:
     """Seconds since 1970 by the database's clock (SQLite serves one host, whose clock it is)."""
     if connection.dialect.name == "postgresql":
@@ -108,6 +175,9 @@ def migrating(engine: Engine) -> Iterator[Connection]:
     """
     if engine.dialect.name == "postgresql":
         with engine.begin() as connection:
+            # changing tables takes as long as it takes, and those who wait for it wait as long
+            for setting in ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout"):
+                connection.execute(text(f"SET LOCAL {setting} = 0"))
             connection.execute(text("SELECT pg_advisory_xact_lock(7234171)"))
             yield connection
         return

@@ -396,6 +396,8 @@ class LLMReservation(Base):
     owner: Mapped[str] = mapped_column(String(200), primary_key=True)
     tokens: Mapped[int] = mapped_column(BigInteger, default=0)
     nano_usd: Mapped[int] = mapped_column(BigInteger, default=0)
+    last_group: Mapped[int] = mapped_column(BigInteger, default=0)
+    """Number of the process's last group of calls that is committed: tells what became of a commit whose answer was lost."""
 
 
 class WorkerRow(Base):
@@ -435,3 +437,65 @@ class Duty(Base):
     owner: Mapped[str] = mapped_column(String(200))
     until: Mapped[float]
     """Seconds since 1970 by the database's clock."""
+
+
+class ScheduleRow(Base):
+    """A dictionary whose labels are scored every night, and how; ``config`` is an autointerp.nightly.schedule.Schedule."""
+
+    __tablename__ = "schedule"
+
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    config: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class NightRow(Base):
+    """One night of a schedule: what was planned, what became of it, and what was found."""
+
+    __tablename__ = "night"
+    __table_args__ = (
+        UniqueConstraint("schedule", "date"),
+        CheckConstraint("state IN ('due', 'running', 'settled', 'empty')", name="state_known"),
+    )
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    schedule: Mapped[str] = mapped_column(String(40), ForeignKey("schedule.name", ondelete="CASCADE"))
+    date: Mapped[str] = mapped_column(String(10))
+    """Local date on which its window begins, 2026-01-31."""
+    state: Mapped[str] = mapped_column(String(16), default="due")
+    """``empty``: there was nothing to score, and no run was made."""
+    ends_at: Mapped[datetime]
+    """When its window ends."""
+    run_id: Mapped[str | None] = mapped_column(String(32))
+    """Of its run, also after that was deleted."""
+    counts: Mapped[dict[str, Any]]
+    anchors: Mapped[dict[str, Any]]
+    """Scores of the anchors and of the controls, from which the next nights' noise is estimated."""
+    report: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    settled_at: Mapped[datetime | None]
+
+
+class LatestScore(Base):
+    """The newest score that a schedule's nights gave a label, and by what: sha256, shortened, of each thing that decides it."""
+
+    __tablename__ = "latest_score"
+    __table_args__ = (UniqueConstraint("schedule", "source", "latent", "scorer"),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    schedule: Mapped[str] = mapped_column(String(40), ForeignKey("schedule.name", ondelete="CASCADE"))
+    source: Mapped[str] = mapped_column(String(80))
+    latent: Mapped[int]
+    scorer: Mapped[str] = mapped_column(String(80))
+    coder: Mapped[str] = mapped_column(String(64))
+    corpus: Mapped[str] = mapped_column(String(64))
+    prompt: Mapped[str] = mapped_column(String(64))
+    judge: Mapped[str] = mapped_column(String(64))
+    settings: Mapped[str] = mapped_column(String(64))
+    label: Mapped[str] = mapped_column(String(64))
+    values: Mapped[dict[str, Any]]
+    failure_kind: Mapped[str | None] = mapped_column(String(40))
+    run_id: Mapped[str] = mapped_column(String(32))
+    night: Mapped[str] = mapped_column(String(10))
+    """Date of the night that scored it."""
+    scored_at: Mapped[datetime]

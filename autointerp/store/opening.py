@@ -8,11 +8,13 @@ from sqlalchemy import Connection, Engine, inspect, select, table
 from sqlalchemy import column as sql_column
 from sqlalchemy.exc import DatabaseError, OperationalError
 
-from autointerp.store.dialects import READ_ONLY, make_engine, migrating, parse_url
+from autointerp.store import dialects
+from autointerp.store.dialects import READ_ONLY, make_engine, migrating, parse_url, sort_alike
+from autointerp.store.failures import own_errors
 from autointerp.store.store import LabelStore
 from sae_core.errors import StoreError
 
-HEAD = "0004"
+HEAD = "0005"
 """Newest revision in ``migrations/versions``; a store that is there already opens without loading Alembic."""
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -35,12 +37,18 @@ def open_store(url: str, *, create: bool = True) -> LabelStore:
     engine = make_engine(parsed)
     shown = parsed.render_as_string()
     try:
-        _upgrade(engine, shown)
+        with own_errors():
+            _upgrade(engine, shown)
     except OperationalError as error:
         raise StoreError(f"the store {shown!r} cannot be opened: {error.orig}.") from error
     except DatabaseError as error:
         raise StoreError(f"the store {shown!r} is not a database that can be read: {error.orig}.") from error
     return LabelStore(engine)
+
+
+def after_fork(store: LabelStore) -> None:
+    """To be called first in a child process that was forked while the store was open: it takes connections of its own."""
+    dialects.after_fork(store.engine)
 
 
 def current_revision(connection: Connection) -> str | None:
@@ -74,3 +82,4 @@ def _upgrade(engine: Engine, shown: str) -> None:
             )
         settings.attributes["connection"] = connection
         command.upgrade(settings, "head")
+        sort_alike(connection)

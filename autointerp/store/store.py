@@ -6,16 +6,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, func, insert, select, update
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy import Connection, Engine, func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from autointerp.explanation import Explanation
 from autointerp.score import Score
-from autointerp.store import chunks
-from autointerp.store.chunks import ChunkState, Lease, NewChunk, Successor
+from autointerp.store import chunks, presence
+from autointerp.store.bulk import insert_values
+from autointerp.store.chunks import ChunkKey, ChunkState, Lease, NewChunk, Successor
 from autointerp.store.column_types import utc_now
-from autointerp.store.dialects import BUSY_TIMEOUT_S, READ_ONLY
+from autointerp.store.dialects import READ_ONLY
+from autointerp.store.failures import own_errors
 from autointerp.store.models import (
     Artefact,
     Base,
@@ -25,6 +27,7 @@ from autointerp.store.models import (
     EstimateRow,
     ExplanationRow,
     LabelRow,
+    LLMReservation,
     Run,
     ScoreRow,
     ScreenRow,
@@ -33,7 +36,7 @@ from autointerp.store.models import (
     VerdictRow,
 )
 from autointerp.store.rows import read_explanation, read_score, read_source, source_row
-from sae_core.errors import DiskFullError, StoreError
+from sae_core.errors import StoreError
 from sae_core.records import Source
 
 
@@ -62,14 +65,14 @@ class LabelStore:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """One transaction that may write; keep it short."""
-        with _sentences(), self.engine.begin() as connection:
+        with own_errors(), self.engine.begin() as connection:
             yield connection
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """One transaction that only reads."""
         with (
-            _sentences(),
+            own_errors(),
             self.engine.connect().execution_options(**{READ_ONLY: True}) as connection,
             connection.begin(),
         ):
@@ -110,15 +113,26 @@ class LabelStore:
         with self.reading() as connection:
             return connection.execute(select(Run.id).where(Run.id == run_id)).first() is not None
 
-    def runs(self) -> list[Run]:
-        """All runs, oldest first."""
-        return self._all(select(Run).order_by(Run.created_at, Run.id))
+    def runs(self, state: str | None = None) -> list[Run]:
+        """All runs (in one state), oldest first."""
+        query = select(Run).order_by(Run.created_at, Run.id)
+        return self._all(query if state is None else query.where(Run.state == state))
 
-    def set_run_state(self, run_id: str, state: str) -> None:
-        """Set a run's state: running, paused, done or failed."""
+    def set_run_state(self, run_id: str, state: str, note: str | None = None, *, unless: Sequence[str] = ()) -> bool:
+        """Set a run's state (running, paused, cancelled, done or failed) and why; False where it is one of ``unless``."""
         finished = None if state in ("running", "paused") else utc_now()
         with self.writing() as connection:
-            connection.execute(update(Run).where(Run.id == run_id).values(state=state, finished_at=finished))
+            changed = connection.execute(
+                update(Run)
+                .where(Run.id == run_id, Run.state.not_in(unless))
+                .values(state=state, state_note=note, finished_at=finished)
+            )
+        return changed.rowcount == 1
+
+    def run_state(self, run_id: str) -> str | None:
+        """A run's state, None for a run that is gone."""
+        with self.reading() as connection:
+            return connection.execute(select(Run.state).where(Run.id == run_id)).scalar()
 
     def set_run_config(self, run_id: str, config: dict[str, Any]) -> None:
         """Keep the configuration as it was given last; what decides the results is the same."""
@@ -161,23 +175,24 @@ class LabelStore:
                         run_id=run_id, kind=f"plan/{stage}", version=1, value={"chunks": len(new)}, created_at=utc_now()
                     )
                 )
-                if new:
-                    connection.execute(
-                        insert(Chunk),
-                        [
-                            {
-                                "run_id": run_id,
-                                "stage": chunk.stage,
-                                "queue": chunk.queue,
-                                "source": chunk.source,
-                                "ordinal": chunk.ordinal,
-                                "spec": chunk.spec,
-                                "planned_units": chunk.planned_units,
-                                "state": chunk.state,
-                            }
-                            for chunk in new
-                        ],
-                    )
+                insert_values(
+                    connection,
+                    Chunk,
+                    (
+                        {
+                            "run_id": run_id,
+                            "stage": chunk.stage,
+                            "queue": chunk.queue,
+                            "source": chunk.source,
+                            "ordinal": chunk.ordinal,
+                            "spec": chunk.spec,
+                            "planned_units": chunk.planned_units,
+                            "priority": chunk.priority,
+                            "state": chunk.state,
+                        }
+                        for chunk in new
+                    ),
+                )
         except IntegrityError:
             if f"plan/{stage}" in self.planned(run_id):
                 return False
@@ -199,6 +214,11 @@ class LabelStore:
         with self.writing() as connection:
             return chunks.claim(connection, chunk_id, owner, lease_s, max_attempts)
 
+    def claim_next(self, queue: str, owner: str, lease_s: float, *, prefer: str | None = None) -> Lease | None:
+        """See :func:`autointerp.store.chunks.claim_next`."""
+        with self.writing() as connection:
+            return chunks.claim_next(connection, queue, owner, lease_s, prefer=prefer)
+
     def renew(self, lease: Lease, lease_s: float) -> bool:
         """See :func:`autointerp.store.chunks.renew`."""
         with self.writing() as connection:
@@ -216,6 +236,70 @@ class LabelStore:
         with self.writing() as connection:
             chunks.finish(connection, lease, rows, successors, units, seconds)
 
+    def is_finished(self, lease: Lease) -> bool:
+        """Whether the chunk was finished by the holder of this very lease."""
+        with self.reading() as connection:
+            row = connection.execute(select(Chunk.state, Chunk.fence).where(Chunk.id == lease.chunk_id)).first()
+        return row is not None and row[0] == ChunkState.DONE and row[1] == lease.fence
+
+    # a cluster's processes
+
+    def count_event(self, run_id: str, name: str, more: int = 1) -> None:
+        """See :func:`autointerp.store.presence.count_event`."""
+        with self.writing() as connection:
+            presence.count_event(connection, run_id, name, more)
+
+    def event_counts(self, run_id: str) -> dict[str, int]:
+        """See :func:`autointerp.store.presence.event_counts`."""
+        with self.reading() as connection:
+            return presence.event_counts(connection, run_id)
+
+    def appear(self, owner: str, name: str, queues: Sequence[str], code_version: str, rss_bytes: int) -> None:
+        """See :func:`autointerp.store.presence.appear`."""
+        with self.writing() as connection:
+            presence.appear(connection, owner, name, queues, code_version, rss_bytes)
+
+    def disappear(self, owner: str) -> None:
+        """See :func:`autointerp.store.presence.disappear`."""
+        with self.writing() as connection:
+            presence.disappear(connection, owner)
+
+    def live_workers(self) -> list[presence.LiveWorker]:
+        """See :func:`autointerp.store.presence.live_workers`."""
+        with self.reading() as connection:
+            return presence.live_workers(connection)
+
+    def take_duty(self, name: str, owner: str, for_s: float) -> bool:
+        """See :func:`autointerp.store.presence.take_duty`."""
+        with self.writing() as connection:
+            return presence.take_duty(connection, name, owner, for_s)
+
+    def end_duty(self, name: str, owner: str) -> None:
+        """See :func:`autointerp.store.presence.end_duty`."""
+        with self.writing() as connection:
+            presence.end_duty(connection, name, owner)
+
+    def holds(self, owner: str) -> bool:
+        """Whether a process holds a chunk whose lease has not run out."""
+        with self.reading() as connection:
+            return chunks.holds(connection, owner)
+
+    def halted_with_reservations(self) -> list[str]:
+        """Ids of runs that do not go on while something is still reserved of their budget."""
+        with self.reading() as connection:
+            rows = connection.execute(
+                select(LLMReservation.run_id)
+                .join(Run, Run.id == LLMReservation.run_id)
+                .where(Run.state != "running", or_(LLMReservation.tokens > 0, LLMReservation.nano_usd > 0))
+                .distinct()
+            )
+            return [str(run_id) for run_id in rows.scalars()]
+
+    def ready_by_queue(self) -> dict[str, int]:
+        """Ready chunks of the running runs by queue, those that rest not counted."""
+        with self.reading() as connection:
+            return chunks.ready_by_queue(connection)
+
     def put_back(
         self,
         lease: Lease,
@@ -224,10 +308,28 @@ class LabelStore:
         *,
         counts: bool,
         seconds: float = 0.0,
+        wait_s: float = 0.0,
     ) -> None:
         """See :func:`autointerp.store.chunks.put_back`."""
         with self.writing() as connection:
-            chunks.put_back(connection, lease, state, error, counts=counts, seconds=seconds)
+            chunks.put_back(connection, lease, state, error, counts=counts, seconds=seconds, wait_s=wait_s)
+
+    def fail(self, lease: Lease, error: str) -> None:
+        """Leave a chunk failed until somebody has mended the cause; nothing where it has been given up already."""
+        self.put_back(lease, ChunkState.FAILED, error, counts=True)
+
+    def hold_back(self, run_id: str, stage: str, wait_s: float) -> int:
+        """See :func:`autointerp.store.chunks.hold_back`."""
+        with self.writing() as connection:
+            return chunks.hold_back(connection, run_id, stage, wait_s)
+
+    def free_expired(self, run_id: str) -> int:
+        """See :func:`autointerp.store.chunks.free_expired`; how many are counted as ``lease_expired``."""
+        with self.writing() as connection:
+            freed = chunks.free_expired(connection, run_id)
+            if freed:
+                presence.count_event(connection, run_id, "lease_expired", freed)
+        return freed
 
     def free_dead(self, run_id: str, is_dead: Callable[[str], bool]) -> int:
         """See :func:`autointerp.store.chunks.free_dead`."""
@@ -254,6 +356,19 @@ class LabelStore:
         query = select(Chunk).where(Chunk.run_id == run_id).order_by(Chunk.stage, Chunk.source, Chunk.ordinal)
         return self._all(query.where(Chunk.state.in_(states)) if states else query)
 
+    def chunk_state(self, run_id: str, key: ChunkKey) -> ChunkState | None:
+        """Where one chunk stands, None where it is not planned."""
+        with self.reading() as connection:
+            state = connection.execute(
+                select(Chunk.state).where(
+                    Chunk.run_id == run_id,
+                    Chunk.stage == key.stage,
+                    Chunk.source == key.source,
+                    Chunk.ordinal == key.ordinal,
+                )
+            ).scalar()
+        return None if state is None else ChunkState(state)
+
     def ready(self, run_id: str, stages: Sequence[str]) -> list[int]:
         """Ids of the ready chunks in the order of ``stages``, then source and ordinal."""
         with self.reading() as connection:
@@ -274,6 +389,17 @@ class LabelStore:
                 .group_by(Chunk.stage, Chunk.state)
             ).all()
         return [StageCount(r[0], ChunkState(r[1]), int(r[2]), int(r[3] or 0), float(r[4] or 0.0)) for r in rows]
+
+    def errors_of_ready(self, run_id: str, most: int = 20) -> list[str]:
+        """What ready chunks ended with the last time, with their places."""
+        with self.reading() as connection:
+            rows = connection.execute(
+                select(Chunk.stage, Chunk.ordinal, Chunk.error)
+                .where(Chunk.run_id == run_id, Chunk.state == ChunkState.READY, Chunk.error.is_not(None))
+                .order_by(Chunk.stage, Chunk.ordinal)
+                .limit(most)
+            ).all()
+        return [f"{row[0]} {row[1]}: {row[2]}" for row in rows]
 
     # results
 
@@ -400,22 +526,3 @@ class LabelStore:
         wanted = set(latents)  # a range in the query, not a list: databases limit the number of parameters
         rows = self._all(query.where(table.latent.between(min(wanted), max(wanted))))
         return [row for row in rows if row.latent in wanted]
-
-
-@contextmanager
-def _sentences() -> Iterator[None]:
-    """Turn what an operator can mend, a full disk or a database that is held, into its own error."""
-    try:
-        yield
-    except OperationalError as error:
-        reason = str(error.orig)
-        if "disk is full" in reason or "No space left" in reason:
-            raise DiskFullError(
-                "no room left for the store: free some space on its disk and run the same command again, it goes on from here."
-            ) from error
-        if "is locked" in reason:
-            raise StoreError(
-                f"the store has been held by another process for {BUSY_TIMEOUT_S} s: end that process, or wait for it, and "
-                "run the same command again."
-            ) from error
-        raise

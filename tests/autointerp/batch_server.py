@@ -54,8 +54,10 @@ class Play:
 class BatchServer:
     """Runs in a thread of its own as a context manager."""
 
-    def __init__(self, plays: list[Play] | None = None) -> None:
+    def __init__(self, plays: list[Play] | None = None, answer: Callable[[dict[str, Any]], str] | None = None) -> None:
+        """``answer``: the text that answers a request's body, by default one that says what was asked."""
         self.plays = plays or []
+        self.answer = answer or (lambda body: f"answer to {body['messages'][-1]['content']}")
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict[str, Any]] = {}
         self.paid: Counter[str] = Counter()
@@ -89,6 +91,7 @@ class BatchServer:
 
     async def _open(self) -> None:
         app = web.Application(client_max_size=2**28, middlewares=[self._watch])
+        app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_post("/v1/files", self._upload)
         app.router.add_delete("/v1/files/{id}", self._delete)
         app.router.add_get("/v1/files/{id}/content", self._content)
@@ -109,6 +112,11 @@ class BatchServer:
             self.kill_at = ""
             os.kill(int(key.removeprefix("pid-")), signal.SIGKILL)
             time.sleep(0.05)
+
+    async def _chat(self, request: web.Request) -> web.Response:
+        """What probing asks, at once."""
+        self.seen["chats"] += 1
+        return web.json_response(_completion(self.answer(await request.json())))
 
     async def _upload(self, request: web.Request) -> web.Response:
         form = await request.post()
@@ -192,12 +200,12 @@ class BatchServer:
             elif number not in play.silent:
                 question = line["body"]["messages"][-1]["content"]
                 self.paid[question] += 1
-                output.append(_answer(line["custom_id"], question))
+                output.append(_answer(line["custom_id"], self.answer(line["body"])))
                 if number in play.garbage:
                     output[-1] = output[-1][:-30]
                 if number in play.twice:
-                    output.append(_answer(line["custom_id"], "another question"))
-        output += [_answer(f"stranger-{number}", "?") for number in range(play.strangers)]
+                    output.append(_answer(line["custom_id"], "answer to another question"))
+        output += [_answer(f"stranger-{number}", "answer to ?") for number in range(play.strangers)]
         if play.shuffled and not play.twice:
             output.reverse()
         for kind, content in (("output", output), ("error", errors)):
@@ -218,16 +226,19 @@ class BatchServer:
         return response
 
 
-def _answer(custom_id: str, question: str) -> bytes:
-    message = {"role": "assistant", "content": f"answer to {question}"}
-    body = {
+def _answer(custom_id: str, text: str) -> bytes:
+    return _line(custom_id, {"status_code": 200, "request_id": "r", "body": _completion(text)}, None)
+
+
+def _completion(text: str) -> dict[str, Any]:
+    message = {"role": "assistant", "content": text}
+    return {
         "id": "chatcmpl-1",
         "object": "chat.completion",
         "model": "m",
         "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
         "usage": {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13},
     }
-    return _line(custom_id, {"status_code": 200, "request_id": "r", "body": body}, None)
 
 
 def _line(custom_id: str, response: dict[str, Any] | None, error: dict[str, Any] | None) -> bytes:

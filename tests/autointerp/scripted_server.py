@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -22,8 +21,6 @@ from autointerp.store.opening import sqlite_url
 
 Script = Callable[[CompletionRequest, int], Awaitable[str]]
 """The raw reply to a request, which is the n-th that the client got, from 0; or what it raises."""
-POSTGRES = os.environ.get("AUTOINTERP_TEST_POSTGRES")
-"""URL of an empty PostgreSQL database that the contract tests may fill and empty."""
 PLACE = CallPlace("s", 7, "detection")
 ALL = frozenset(Capability)
 

@@ -6,7 +6,7 @@ import pytest
 
 from autointerp.explanation import Explanation
 from autointerp.failure import Failure, FailureKind
-from autointerp.pipeline.dictionary_rows import models_of, score_failures, score_values
+from autointerp.pipeline.label_figures import models_of, score_failures, score_values
 from autointerp.pipeline.stages.label import label_row
 from autointerp.score import Score
 

@@ -1,13 +1,9 @@
-"""Calls, budget and migration in the store: the contract, on SQLite and, where AUTOINTERP_TEST_POSTGRES names one, on PostgreSQL.
-
-AUTOINTERP_TEST_POSTGRES is the URL of a database for tests only: its tables are dropped.
-"""
+"""Calls, budget and migration in the store: the contract, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +13,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from sqlalchemy import MetaData, func, select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.exc import IntegrityError
 
 from autointerp.llm.call_book import CallBook, _Close, _Open, _Refused
@@ -40,29 +36,13 @@ from autointerp.store.column_types import utc_now
 from autointerp.store.dialects import make_engine, parse_url
 from autointerp.store.models import ChoiceRow, LLMCall, LLMReservation, ReviewRow, VerdictRow
 from autointerp.store.opening import HEAD, MIGRATIONS, current_revision, sqlite_url
-from tests.autointerp.scripted_server import POSTGRES, add_run, books_balance, outcomes
-
-BACKENDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.skipif(not POSTGRES, reason="no PostgreSQL given"))]
+from tests.autointerp.scripted_server import add_run, books_balance, outcomes
 
 
-def empty_postgres() -> str:
-    assert POSTGRES
-    engine = make_engine(parse_url(POSTGRES))
-    with engine.begin() as connection:
-        tables = MetaData()
-        tables.reflect(connection)
-        tables.drop_all(connection)
-    engine.dispose()
-    return POSTGRES
-
-
-@pytest.fixture(params=BACKENDS)
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LabelStore]:
-    url = sqlite_url(tmp_path / "a.db") if request.param == "sqlite" else empty_postgres()
-    opened = open_store(url)
-    add_run(opened, "r-1")
-    yield opened
-    opened.close()
+@pytest.fixture
+def store(label_store: LabelStore) -> LabelStore:
+    add_run(label_store, "r-1")
+    return label_store
 
 
 def record(key: str | None = None, tokens: int = 10, body: str | None = "{}", nano_usd: int | None = 5) -> CallRecord:
@@ -175,13 +155,11 @@ def test_the_other_new_tables_hold_what_they_should(store: LabelStore) -> None:
     assert (store.run("r-1").state, store.run("r-1").finished_at) == ("paused", None)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_a_store_of_the_first_version_is_upgraded_with_all_its_rows(tmp_path: Path, backend: str) -> None:
+def test_a_store_of_the_first_version_is_upgraded_with_all_its_rows(store_url: str) -> None:
     from alembic import command
     from alembic.config import Config
 
-    url = sqlite_url(tmp_path / "a.db") if backend == "sqlite" else empty_postgres()
-    engine = make_engine(parse_url(url))
+    engine = make_engine(parse_url(store_url))
     script = Config()
     script.set_main_option("script_location", str(MIGRATIONS))
     with engine.begin() as connection:
@@ -196,7 +174,7 @@ def test_a_store_of_the_first_version_is_upgraded_with_all_its_rows(tmp_path: Pa
         connection.execute(
             text("INSERT INTO timing (run_id, name, seconds, created_at) VALUES ('r-1', 'x', 1.5, '2026-01-01')")
         )
-    upgraded = open_store(url)
+    upgraded = open_store(store_url)
     assert [run.id for run in upgraded.runs()] == ["r-1"]
     assert upgraded.timings("r-1") == {"x": 1.5}, "rows that refer to the run are still there"
     upgraded.set_run_state("r-1", "paused")
@@ -208,7 +186,7 @@ def test_a_store_of_the_first_version_is_upgraded_with_all_its_rows(tmp_path: Pa
         upgraded.set_run_state("r-1", "confused")
     upgraded.close()
     with engine.begin() as connection:
-        if backend == "sqlite":  # as the store does it: without foreign keys while tables are made anew
+        if engine.dialect.name == "sqlite":  # as the store does it: without foreign keys while tables are made anew
             connection.exec_driver_sql("COMMIT")
             connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
             connection.exec_driver_sql("BEGIN IMMEDIATE")

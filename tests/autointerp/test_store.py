@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import sqlite3
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import inspect
+from sqlalchemy import inspect, text
 from sqlalchemy.exc import IntegrityError
 
 from autointerp.explanation import Explanation
@@ -19,10 +22,11 @@ from autointerp.store import LabelStore, open_store
 from autointerp.store.column_types import SafeText
 from autointerp.store.dialects import journal_mode, parse_url
 from autointerp.store.models import Base, LabelRow, Run, Timing
-from autointerp.store.opening import HEAD, MIGRATIONS, sqlite_url
+from autointerp.store.opening import HEAD, MIGRATIONS, current_revision, sqlite_url
 from autointerp.store.rows import explanation_row, score_row
 from sae_core.errors import DiskFullError, NonFiniteError, StoreError
 from sae_core.records import Source
+from tests.servers import PostgresServer
 
 
 def new_run(run_id: str = "abc-1", ordinal: int = 1) -> Run:
@@ -39,7 +43,13 @@ def new_run(run_id: str = "abc-1", ordinal: int = 1) -> Run:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> LabelStore:
+def store(label_store: LabelStore) -> LabelStore:
+    label_store.create_run(new_run())
+    return label_store
+
+
+@pytest.fixture
+def sqlite_store(tmp_path: Path) -> LabelStore:
     opened = open_store(sqlite_url(tmp_path / "a.db"))
     opened.create_run(new_run())
     return opened
@@ -62,11 +72,11 @@ def test_the_migrations_make_the_tables_of_the_models(store: LabelStore) -> None
     assert ScriptDirectory(str(MIGRATIONS)).get_current_head() == HEAD
 
 
-def test_a_store_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path, store: LabelStore) -> None:
+def test_a_store_of_a_newer_version_is_refused_and_left_alone(store_url: str, store: LabelStore) -> None:
     with store.writing() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(StoreError, match=r"newer autointerp \(revision '9999'.*upgrade autointerp"):
-        open_store(sqlite_url(tmp_path / "a.db"))
+        open_store(store_url)
 
 
 def test_a_store_that_is_none_is_refused_in_a_sentence(tmp_path: Path) -> None:
@@ -83,8 +93,8 @@ def test_a_store_that_is_none_is_refused_in_a_sentence(tmp_path: Path) -> None:
             parse_url(url)
 
 
-def test_the_journal_is_safe_for_this_sqlite(store: LabelStore) -> None:
-    with store.reading() as connection:
+def test_the_journal_is_safe_for_this_sqlite(sqlite_store: LabelStore) -> None:
+    with sqlite_store.reading() as connection:
         mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
         busy = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
         foreign = connection.exec_driver_sql("PRAGMA foreign_keys").scalar_one()
@@ -110,36 +120,37 @@ def test_what_is_no_number_is_refused(store: LabelStore, value: float) -> None:
     assert store.scores("abc-1", "s") == []
 
 
-def test_the_database_itself_refuses_infinity_and_nan(tmp_path: Path, store: LabelStore) -> None:
-    connection = sqlite3.connect(tmp_path / "a.db")
-    for value in (math.inf, -math.inf, math.nan):  # NaN arrives as NULL, which NOT NULL refuses
-        with pytest.raises(sqlite3.IntegrityError):
-            connection.execute(
-                "INSERT INTO timing (run_id, name, seconds, created_at) VALUES ('abc-1', 'x', ?, '')", (value,)
-            )
-    connection.close()
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_the_database_itself_refuses_infinity_and_nan(store: LabelStore, value: float) -> None:
+    written = text("INSERT INTO timing (run_id, name, seconds, created_at) VALUES ('abc-1', 'x', :value, '')")
+    with pytest.raises(IntegrityError), store.writing() as connection:
+        connection.execute(written, {"value": value})  # to SQLite NaN arrives as NULL, which NOT NULL refuses
 
 
-@given(text=st.text(min_size=1), payload=st.dictionaries(st.text(), st.integers() | st.text() | st.none()))
-def test_any_text_comes_back(tmp_path_factory: pytest.TempPathFactory, text: str, payload: dict[str, object]) -> None:
-    store = any_text_store(tmp_path_factory)
-    explanation = Explanation(latent=3, explainer="e", text=text, payload=payload, exemplar_ids=("1:32",))
+@pytest.mark.parametrize("backend", ["sqlite", "postgresql"])
+@given(words=st.text(min_size=1), payload=st.dictionaries(st.text(), st.integers() | st.text() | st.none()))
+def test_any_text_comes_back(
+    tmp_path_factory: pytest.TempPathFactory,
+    postgres_server: PostgresServer,
+    backend: str,
+    words: str,
+    payload: dict[str, object],
+) -> None:
+    if backend not in _STORES:
+        path = tmp_path_factory.mktemp("text") / "a.db"
+        _STORES[backend] = open_store(sqlite_url(path) if backend == "sqlite" else postgres_server.new_database())
+        _STORES[backend].create_run(new_run())
+    store = _STORES[backend]
+    explanation = Explanation(latent=3, explainer="e", text=words, payload=payload, exemplar_ids=("1:32",))
     with store.writing() as connection:
         connection.exec_driver_sql("DELETE FROM explanation")
     add(store, explanation_row("abc-1", "s", explanation))
     (back,) = store.explanations("abc-1", "s")
-    expected = text.replace("\x00", "␀")
+    expected = words.replace("\x00", "␀")
     assert back == explanation.model_copy(update={"text": expected})
 
 
-_STORES: dict[int, LabelStore] = {}
-
-
-def any_text_store(factory: pytest.TempPathFactory) -> LabelStore:
-    if 0 not in _STORES:
-        _STORES[0] = open_store(sqlite_url(factory.mktemp("text") / "a.db"))
-        _STORES[0].create_run(new_run())
-    return _STORES[0]
+_STORES: dict[str, LabelStore] = {}
 
 
 def test_lone_surrogates_become_a_visible_mark(store: LabelStore) -> None:
@@ -203,45 +214,63 @@ def test_no_password_is_shown(tmp_path: Path) -> None:
     assert shown.startswith("postgresql+psycopg://me")
 
 
-def test_a_full_disk_under_the_store_is_a_sentence(store: LabelStore) -> None:
-    with store.reading() as connection:
+def test_a_full_disk_under_the_store_is_a_sentence(sqlite_store: LabelStore) -> None:
+    with sqlite_store.reading() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
-    with store.engine.connect() as connection:  # the pool gives this connection to the next writer as well
+    with sqlite_store.engine.connect() as connection:  # the pool gives this connection to the next writer as well
         connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(DiskFullError, match="free some space"):
-        add(store, *(Timing(run_id="abc-1", name="x" * 80, seconds=1.0) for _ in range(500)))
-    assert store.timings("abc-1") == {}
+        add(sqlite_store, *(Timing(run_id="abc-1", name="x" * 80, seconds=1.0) for _ in range(500)))
+    assert sqlite_store.timings("abc-1") == {}
 
 
-def test_a_store_that_is_held_is_a_sentence(tmp_path: Path, store: LabelStore) -> None:
-    with store.engine.connect() as connection:
+def test_a_store_that_is_held_is_a_sentence(tmp_path: Path, sqlite_store: LabelStore) -> None:
+    with sqlite_store.engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA busy_timeout = 50")
     other = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreError, match="held by another process"):
-        store.add_timing("abc-1", "x", 1.0)
+        sqlite_store.add_timing("abc-1", "x", 1.0)
     other.execute("ROLLBACK")
     other.close()
-    store.add_timing("abc-1", "x", 1.0)
+    sqlite_store.add_timing("abc-1", "x", 1.0)
 
 
-def test_the_tables_are_valid_for_postgresql_too() -> None:
-    from sqlalchemy.dialects import postgresql
-    from sqlalchemy.schema import CreateTable
-
+def test_no_name_is_longer_than_postgresql_keeps() -> None:
     for table in Base.metadata.sorted_tables:
-        text = str(CreateTable(table).compile(dialect=postgresql.dialect()))
-        assert "CHECK" in text or table.name in (
-            "source",
-            "score",
-            "choice",
-            "verdict",
-            "control_row",
-            "artefact",
-            "llm_budget",
-            "llm_reservation",
-            "screen",
-            "estimate",
-            "event_count",
-        )
-        assert max(map(len, (c.name or "" for c in table.constraints))) <= 63, "PostgreSQL cuts longer names"  # type: ignore[type-var]
+        names = [table.name, *(c.name for c in table.columns), *(str(c.name or "") for c in table.constraints)]
+        names += [str(index.name) for index in table.indexes]
+        assert max(map(len, names)) <= 63, table.name
+
+
+def test_rows_come_in_the_same_order_from_every_database(store: LabelStore) -> None:
+    """PostgreSQL sorts by the language of the database where nothing else is said: _a, a, A, b, ä, z or the like."""
+    names = ["b", "ä", "A", "_a", "a", "B-", "B", "a b", "z", "ab", "Ä"]
+    add(store, *(explanation_row("abc-1", "s", Explanation(latent=1, explainer=name, text="t")) for name in names))
+    assert [e.explainer for e in store.explanations("abc-1", "s")] == sorted(names)
+    if store.engine.dialect.name == "postgresql":  # a test server may have no other order
+        with store.reading() as connection:
+            columns = connection.exec_driver_sql(
+                "SELECT collation_name FROM information_schema.columns WHERE table_schema = 'public' "
+                "AND table_name <> 'alembic_version' AND data_type IN ('text', 'character varying')"
+            )
+            assert set(columns.scalars()) == {"C"}
+
+
+def test_eight_that_make_the_same_store_at_once(store_url: str) -> None:
+    """One process migrates, the others wait and find it done."""
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(8)
+    with ProcessPoolExecutor(8, mp_context=context, initializer=_begin_together, initargs=(barrier,)) as pool:
+        opened = list(pool.map(_open_and_look, [store_url] * 8, chunksize=1))
+    assert opened == [HEAD] * 8
+
+
+def _begin_together(barrier: Barrier) -> None:
+    barrier.wait(120)
+
+
+def _open_and_look(url: str) -> str | None:
+    store = open_store(url)
+    with store.reading() as connection:
+        return current_revision(connection)

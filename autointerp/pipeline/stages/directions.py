@@ -17,6 +17,8 @@ class Directions(Stage):
     unit = "directions"
 
     def plan(self, context: RunContext) -> list[ChunkSpec]:
+        if context.folder.reused is not None:
+            return []
         controls = [source for source in context.sources if source.control]
         return [ChunkSpec(0, source.name, units=source.num_latents) for source in controls]
 
@@ -37,7 +39,7 @@ class Directions(Stage):
             seed=context.config.seed,
             batch_tokens=context.batch_tokens,
         )
-        path = context.folder.source(spec.source) / "directions.safetensors"
+        path = context.folder.directions(spec.source)
         note_text(path, corpus, contexts)
         save_directions(path, coder)
         sync(path)

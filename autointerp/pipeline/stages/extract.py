@@ -19,6 +19,8 @@ class Extract(Stage):
     after_all = ("directions",)
 
     def plan(self, context: RunContext) -> list[ChunkSpec]:
+        if context.folder.reused is not None:
+            return []
         most = max(source.num_latents for source in context.sources)
         width = context.config.extraction.latents_per_pass or most
         passes = [(first, min(most, first + width)) for first in range(0, most, width)]

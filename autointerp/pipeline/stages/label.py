@@ -12,6 +12,7 @@ from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage, decode_latents, latent_chunks
 from autointerp.pipeline.stages.choose import choosing_scorer
 from autointerp.store import ChunkState
+from autointerp.store.chunks import ChunkKey
 from autointerp.store.models import Base, LabelRow
 from sae_core.records import Side
 
@@ -25,7 +26,8 @@ class Label(Stage):
     queue = "control"
     unit = "latents"
     writes = (LabelRow,)
-    after_all = ("score", "controls", "choose")
+    # its own chunk's texts, what chose among them, and how many of its windows were counted: nobody waits for other latents
+    after_same = ("explain", "revise_1", "revise_2", "revise_3", "revise_4", "choose", "score")
 
     def plan(self, context: RunContext) -> list[ChunkSpec]:
         return latent_chunks(context)
@@ -38,10 +40,8 @@ class Label(Stage):
             if explanation.explainer in order:  # a person's text is laid over the label as a review
                 candidates[explanation.latent].append(explanation)
         choices = _choices(context, spec.source, latents)
-        poisoned = any(
-            (chunk.stage, chunk.source, chunk.ordinal) == ("explain", spec.source, spec.ordinal)
-            for chunk in context.store.chunks(context.run_id, ChunkState.POISONED)
-        )
+        explained = ChunkKey("explain", spec.source, spec.ordinal)
+        poisoned = context.store.chunk_state(context.run_id, explained) == ChunkState.POISONED
         windows = _scored_windows(context, spec.source, latents)
         rows: list[Base] = [
             label_row(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from autointerp.evidence import LensRequest
 from autointerp.pipeline.atomic_files import sync
 from autointerp.pipeline.context import RunContext
+from autointerp.pipeline.reusing import reuses_lens
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage
 
 EVIDENCE = "lens"
@@ -22,7 +23,10 @@ class Lens(Stage):
     def plan(self, context: RunContext) -> list[ChunkSpec]:
         if context.request(LensRequest) is None:
             return []
-        return [ChunkSpec(0, source.name, units=source.num_latents) for source in context.sources]
+        sources = context.sources
+        if context.folder.reused is not None:
+            sources = [source for source in sources if not reuses_lens(context.config, context.folder, source.name)]
+        return [ChunkSpec(0, source.name, units=source.num_latents) for source in sources]
 
     def run(self, context: RunContext, spec: ChunkSpec, progress: Progress) -> ChunkResult:
         from sae_core.lens import lens

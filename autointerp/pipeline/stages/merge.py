@@ -16,6 +16,8 @@ class Merge(Stage):
     after_all = ("tokenize", "extract")
 
     def plan(self, context: RunContext) -> list[ChunkSpec]:
+        if context.folder.reused is not None:
+            return []
         first = [c.spec["latents"][0] for c in context.store.chunks(context.run_id) if c.stage == "extract"]
         return [
             ChunkSpec(0, source.name, {"partials": sum(latent < source.num_latents for latent in first)})
@@ -32,7 +34,7 @@ class Merge(Stage):
         for ordinal, path in enumerate(paths):
             check_text(path, context, ordinal % shards)
         if context.source(spec.source).control:
-            check_text(context.folder.source(spec.source) / "directions.safetensors", context, 0)
+            check_text(context.folder.directions(spec.source), context, 0)
         settings = context.extraction_settings
         merge_partials(
             paths,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from autointerp.config import RunConfig
 from autointerp.pipeline.context import RunContext
+from autointerp.pipeline.reusing import find_reused
 from autointerp.pipeline.shards import CORPUS_ARTEFACT
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage
 from autointerp.store.models import Artefact
@@ -27,6 +28,10 @@ class Tokenize(Stage):
     beside = True
 
     def plan(self, context: RunContext) -> list[ChunkSpec]:
+        if context.folder.reused is not None:  # what is there already is said to be this run's
+            facts = find_reused(context.config).corpus
+            context.store.add_artefact(context.run_id, CORPUS_ARTEFACT, facts)
+            return []
         return [ChunkSpec(0, units=context.config.extraction.num_tokens)]
 
     def run(self, context: RunContext, spec: ChunkSpec, progress: Progress) -> ChunkResult:

@@ -51,6 +51,10 @@ def upgrade() -> None:
         for table in _GROWING:
             op.alter_column(table, "id", type_=sa.BigInteger())
             op.execute(f"ALTER SEQUENCE {table}_id_seq AS bigint")
+    with op.batch_alter_table("llm_reservation") as reservation:
+        reservation.add_column(sa.Column("last_group", sa.BigInteger(), nullable=False, server_default="0"))
+    with op.batch_alter_table("llm_reservation") as reservation:
+        reservation.alter_column("last_group", server_default=None)
     op.create_table(
         "worker",
         sa.Column("owner", sa.String(length=200), nullable=False),
@@ -84,6 +88,8 @@ def upgrade() -> None:
 def downgrade() -> None:
     for table in ("duty", "event_count", "worker"):
         op.drop_table(table)
+    with op.batch_alter_table("llm_reservation") as reservation:
+        reservation.drop_column("last_group")
     if op.get_bind().dialect.name == "postgresql":
         for table in _GROWING:
             op.alter_column(table, "id", type_=sa.Integer())

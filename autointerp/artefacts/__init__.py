@@ -1,0 +1,1 @@
+"""Files of runs on object storage, for workers that share no folder."""

@@ -1,0 +1,64 @@
+"""What a worker process keeps of the runs that it works on: settings, readers, connections, and on a GPU the subject."""
+
+from __future__ import annotations
+
+import gc
+from collections import OrderedDict
+from typing import Any
+
+from autointerp.pipeline.context import RunContext
+from autointerp.pipeline.starting import open_run
+from autointerp.store import LabelStore
+
+RETRIED = "retried"
+"""Counted when somebody asks for what failed to be tried again: replies that cannot be used are asked for again since."""
+
+
+class RunContexts:
+    """The contexts of the runs used last, at most ``most``; of one process, used by one thread at a time."""
+
+    def __init__(self, store: LabelStore, most: int) -> None:
+        self._store, self._most = store, most
+        self._kept: OrderedDict[str, tuple[tuple[Any, int], RunContext]] = OrderedDict()
+
+    def of(self, run_id: str) -> RunContext:
+        """The context of a run as its row says it now: whoever raises a budget or asks again is heard. Errors: StoreError, ConfigError."""
+        run = self._store.run(run_id)
+        retried = self._store.event_counts(run_id).get(RETRIED, 0)
+        state = (run.config, retried)
+        kept = self._kept.get(run_id)
+        if kept is not None and kept[0] == state:
+            self._kept.move_to_end(run_id)
+            return kept[1]
+        context = open_run(self._store, run_id)
+        context.asks_again = retried > 0
+        if kept is not None:
+            self.drop(run_id)
+            context.adopt(kept[1])
+        else:
+            for _, other in self._kept.values():
+                context.adopt_subject(other)
+            while len(self._kept) >= self._most:
+                self.drop(next(iter(self._kept)))
+        self._kept[run_id] = (state, context)
+        return context
+
+    def refresh_sources(self, run_id: str) -> None:
+        """Read the run's sources anew where it had none: it has been prepared since."""
+        kept = self._kept.get(run_id)
+        if kept is not None and not kept[1].__dict__.get("sources", [None]):
+            del kept[1].__dict__["sources"]
+
+    def drop(self, run_id: str) -> None:
+        """Forget a run, and free what it held."""
+        kept = self._kept.pop(run_id, None)
+        if kept is not None:
+            kept[1].close()
+            kept[1].drop_extractor()
+            del kept
+            gc.collect()  # coders and subjects hold each other
+
+    def close(self) -> None:
+        """Forget all runs."""
+        for run_id in list(self._kept):
+            self.drop(run_id)

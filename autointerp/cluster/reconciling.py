@@ -1,0 +1,127 @@
+"""One look at all running runs: plan what can be planned, take back what nobody holds, end what is done, and tell idle workers.
+
+It reads the store and nothing else, may be done by any process at any time, and may be done twice. One process at a time does it, by
+a duty in the store.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from contextlib import suppress
+
+from autointerp.cluster.broker import Broker, BrokerAwayError
+from autointerp.cluster.contexts import RunContexts
+from autointerp.cluster.preparing import plan_preparations
+from autointerp.cluster.settings import WorkerSettings
+from autointerp.pipeline.atomic_files import sweep
+from autointerp.pipeline.context import RunContext
+from autointerp.pipeline.driver import blocked_sentence
+from autointerp.pipeline.interruption import HALTED
+from autointerp.pipeline.owner import Owner, is_dead
+from autointerp.pipeline.reconciler import Reconciler
+from autointerp.pipeline.stages import PREPARATIONS, STAGES
+from autointerp.store import ChunkState, LabelStore
+from autointerp.store.calls import settle_abandoned
+from sae_core.errors import AutointerpError, StoreUnavailableError
+
+_LOG = logging.getLogger(__name__)
+DUTY = "reconcile"
+_PREPARATIONS = {stage.name for stage in PREPARATIONS}
+
+
+class ClusterReconciler:
+    """Looks after all runs of a store. Of one process, used by one thread at a time."""
+
+    def __init__(self, store: LabelStore, broker: Broker, settings: WorkerSettings) -> None:
+        self._store, self._broker, self._settings = store, broker, settings
+        self._owner = str(Owner.of_this_process())
+        self._contexts = RunContexts(store, max(settings.runs_kept, 16))
+
+    def close(self) -> None:
+        """Close connections."""
+        self._contexts.close()
+
+    def look(self) -> bool:
+        """One round; False where it is another process's turn. Errors: StoreUnavailableError."""
+        # long enough for a round over many runs; whoever dies in it is replaced after that
+        if not self._store.take_duty(DUTY, self._owner, max(30.0, 5 * self._settings.reconcile_s)):
+            return False
+        try:
+            for run in self._store.runs("running"):
+                self._look_at(run.id)
+                # a long round must not look like a dead one
+                self._store.take_duty(DUTY, self._owner, max(30.0, 5 * self._settings.reconcile_s))
+            for run_id in self._store.halted_with_reservations():
+                self._settle(run_id)
+            with suppress(BrokerAwayError):  # who has died is told about the next time
+                self._hint()
+        finally:
+            self._store.end_duty(DUTY, self._owner)
+        return True
+
+    def _look_at(self, run_id: str) -> None:
+        store = self._store
+        try:
+            store.free_expired(run_id)
+            self._settle(run_id)
+            context = self._contexts.of(run_id)
+            if not self._prepared(run_id):
+                return
+            progress = Reconciler(context, STAGES).release()
+        except StoreUnavailableError:
+            raise
+        except AutointerpError as error:
+            _LOG.error("run failed: %s", error, extra={"run": run_id})
+            store.set_run_state(run_id, "failed", str(error), unless=HALTED)
+            return
+        if progress.blocked_by is not None:
+            self._fail(run_id, blocked_sentence(progress.blocked_by))
+        elif progress.finished:
+            self._end(context)
+
+    def _prepared(self, run_id: str) -> bool:
+        """Whether the run's stages can be planned: it was begun where it is worked, or what it does first is done."""
+        store = self._store
+        store.free_dead(run_id, is_dead)
+        store.poison(run_id)
+        counts = [count for count in store.counts(run_id) if count.stage in _PREPARATIONS]
+        if not counts and not store.sources(run_id):
+            plan_preparations(store, run_id)
+            return False
+        for chunk in store.chunks(run_id, ChunkState.FAILED, ChunkState.POISONED):
+            if chunk.stage in _PREPARATIONS:
+                self._fail(run_id, blocked_sentence(chunk))
+                return False
+        done = all(count.state == ChunkState.DONE for count in counts)
+        if done:
+            self._contexts.refresh_sources(run_id)
+        return done
+
+    def _fail(self, run_id: str, why: str) -> None:
+        if self._store.set_run_state(run_id, "failed", why, unless=HALTED):
+            _LOG.error("run failed: %s", why, extra={"run": run_id})
+
+    def _end(self, context: RunContext) -> None:
+        sweep(context.folder.root)
+        self._settle(context.run_id)
+        if self._store.set_run_state(context.run_id, "done", unless=HALTED):
+            _LOG.info("run done", extra={"run": context.run_id})
+        self._contexts.drop(context.run_id)
+
+    def _settle(self, run_id: str) -> None:
+        """Enter what processes that are gone had reserved as spent, since it may have been."""
+        live = {worker.owner for worker in self._store.live_workers()}
+        settle_abandoned(
+            self._store, run_id, lambda owner: is_dead(owner) or (owner not in live and not self._store.holds(owner))
+        )
+
+    def _hint(self) -> None:
+        """Have as many hints wait in each queue as there are ready chunks, but few for each live process."""
+        ready = self._store.ready_by_queue()
+        processes = Counter(queue for worker in self._store.live_workers() for queue in worker.queues)
+        for queue, chunks in ready.items():
+            wanted = min(chunks, self._settings.hints_per_process * max(1, processes[queue]))
+            missing = wanted - self._broker.depth(queue)
+            if missing > 0:
+                self._broker.hint(queue, missing)

@@ -1,0 +1,70 @@
+"""Stores a run for workers to do: a row, and a note in its folder.
+
+Nothing is loaded, planned or sent, so it takes a moment however large the run is, and no broker need be there; the reconciler finds
+the row within seconds.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from sqlalchemy import select
+
+from autointerp.config import RunConfig
+from autointerp.pipeline.folder import RunFolder, usable_folder
+from autointerp.pipeline.starting import claim_folder
+from autointerp.store import LabelStore, open_store
+from autointerp.store.models import Run
+from sae_core.errors import ConfigError, StoreError
+
+_LONGEST_KEY = 200
+
+
+class Submitted(NamedTuple):
+    """A run that workers will do."""
+
+    run_id: str
+    folder: Path
+    new: bool
+    """False where the same submission had been made before."""
+
+
+def submit_run(config: RunConfig, name: str, out: Path, *, key: str | None = None) -> Submitted:
+    """Store the configuration's run in ``config.store.url``, with ``out`` as its folder, which all workers must see.
+
+    ``key``: what the caller calls this submission; submitted again with the same key and configuration, however often and from wherever,
+    it is the same run. Errors: ConfigError without a store that workers share; StoreError for a key or a folder of another configuration.
+    """
+    if config.store.url is None:
+        raise ConfigError(
+            "a run is submitted to a store that its workers share, and none is given: set AUTOINTERP_STORE__URL (or store.url) to its "
+            "URL, for instance postgresql+psycopg://user@host/autointerp, or do the run right here by `autointerp run`."
+        )
+    if key is not None and not 0 < len(key) <= _LONGEST_KEY:
+        raise ConfigError(f"--key has {len(key)} characters: give 1 to {_LONGEST_KEY}.")
+    store = open_store(config.store.url)
+    try:
+        before = None if key is None else _of_key(store, key)
+        if before is None:
+            folder = RunFolder(out.absolute())
+            with usable_folder(folder.root):
+                folder.root.mkdir(parents=True, exist_ok=True)
+            note, new = claim_folder(store, config, name, folder, submit_key=key)
+            before = _of_key(store, key) if key is not None else store.run(note.run_id)
+        else:
+            new = False
+        if before is None or before.digest != config.digest:
+            raise StoreError(
+                f"the key {key!r} belongs to the run {'of another submission' if before is None else before.id}, which has another "
+                "configuration: give this one another --key."
+            )
+        return Submitted(before.id, Path(before.folder), new)
+    finally:
+        store.close()
+
+
+def _of_key(store: LabelStore, key: str) -> Run | None:
+    with store.reading() as connection:
+        run_id = connection.execute(select(Run.id).where(Run.submit_key == key)).scalar()
+    return None if run_id is None else store.run(run_id)

@@ -1,0 +1,78 @@
+"""``autointerp export``: the labelled dictionary of a run as parquet, and whether one that lies somewhere is whole."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from autointerp.commands.opening import open_context
+
+
+def export(
+    run_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", help="An output folder, a run id, or the beginning of one; with --verify the dictionary."
+        ),
+    ],
+    folder: Annotated[
+        str | None,
+        typer.Argument(metavar="DIR", help="Folder or URL (s3://..., file://...) to write the dictionary to.", show_default=False),
+    ] = None,
+    store: Annotated[str | None, typer.Option(help="Store in which to look for a run id.")] = None,
+    source: Annotated[list[str] | None, typer.Option(help="Only latents of this source; once for each.")] = None,
+    status: Annotated[
+        list[str] | None, typer.Option(help="Only latents that are labelled, dead, rare or failed; once for each.")
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="BOUND", help="Only rows whose figure fits, e.g. 'precision_low>=0.7'; null never does."),
+    ] = None,
+    columns: Annotated[
+        list[str] | None, typer.Option(help="Only these columns, with commas between; source and latent come along.")
+    ] = None,
+    partition_by: Annotated[str | None, typer.Option(help="source: a folder a source.")] = None,
+    verdicts: Annotated[
+        bool, typer.Option("--verdicts", help="Write every judged window too, to the folder _verdicts in it.")
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check the files of a dictionary that is there, and write nothing.")
+    ] = False,
+) -> None:
+    """Write the labelled dictionary of a run as parquet, or check one."""
+    from sae_core.errors import ConfigError, StoreError
+
+    if verify:
+        given = [store, source, status, where, columns, partition_by, verdicts or None]
+        if folder is not None or any(value is not None for value in given):
+            raise ConfigError("--verify takes one folder or URL of a dictionary, and no other option.")
+        from autointerp.export import verify_dictionary
+
+        manifest = verify_dictionary(run_id)
+        beside = f" and {manifest.verdicts.rows:,} verdicts" if manifest.verdicts is not None else ""
+        print(f"{run_id} is whole: {manifest.num_rows:,} latents in {len(manifest.files)} files{beside}")
+        return
+    if folder is None:
+        raise ConfigError("say where to: autointerp export RUN DIR.")
+    if partition_by not in (None, "source"):
+        raise ConfigError(f"--partition-by is {partition_by!r}: only source is possible.")
+    from autointerp.export import RowFilter
+    from autointerp.pipeline.exporting import ExportOptions, export_run
+
+    wanted = RowFilter.of(source or (), status or (), where or (), columns or ())
+    context = open_context(run_id, store)
+    if context.store.run(context.run_id).state != "done":
+        raise StoreError(
+            f"the run {context.run_id} has not ended: go on with it by the command that started it, then export."
+        )
+    options = ExportOptions(wanted, by_source=partition_by is not None, verdicts=verdicts)
+    manifest = export_run(context, folder, options)
+    more = f" ({manifest.left_out:,} left out by the filter)" if manifest.filter is not None else ""
+    beside = f", with {manifest.verdicts.rows:,} verdicts" if manifest.verdicts is not None else ""
+    print(f"{manifest.num_rows:,} latents written to {folder}{more}{beside}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(export)

@@ -1,0 +1,124 @@
+"""One beat: looks at the store and the clock, and at nothing else, to begin nights, end them and settle them.
+
+Any number of processes may beat at any time: what one of them did, the others find done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from sqlalchemy import update
+
+from autointerp.nightly.book import Kept, begin_night, change_night, nights, schedules
+from autointerp.nightly.making import make_night
+from autointerp.nightly.report import write_report
+from autointerp.nightly.schedule import Schedule
+from autointerp.nightly.settling import settle_night
+from autointerp.nightly.snapshot import write_snapshot
+from autointerp.nightly.times import begins_at, ends_at, last_due
+from autointerp.store import ChunkState, LabelStore
+from autointerp.store.models import NightRow
+from sae_core.errors import AutointerpError
+
+SETTLE_WAIT = timedelta(minutes=10)
+"""How long chunks that are still worked on after the window's end are waited for: what they asked is paid, and may count."""
+_ENDED = ("done", "failed", "cancelled")
+_BUDGET = "the budget"
+"""Beginning of the note of a run that is paused because its budget is used up (``sae_core.errors.BudgetError``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class NightEvent:
+    """Something that a beat did, or could not do."""
+
+    schedule: str
+    date: str
+    what: Literal["begun", "empty", "cancelled", "settled", "snapshot", "error"]
+    run_id: str | None = None
+    message: str = ""
+    """Of an error one sentence; it is tried again at the next beat."""
+    drift: bool = False
+    """Of a settled night: whether the judge drifted."""
+
+
+def tick(store: LabelStore, now: datetime) -> list[NightEvent]:
+    """Do what is due at an instant (with its time zone), for every schedule; what goes wrong with one does not hold up others."""
+    events: list[NightEvent] = []
+    for kept in schedules(store):
+        events += _beat(store, kept, now)
+    return events
+
+
+def _beat(store: LabelStore, kept: Kept, now: datetime) -> Iterator[NightEvent]:
+    schedule = kept.schedule
+    date = ""
+    try:
+        for night in reversed(nights(store, schedule.name, "due", "running")):
+            date = night.date
+            yield from _go_on(store, schedule, night, now)
+        day = last_due(schedule, now)
+        date = day.isoformat()
+        first = begins_at(schedule, day) >= kept.created_at
+        known = nights(store, schedule.name, newest=1)
+        # a night that a clock set back would bring again, or one before the schedule was there, is none
+        if first and not (known and known[0].date >= date):
+            begin_night(store, schedule.name, date, ends_at(schedule, day, now), now)
+            night = nights(store, schedule.name, newest=1)[0]
+            if night.state == "due":
+                yield from _begin(store, schedule, night)
+        for night in nights(store, schedule.name, "settled", newest=1):
+            date = night.date
+            if night.counts.get("snapshot") is None:
+                yield _snapshot(store, schedule, night)
+    except AutointerpError as error:
+        yield NightEvent(schedule.name, date, "error", message=str(error))
+
+
+def _begin(store: LabelStore, schedule: Schedule, night: NightRow) -> Iterator[NightEvent]:
+    run_id = make_night(store, schedule, night)
+    yield NightEvent(schedule.name, night.date, "empty" if run_id is None else "begun", run_id)
+
+
+def _go_on(store: LabelStore, schedule: Schedule, night: NightRow, now: datetime) -> Iterator[NightEvent]:
+    if night.state == "due":
+        if now < night.ends_at:
+            yield from _begin(store, schedule, night)  # whoever noted it did not get so far
+            return
+        with store.writing() as connection:
+            counts = night.counts | {"missed": True}
+            change_night(connection, night, ["due"], state="empty", counts=counts, settled_at=now)
+        return
+    assert night.run_id is not None, "a night that runs has a run"
+    if not store.has_run(night.run_id):
+        with store.writing() as connection:
+            counts = night.counts | {"deleted": True}
+            change_night(connection, night, ["running"], state="empty", counts=counts, settled_at=now)
+        return
+    run = store.run(night.run_id)
+    if run.state not in _ENDED:
+        used_up = run.state == "paused" and (run.state_note or "").startswith(_BUDGET)
+        if not used_up and now < night.ends_at:
+            return
+        note = run.state_note if used_up else f"the night's window ended at {night.ends_at:%Y-%m-%d %H:%M} UTC"
+        if store.set_run_state(run.id, "cancelled", note, unless=_ENDED):
+            yield NightEvent(schedule.name, night.date, "cancelled", run.id, note or "")
+    if run.state != "done" and now < night.ends_at + SETTLE_WAIT and store.chunks(run.id, ChunkState.RUNNING):
+        return
+    report = settle_night(store, schedule, night, now)
+    if report is not None:
+        write_report(schedule, report)
+        yield NightEvent(schedule.name, night.date, "settled", run.id, drift=bool(report["drift"]))
+
+
+def _snapshot(store: LabelStore, schedule: Schedule, night: NightRow) -> NightEvent:
+    """Write the snapshot of the newest settled night, and note that it is there."""
+    write_report(schedule, night.report)  # a kill may have come between the store and the files
+    place = write_snapshot(store, schedule, night)
+    with store.writing() as connection:
+        connection.execute(
+            update(NightRow).where(NightRow.id == night.id).values(counts=night.counts | {"snapshot": place.name})
+        )
+    return NightEvent(schedule.name, night.date, "snapshot", night.run_id)

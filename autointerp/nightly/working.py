@@ -1,0 +1,53 @@
+"""Does the nights' runs in this process, where no cluster does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from autointerp.nightly.book import nights, schedules
+from autointerp.nightly.ticking import NightEvent, tick
+from autointerp.pipeline.driver import Display, LocalDriver
+from autointerp.pipeline.interruption import Interrupted, Stopped
+from autointerp.pipeline.stages import STAGES
+from autointerp.pipeline.starting import open_run
+from autointerp.store import LabelStore
+from autointerp.store.models import NightRow
+from sae_core.errors import AutointerpError
+
+
+class _NightDriver(LocalDriver):
+    """Stops when the night's window ends."""
+
+    over: Callable[[], bool] = staticmethod(lambda: False)
+
+    def _cause_to_stop(self) -> Stopped | None:
+        return super()._cause_to_stop() or (Stopped() if self.over() else None)
+
+
+def tick_and_work(store: LabelStore, clock: Callable[[], datetime], display: Display) -> list[NightEvent]:
+    """A beat, then the runs of all nights that have begun, then the beats that settle them. Errors: Interrupted."""
+    events = tick(store, clock())
+    for kept in schedules(store):
+        for night in nights(store, kept.schedule.name, "running"):
+            events += _work(store, night, clock, display)
+    return events + tick(store, clock())
+
+
+def _work(store: LabelStore, night: NightRow, clock: Callable[[], datetime], display: Display) -> list[NightEvent]:
+    assert night.run_id is not None, "a night that runs has a run"
+    if clock() >= night.ends_at:
+        return []
+    driver = _NightDriver(open_run(store, night.run_id), STAGES, display)
+    driver.over = lambda: clock() >= night.ends_at
+    try:
+        driver.run()
+    except Interrupted:
+        raise
+    except Stopped:
+        pass  # the window is over: the next beat ends the run and settles the night
+    except AutointerpError as error:
+        # a later beat goes on where a server was away, and settles what a budget ended
+        store.set_run_state(night.run_id, "paused", str(error), unless=("failed", "cancelled", "done"))
+        return [NightEvent(night.schedule, night.date, "error", night.run_id, str(error))]
+    return []

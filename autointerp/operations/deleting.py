@@ -1,0 +1,129 @@
+"""Deleting a run: nobody works on it any more, then its rows go, some at a time, and then its folder."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from sqlalchemy import Table, delete, func, inspect, select
+
+from autointerp.pipeline.folder import RunFolder
+from autointerp.pipeline.owner import is_dead
+from autointerp.store.chunks import ChunkState
+from autointerp.store.dialects import database_time
+from autointerp.store.models import Base, Chunk, Run
+from autointerp.store.store import LabelStore
+from sae_core.errors import StoreError
+
+ROWS_A_BATCH = 5_000
+_POLL_S = 0.5
+
+
+def check_folder_is_its_own(store: LabelStore, run_id: str) -> Path | None:
+    """The folder that goes with the run, None where it has gone already.
+
+    Errors: StoreError for a folder that is not the run's own, or holds what others need.
+    """
+    root = Path(store.run(run_id).folder)
+    if root.is_symlink():
+        raise StoreError(
+            f"the folder {str(root)!r} of run {run_id} is a link: give --keep-files and remove by hand what it leads to."
+        )
+    if not root.exists():
+        return None
+    note = RunFolder(root).read_note() if root.is_dir() else None
+    if note is None or note.run_id != run_id:
+        whose = (
+            f"belongs to run {note.run_id}" if note is not None else "is no output folder of a run (it has no run.json)"
+        )
+        raise StoreError(
+            f"the folder {str(root)!r} of run {run_id} {whose}: give --keep-files to delete the rows alone."
+        )
+    database = store.engine.url.database if store.engine.dialect.name == "sqlite" else None
+    if database is not None and root.resolve() in Path(database).resolve().parents:
+        others = [run.id for run in store.runs() if run.id != run_id]
+        if others:
+            raise StoreError(
+                f"the folder {str(root)!r} holds the store of {len(others)} other runs ({others[0]}, ...): give --keep-files to "
+                "delete the rows alone."
+            )
+    return root
+
+
+def delete_run(
+    store: LabelStore,
+    run_id: str,
+    *,
+    keep_files: bool = False,
+    wait_s: float = 120.0,
+    tell: Callable[[str], None] = lambda said: None,
+) -> int:
+    """Cancel the run, wait until no process holds a chunk of it, delete its rows and its folder; returns the number of rows.
+
+    Processes that hold a chunk give it back when they hear of it, or lose their lease; either takes no longer than a lease.
+    Errors: StoreError where somebody still works on it after ``wait_s`` seconds, and for another's folder, with nothing deleted.
+    """
+    folder = None if keep_files else check_folder_is_its_own(store, run_id)
+    store.set_run_state(run_id, "cancelled", "it is being deleted", unless=("done", "failed", "cancelled"))
+    _wait_for_leases(store, run_id, wait_s, tell)
+    rows = sum(_delete_rows(store, table, run_id) for table in _tables(store))
+    with store.writing() as connection:
+        rows += connection.execute(delete(Run).where(Run.id == run_id)).rowcount
+    if folder is not None:
+        store.close()  # its database may lie in there
+        shutil.rmtree(folder)
+    return rows
+
+
+def _wait_for_leases(store: LabelStore, run_id: str, wait_s: float, tell: Callable[[str], None]) -> None:
+    end, told = time.monotonic() + wait_s, False
+    while True:
+        with store.reading() as connection:
+            now = database_time(connection)
+            holders = connection.execute(
+                select(Chunk.owner).where(
+                    Chunk.run_id == run_id, Chunk.state == ChunkState.RUNNING, Chunk.lease_until >= now
+                )
+            ).scalars()
+            held = sum(not is_dead(owner) for owner in holders)
+        if not held:
+            return
+        if time.monotonic() > end:
+            raise StoreError(
+                f"{held} chunks of run {run_id} are still worked on after {wait_s:g} s; it is cancelled and nothing is deleted yet: run "
+                "the same command again, or with a longer --wait."
+            )
+        if not told:
+            tell(f"waiting for {held} chunks that are being worked on")
+            told = True
+        time.sleep(_POLL_S)
+
+
+def _tables(store: LabelStore) -> list[Table]:
+    """Tables with rows of runs, those that others refer to last."""
+    there = set(inspect(store.engine).get_table_names())
+    return [
+        table
+        for table in reversed(Base.metadata.sorted_tables)
+        if table.name in there and any(key.target_fullname == "run.id" for key in table.foreign_keys)
+    ]
+
+
+def _delete_rows(store: LabelStore, table: Table, run_id: str) -> int:
+    rows = 0
+    if "id" not in table.c:
+        with store.writing() as connection:
+            return connection.execute(delete(table).where(table.c.run_id == run_id)).rowcount
+    with store.reading() as connection:
+        first, last = connection.execute(
+            select(func.min(table.c.id), func.max(table.c.id)).where(table.c.run_id == run_id)
+        ).one()
+    if first is None:
+        return 0
+    for start in range(first, last + 1, ROWS_A_BATCH):
+        with store.writing() as connection:
+            some = table.c.id.between(start, start + ROWS_A_BATCH - 1)
+            rows += connection.execute(delete(table).where(some, table.c.run_id == run_id)).rowcount
+    return rows

@@ -1,0 +1,107 @@
+"""Seconds and peak memory of `autointerp export` for a made-up run, from SQLite and from PostgreSQL, beside pyarrow's own floor.
+
+python -m benchmarks.export_million [--latents 1000000] [--stores sqlite postgresql]
+
+The export is a process of its own, held to one core. The floor is pyarrow writing the same rows, which lie in memory already,
+to parquet files with the same settings. `--load` also times `autointerp.load_dictionary` and `export --verify`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from autointerp.export.parquet import ROWS_PER_GROUP
+from tests.autointerp.export_world import make_world
+from tests.servers import PostgresServer
+
+TABLES = ("explanation", "score", "label", "estimate", "llm_call", "review")
+_TIMED = """
+import resource, sys, time
+began = time.perf_counter()
+sys.argv = ["autointerp", *sys.argv[1:]]
+from autointerp.cli import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(f"{time.perf_counter() - began:.1f} s, {time.process_time():.1f} s of CPU, {rss:.0f} MB at most", flush=True)
+"""
+_LOADED = """
+import resource, sys, time
+began = time.perf_counter()
+import autointerp
+table = autointerp.load_dictionary(sys.argv[1])
+rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(f"{len(table):,} rows in {time.perf_counter() - began:.1f} s, {rss:.0f} MB at most", flush=True)
+"""
+
+
+@contextmanager
+def _url(store: str) -> Iterator[str | None]:
+    if store == "sqlite":
+        yield None
+        return
+    with PostgresServer(settings={"shared_buffers": "128MB", "max_wal_size": "4GB"}) as server:
+        yield server.new_database()
+
+
+def _one_core(command: list[str], environment: Mapping[str, str]) -> str:
+    core = min(os.sched_getaffinity(0))
+    done = subprocess.run(
+        [sys.executable, *command],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ARROW_NUM_THREADS": "1", **environment},
+        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip().splitlines()[-1]
+
+
+def _floor(dictionary: Path, folder: Path) -> str:
+    """Writing the rows anew from memory."""
+    table = pq.read_table(dictionary)
+    began, cpu = time.perf_counter(), time.process_time()
+    with pq.ParquetWriter(folder / "floor.parquet", table.schema, compression="zstd", write_page_checksum=True) as writer:
+        writer.write_table(table, row_group_size=ROWS_PER_GROUP)
+    return f"{time.perf_counter() - began:.1f} s, {time.process_time() - cpu:.1f} s of CPU"
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--latents", type=int, default=1_000_000)
+    parser.add_argument("--stores", nargs="*", default=["sqlite", "postgresql"])
+    parser.add_argument("--load", action="store_true")
+    given = parser.parse_args()
+    for store in given.stores:
+        with ExitStack() as stack:
+            root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            url = stack.enter_context(_url(store))
+            began = time.perf_counter()
+            make_world(root / "run", given.latents, url=url, tables=TABLES)
+            print(f"{store}: {given.latents:,} latents made in {time.perf_counter() - began:.0f} s", flush=True)
+            environment = {} if url is None else {"AUTOINTERP_STORE__URL": url}
+            target = root / "dictionary"
+            print("  export:", _one_core(["-c", _TIMED, "export", str(root / "run"), str(target)], environment), flush=True)
+            print("  pyarrow's floor:", _floor(target, root), flush=True)
+            if given.load:
+                print("  export --verify:", _one_core(["-c", _TIMED, "export", "--verify", str(target)], environment))
+                print("  load_dictionary:", _one_core(["-c", _LOADED, str(target)], environment))
+    print(f"(this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB)")
+
+
+if __name__ == "__main__":
+    main()

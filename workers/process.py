@@ -1,0 +1,77 @@
+"""What one worker process holds: its store, its place in the list of workers, and what it has loaded. Made after the fork, on use."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+
+from celery import current_app
+
+from autointerp.cluster.presence import Presence
+from autointerp.cluster.reconciling import ClusterReconciler
+from autointerp.cluster.settings import ClusterSettings, load_settings
+from autointerp.cluster.working import QueueWorker
+from autointerp.store import LabelStore, open_store
+from workers import draining
+from workers.celery_broker import CeleryBroker
+
+
+class WorkerProcess:
+    """One process. Connections do not survive a fork, so nothing of it is made before."""
+
+    def __init__(self, settings: ClusterSettings) -> None:
+        self.settings = settings
+        self.pid = os.getpid()
+        self._presence: Presence | None = None
+
+    @cached_property
+    def store(self) -> LabelStore:
+        """The cluster's store. Errors: ConfigError, StoreError."""
+        return open_store(self.settings.store_url)
+
+    @cached_property
+    def worker(self) -> QueueWorker:
+        """What does chunks."""
+        return QueueWorker(self.store, self.settings.worker, draining.is_draining)
+
+    @cached_property
+    def reconciler(self) -> ClusterReconciler:
+        """What looks after runs."""
+        return ClusterReconciler(self.store, CeleryBroker(current_app._get_current_object()), self.settings.worker)
+
+    def tick_nights(self) -> None:
+        """Begin and settle nights that are due."""
+
+    def appear(self, name: str, queues: list[str]) -> None:
+        """Show up among the workers, for as long as the process lives."""
+        self._presence = Presence(self.store, name, queues)
+        self._presence.start()
+
+    def close(self) -> None:
+        """Close connections and leave the list."""
+        if self._presence is not None:
+            self._presence.stop()
+        for name in ("worker", "reconciler"):
+            if name in self.__dict__:
+                self.__dict__[name].close()
+        if "store" in self.__dict__:
+            self.store.close()
+
+
+_process: WorkerProcess | None = None
+
+
+def this_process() -> WorkerProcess:
+    """The one of this process, whichever it was forked from."""
+    global _process
+    if _process is None or _process.pid != os.getpid():
+        _process = WorkerProcess(load_settings())
+    return _process
+
+
+def forget_process() -> None:
+    """Close what this process holds."""
+    global _process
+    if _process is not None and _process.pid == os.getpid():
+        _process.close()
+    _process = None
