@@ -2,6 +2,9 @@
 # make bench   time extraction against its floor, with a long run for the steady state (about 40 minutes on 2 cores)
 # make test    install what tests need, check types, lint and imports, run the tests without network
 # make test-long   the longer tests (about 6 minutes), which make test leaves out
+# make bench-cluster   a run of a million latents on real Redis, PostgreSQL and workers; exports and writes of a million rows
+# make chaos   kill, stop, cut off and restart processes, broker and database; writes docs/chaos.md (about 30 minutes; an hour more
+#              of random faults: make chaos-hour)
 # make vllm    a real vLLM on the CPU, in an environment of its own, asked over HTTP and in process (docs/vllm.md)
 # The environment is kept in .venv; a second call is quick.
 
@@ -11,7 +14,7 @@ TORCH_INDEX ?=
 # pip's own variables (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, ...) hold; TORCH_INDEX adds one more index for torch
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: demo test test-long check bench vllm clean
+.PHONY: demo test test-long check bench bench-cluster chaos chaos-hour vllm clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -31,6 +34,11 @@ check: .venv/installed-test
 
 bench: .venv/installed
 	$(BIN)/autointerp bench extraction --steady-tokens 4194304
+
+bench-cluster: .venv/installed-test
+	$(BIN)/python -m benchmarks.cluster_million
+	$(BIN)/python -m benchmarks.export_million
+	$(BIN)/python -m benchmarks.store_writes
 
 vllm:
 	examples/vllm/check.sh .venv-vllm $(PY)

@@ -9,8 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autointerp.export.loading import load_dictionary
     from autointerp.explanation import Explanation
+    from autointerp.export.loading import load_dictionary
     from autointerp.failure import Failure, FailureKind, LatentStatus
     from autointerp.score import Score
 

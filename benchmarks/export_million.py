@@ -74,7 +74,9 @@ def _floor(dictionary: Path, folder: Path) -> str:
     """Writing the rows anew from memory."""
     table = pq.read_table(dictionary)
     began, cpu = time.perf_counter(), time.process_time()
-    with pq.ParquetWriter(folder / "floor.parquet", table.schema, compression="zstd", write_page_checksum=True) as writer:
+    with pq.ParquetWriter(
+        folder / "floor.parquet", table.schema, compression="zstd", write_page_checksum=True
+    ) as writer:
         writer.write_table(table, row_group_size=ROWS_PER_GROUP)
     return f"{time.perf_counter() - began:.1f} s, {time.process_time() - cpu:.1f} s of CPU"
 
@@ -95,7 +97,11 @@ def main() -> None:
             print(f"{store}: {given.latents:,} latents made in {time.perf_counter() - began:.0f} s", flush=True)
             environment = {} if url is None else {"AUTOINTERP_STORE__URL": url}
             target = root / "dictionary"
-            print("  export:", _one_core(["-c", _TIMED, "export", str(root / "run"), str(target)], environment), flush=True)
+            print(
+                "  export:",
+                _one_core(["-c", _TIMED, "export", str(root / "run"), str(target)], environment),
+                flush=True,
+            )
             print("  pyarrow's floor:", _floor(target, root), flush=True)
             if given.load:
                 print("  export --verify:", _one_core(["-c", _TIMED, "export", "--verify", str(target)], environment))

@@ -106,7 +106,8 @@ def runtime_environment(dockerfile: Path, venv: Path) -> dict[str, str]:
         if name == "FROM":
             values = {}
         elif name == "ENV":
-            values.update(word.split("=", 1) for word in shlex.split(rest.replace("/opt/venv", str(venv))))
+            words = (word.partition("=") for word in shlex.split(rest.replace("/opt/venv", str(venv))))
+            values.update((key, value) for key, _, value in words)
     return values
 
 
@@ -275,7 +276,7 @@ def make_database(postgres: Service, port: int, password: Path) -> None:
         dbname="postgres",
         autocommit=True,
     ) as connection:
-        connection.execute(f'CREATE DATABASE "{postgres.environment["POSTGRES_DB"]}"')  # type: ignore[call-overload]
+        connection.execute(f'CREATE DATABASE "{postgres.environment["POSTGRES_DB"]}"')
 
 
 def try_services(compose: Mapping[str, Any], wanted: list[str], venv: Path, work: Path) -> None:

@@ -1,4 +1,4 @@
-"""The command line in processes of their own that start at once: a server imports everything, each run is a fork of it.
+"""The command line, and workers, in processes of their own that start at once: a server imports everything, each run is a fork of it.
 
 Seven of the nine seconds of a small run are imports. A fork is a process like any other (it has its pid, its signals, its exit
 status and its files), and what it computes does not hang on who imported the modules. The entry point itself is tried elsewhere
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import importlib
 import json
 import os
@@ -19,9 +20,10 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 ROOT = Path(__file__).parents[1]
 _MOST_BYTES = 2**20
@@ -50,17 +52,38 @@ _IMPORTED = [
     "transformers.tokenization_utils_tokenizers",
 ]
 """What a run imports, much of it late."""
+_WORKER = [
+    "autointerp.cluster.reconciling",
+    "autointerp.cluster.working",
+    "autointerp.operations.logging",
+    "celery.__main__",
+    "celery.apps.worker",
+    "celery.bin.celery",
+    "celery.bin.worker",
+    "celery.concurrency.prefork",
+    "kombu.transport.redis",
+    "sqlalchemy.dialects.postgresql.psycopg",
+]
+"""What a worker imports besides. ``workers.app`` is not among it: it reads the environment, which is that of each worker."""
+_PR_SET_PDEATHSIG = 1
 
 
 class CliProcess:
-    """One run of the command line."""
+    """One run of the command line.
 
-    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
-        self.args = ["autointerp", *arguments]
+    ``program``: ``celery`` for a worker, or ``module:function`` for something else; both lead a session of their own and end with
+    the test process, however that ends.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], environment: Mapping[str, str] | None = None, program: str = "autointerp"
+    ) -> None:
+        self.args = [program, *arguments]
         self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - until communicate()
         self._line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._line.connect(_server())
-        asked = json.dumps({"arguments": list(arguments), "environment": dict(environment or os.environ)}).encode()
+        self._line.connect(_server("run" if program == "autointerp" else "worker"))
+        request = {"program": program, "arguments": list(arguments), "environment": dict(environment or os.environ)}
+        asked = json.dumps(request).encode()
         socket.send_fds(self._line, [len(asked).to_bytes(8, "big")], [self._out.fileno(), self._err.fileno()])
         self._line.sendall(asked)
         self._replies = self._line.makefile("r")
@@ -92,6 +115,15 @@ class CliProcess:
         """As ``kill -9``."""
         self.send_signal(signal.SIGKILL)
 
+    @property
+    def log(self) -> str:
+        """What it wrote so far, on both outputs."""
+        texts = []
+        for file in (self._out, self._err):
+            number = file.fileno()  # read beside the place at which the process goes on to write
+            texts.append(os.pread(number, os.fstat(number).st_size, 0).decode(errors="replace"))
+        return "".join(texts)
+
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """What it wrote, once it has ended. Errors: subprocess.TimeoutExpired."""
         self.wait(timeout)
@@ -118,15 +150,15 @@ def run_cli(
 
 
 @cache
-def _server() -> str:
-    """Address of this test process' server, which ends with it."""
+def _server(kind: str) -> str:
+    """Address of this test process' server (``run``, ``worker``), which ends with it."""
     folder = tempfile.mkdtemp(prefix="autointerp-cli-")
     address = str(Path(folder) / "socket")
     ends, ours = os.pipe()
     # a fork takes one thread along, so none may begin with an import
     single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     server = subprocess.Popen(
-        [sys.executable, "-m", "tests.cli_process", address, str(ends)],
+        [sys.executable, "-m", "tests.cli_process", address, str(ends), kind],
         pass_fds=[ends],
         stdout=subprocess.PIPE,
         cwd=ROOT,
@@ -146,8 +178,8 @@ def _server() -> str:
     return address
 
 
-def _serve(address: str, ends: int) -> None:
-    for name in _IMPORTED:
+def _serve(address: str, ends: int, kind: str) -> None:
+    for name in _IMPORTED if kind == "run" else [*_IMPORTED, *_WORKER]:
         importlib.import_module(name)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listening.bind(address)
@@ -165,6 +197,8 @@ def _serve(address: str, ends: int) -> None:
         if os.fork() == 0:
             listening.close()
             os.close(ends)
+            if kind == "worker":
+                _die_with_parent()
             _mind(line)
         line.close()
 
@@ -180,7 +214,7 @@ def _mind(line: socket.socket) -> None:
     pid = os.fork()
     if pid == 0:
         line.close()
-        _be_the_command(asked["arguments"], asked["environment"], fds)
+        _be_the_command(asked["program"], asked["arguments"], asked["environment"], fds)
     with contextlib.suppress(BrokenPipeError):
         line.sendall(f"{pid}\n".encode())
         _, status = os.waitpid(pid, 0)
@@ -188,19 +222,40 @@ def _mind(line: socket.socket) -> None:
     os._exit(0)
 
 
-def _be_the_command(arguments: list[str], environment: dict[str, str], fds: list[int]) -> None:
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
+def _entry_point(program: str) -> Callable[[], object]:
+    if program == "autointerp":
+        from autointerp.cli import main
+
+        return main
+    if program == "celery":
+        from celery.__main__ import main as celery_main
+
+        return cast(Callable[[], object], celery_main)
+    module, name = program.split(":")
+    return cast(Callable[[], object], getattr(importlib.import_module(module), name))
+
+
+def _be_the_command(program: str, arguments: list[str], environment: dict[str, str], fds: list[int]) -> None:
+    if program != "autointerp":
+        _die_with_parent()
+        os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(environment)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (fds[0], 1), (fds[1], 2)):
         os.dup2(source, target)
-    sys.argv = ["autointerp", *arguments]
-    from autointerp.cli import main
-
+    sys.argv = [program, *arguments]
     code: object = 0
     try:
-        main()
+        if hook := environment.get("AUTOINTERP_TEST_HOOK"):
+            _entry_point(hook)()  # what a test changes in the process before it begins
+        _entry_point(program)()
     except SystemExit as done:
         code = done.code
     except BaseException:  # noqa: BLE001 - printed as Python does
@@ -214,4 +269,4 @@ def _be_the_command(arguments: list[str], environment: dict[str, str], fds: list
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1], int(sys.argv[2]))
+    _serve(sys.argv[1], int(sys.argv[2]), sys.argv[3])

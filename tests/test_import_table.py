@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -143,3 +144,16 @@ def test_every_module_can_be_the_first_that_is_imported() -> None:
         cwd=ROOT,
     )
     assert done.stdout.strip() == ""
+
+
+def test_workers_hold_no_logic_and_load_no_torch() -> None:
+    """Celery's side of the cluster: short modules over autointerp.cluster, which knows neither Celery nor the broker."""
+    for path in modules("workers"):
+        found = top(imports(path, late=True)) - set(sys.stdlib_module_names)
+        assert found <= {"autointerp", "celery", "kombu", "workers"}, path
+    loads = "import sys, workers.app, workers.tasks; sys.exit(' '.join({'torch', 'transformers', 'pandas'} & set(sys.modules)))"
+    environment = os.environ | {"AUTOINTERP_STORE__URL": "sqlite:////nowhere/store.db"}
+    done = subprocess.run(
+        [sys.executable, "-c", loads], capture_output=True, text=True, env=environment, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from celery import signals
@@ -28,6 +29,8 @@ def _set_up_logging(**_: Any) -> None:
     from autointerp.operations.logging import configure_logs
 
     configure_logs(as_json=load_settings().worker.json_logs)
+    for chatter in ("celery.worker.strategy", "celery.app.trace"):  # a line for every hint
+        logging.getLogger(chatter).setLevel(logging.WARNING)
 
 
 def _remember_name(sender: str, **_: Any) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import time
+from datetime import UTC, datetime
 from functools import cached_property
 
 from celery import current_app
@@ -11,9 +14,13 @@ from autointerp.cluster.presence import Presence
 from autointerp.cluster.reconciling import ClusterReconciler
 from autointerp.cluster.settings import ClusterSettings, load_settings
 from autointerp.cluster.working import QueueWorker
+from autointerp.nightly.ticking import tick
+from autointerp.pipeline.owner import Owner
 from autointerp.store import LabelStore, open_store
 from workers import draining
 from workers.celery_broker import CeleryBroker
+
+_LOG = logging.getLogger(__name__)
 
 
 class WorkerProcess:
@@ -23,6 +30,8 @@ class WorkerProcess:
         self.settings = settings
         self.pid = os.getpid()
         self._presence: Presence | None = None
+        self._serves_control = False
+        self._looked = time.monotonic()
 
     @cached_property
     def store(self) -> LabelStore:
@@ -39,11 +48,29 @@ class WorkerProcess:
         """What looks after runs."""
         return ClusterReconciler(self.store, CeleryBroker(current_app._get_current_object()), self.settings.worker)
 
+    def look(self) -> None:
+        """Look at all runs, where no other process is at it."""
+        self.reconciler.look()
+        self._looked = time.monotonic()
+
+    def look_if_due(self) -> None:
+        """Look at all runs where this process is one of those that do so and has not done it lately."""
+        if self._serves_control and time.monotonic() > self._looked + self.settings.worker.reconcile_s:
+            self.look()
+
     def tick_nights(self) -> None:
-        """Begin and settle nights that are due."""
+        """Begin and settle the nights that are due, where no other process is at it."""
+        owner = str(Owner.of_this_process())
+        if self.store.take_duty("nights", owner, 600.0):
+            try:
+                for event in tick(self.store, datetime.now(UTC)):
+                    _LOG.info("%s", event)
+            finally:
+                self.store.end_duty("nights", owner)
 
     def appear(self, name: str, queues: list[str]) -> None:
         """Show up among the workers, for as long as the process lives."""
+        self._serves_control = "control" in queues
         self._presence = Presence(self.store, name, queues)
         self._presence.start()
 

@@ -13,6 +13,8 @@ def work(queue: str) -> None:
     """Do chunks of a queue for a turn; then tell the queue if there is more, or the reconciler that all is done here."""
     process = this_process()
     turn = process.worker.turn(queue)
+    # messages that ask for it have waited behind this turn, where there is one process for everything
+    process.look_if_due()
     try:
         if turn.more:
             work.apply_async((queue,), queue=queue)
@@ -25,7 +27,7 @@ def work(queue: str) -> None:
 @shared_task(name="workers.tasks.reconcile")
 def reconcile() -> None:
     """Look at all runs."""
-    this_process().reconciler.look()
+    this_process().look()
 
 
 @shared_task(name="workers.tasks.nightly_tick")

@@ -6,6 +6,7 @@ import gc
 from collections import OrderedDict
 from typing import Any
 
+from autointerp.operations.logging import redact_config
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.starting import open_run
 from autointerp.store import LabelStore
@@ -30,6 +31,7 @@ class RunContexts:
         if kept is not None and kept[0] == state:
             self._kept.move_to_end(run_id)
             return kept[1]
+        redact_config(run.config)
         context = open_run(self._store, run_id)
         context.asks_again = retried > 0
         if kept is not None:

@@ -48,8 +48,8 @@ class ClusterReconciler:
         if not self._store.take_duty(DUTY, self._owner, max(30.0, 5 * self._settings.reconcile_s)):
             return False
         try:
-            for run in self._store.runs("running"):
-                self._look_at(run.id)
+            for run_id in self._store.submitted_and_running():
+                self._look_at(run_id)
                 # a long round must not look like a dead one
                 self._store.take_duty(DUTY, self._owner, max(30.0, 5 * self._settings.reconcile_s))
             for run_id in self._store.halted_with_reservations():
@@ -113,7 +113,7 @@ class ClusterReconciler:
         """Enter what processes that are gone had reserved as spent, since it may have been."""
         live = {worker.owner for worker in self._store.live_workers()}
         settle_abandoned(
-            self._store, run_id, lambda owner: is_dead(owner) or (owner not in live and not self._store.holds(owner))
+            self._store, run_id, lambda owner: is_dead(owner) or (owner not in live and not self._store.holds_chunk(owner))
         )
 
     def _hint(self) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from autointerp.cluster.secrets import with_password
 from sae_core.errors import ConfigError
 
 
@@ -41,7 +42,7 @@ class WorkerSettings(BaseModel):
 
     lease_s: float = Field(default=60.0, gt=0)
     """Seconds after which a chunk of a process that fell silent goes to another one."""
-    turn_s: float = Field(default=20.0, gt=0)
+    turn_s: float = Field(default=5.0, gt=0)
     """Seconds that a process goes on taking chunks for one hint."""
     reconcile_s: float = Field(default=2.0, gt=0)
     """Seconds between two looks of the reconciler."""
@@ -96,9 +97,3 @@ def load_settings() -> ClusterSettings:
         first = error.errors(include_url=False)[0]
         name = "AUTOINTERP_" + "__".join(str(part).upper() for part in first["loc"])
         raise ConfigError(f"the environment variable {name} is {first['input']!r}: {first['msg'].lower()}.") from error
-
-
-def with_password(url: str, path: Path | None) -> str:
-    from autointerp.cluster.secrets import with_password as put_in
-
-    return put_in(url, path)

@@ -6,13 +6,16 @@ the row within seconds.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from sqlalchemy import select
 
+from autointerp.cluster.secrets import with_password
+from autointerp.cluster.settings import load_settings
 from autointerp.config import RunConfig
-from autointerp.pipeline.folder import RunFolder, usable_folder
+from autointerp.pipeline.folder import NOTE, RunFolder, usable_folder
 from autointerp.pipeline.starting import claim_folder
 from autointerp.store import LabelStore, open_store
 from autointerp.store.models import Run
@@ -43,25 +46,40 @@ def submit_run(config: RunConfig, name: str, out: Path, *, key: str | None = Non
         )
     if key is not None and not 0 < len(key) <= _LONGEST_KEY:
         raise ConfigError(f"--key has {len(key)} characters: give 1 to {_LONGEST_KEY}.")
-    store = open_store(config.store.url)
+    store = open_store(with_password(config.store.url, load_settings().store.password_file))
     try:
         before = None if key is None else _of_key(store, key)
+        new = before is None
         if before is None:
             folder = RunFolder(out.absolute())
             with usable_folder(folder.root):
                 folder.root.mkdir(parents=True, exist_ok=True)
-            note, new = claim_folder(store, config, name, folder, submit_key=key)
-            before = _of_key(store, key) if key is not None else store.run(note.run_id)
-        else:
-            new = False
-        if before is None or before.digest != config.digest:
+            try:
+                note, new = claim_folder(store, config, name, folder, submitted=True, submit_key=key)
+                before = store.run(note.run_id)
+            except StoreError:
+                before = None if key is None else _of_key(store, key)
+                if before is None:
+                    raise
+                new = False  # a submission with the same key was quicker
+                _leave(folder, store)
+        if key is not None and (before.submit_key != key or before.digest != config.digest):
             raise StoreError(
-                f"the key {key!r} belongs to the run {'of another submission' if before is None else before.id}, which has another "
-                "configuration: give this one another --key."
+                f"the key {key!r} and the run {before.id} in {before.folder!r} do not belong together (another key or another "
+                "configuration was submitted before): give this submission another --key, or another --out."
             )
         return Submitted(before.id, Path(before.folder), new)
     finally:
         store.close()
+
+
+def _leave(folder: RunFolder, store: LabelStore) -> None:
+    """Take the note away that names a run that never came to be."""
+    note = folder.read_note()
+    if note is not None and not store.has_run(note.run_id):
+        (folder.root / NOTE).unlink(missing_ok=True)
+        with suppress(OSError):
+            folder.root.rmdir()
 
 
 def _of_key(store: LabelStore, key: str) -> Run | None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from autointerp.cluster.contexts import RunContexts
 from autointerp.cluster.settings import WorkerSettings
+from autointerp.operations.worker_check import leave_mark
 from autointerp.pipeline.execution import Outcome, execute_claimed
 from autointerp.pipeline.interruption import HALTED, Halted, Stopped
 from autointerp.pipeline.owner import Owner
@@ -20,6 +22,8 @@ from sae_core.errors import AutointerpError, BudgetError, EndpointError, StoreUn
 _LOG = logging.getLogger(__name__)
 _EARLY_S = 1.0
 """Rest of a stage whose next chunk reads what is not there yet."""
+_UNKNOWN_S = 5.0
+"""Rest of a chunk that this version does not know, in which a newer process may take it."""
 _STAYS_FOR = 8
 """Chunks in a row that a process takes of the run that it has loaded, where others wait too."""
 ALL_STAGES = (*PREPARATIONS, *STAGES)
@@ -46,6 +50,8 @@ class QueueWorker:
         self._contexts = RunContexts(store, settings.runs_kept)
         self._owner = str(Owner.of_this_process())
         self._last, self._in_a_row = "", 0
+        self._served: dict[str, int] = {}
+        self._marked: set[str] = set()
 
     def close(self) -> None:
         """Close connections."""
@@ -59,9 +65,12 @@ class QueueWorker:
         ends, done = time.monotonic() + self._settings.turn_s, 0
         while not self._drained():
             prefer = self._last if queue == "gpu" and self._in_a_row < _STAYS_FOR else None
-            lease = self._store.claim_next(queue, self._owner, self._settings.lease_s, prefer=prefer)
+            lease = self._store.claim_next(
+                queue, self._owner, self._settings.lease_s, prefer=prefer, served=self._served
+            )
             if lease is None:
                 return Turn(done, more=False)
+            self._served[lease.run_id] = max(self._served.values(), default=0) + 1
             self._in_a_row = self._in_a_row + 1 if lease.run_id == self._last else 1
             self._last = lease.run_id
             done += self._do(lease)
@@ -71,10 +80,19 @@ class QueueWorker:
 
     def _do(self, lease: Lease) -> bool:
         run_id, stage = lease.run_id, lease.key.stage
+        known = next((one for one in ALL_STAGES if one.name == stage), None)
+        if known is None:  # planned by a newer version: for its own processes
+            _LOG.warning("the stage %r is not known to this version", stage, extra={"run": run_id, "stage": stage})
+            self._store.put_back(lease, counts=False, wait_s=_UNKNOWN_S)
+            return False
         try:
             context = self._contexts.of(run_id)
+            if run_id not in self._marked:
+                self._marked.add(run_id)
+                with suppress(OSError):  # what the chunk itself meets there says more
+                    leave_mark(context.folder.root, self._owner)
             spec = ChunkSpec(lease.key.ordinal, lease.key.source, lease.spec, lease.planned_units)
-            if not next(one for one in ALL_STAGES if one.name == stage).can_begin(context, spec):
+            if not known.can_begin(context, spec):
                 self._store.put_back(lease, counts=False, wait_s=_EARLY_S)
                 self._store.hold_back(run_id, stage, _EARLY_S)  # later ones wait with it
                 return False

@@ -18,7 +18,9 @@ def export(
     ],
     folder: Annotated[
         str | None,
-        typer.Argument(metavar="DIR", help="Folder or URL (s3://..., file://...) to write the dictionary to.", show_default=False),
+        typer.Argument(
+            metavar="DIR", help="Folder or URL (s3://..., file://...) to write the dictionary to.", show_default=False
+        ),
     ] = None,
     store: Annotated[str | None, typer.Option(help="Store in which to look for a run id.")] = None,
     source: Annotated[list[str] | None, typer.Option(help="Only latents of this source; once for each.")] = None,

@@ -209,7 +209,7 @@ def db_upgrade(store: Annotated[str | None, typer.Option(help=_STORE_HELP)] = No
 
     url = _url(store)
     before = revisions(url)
-    open_store(url).close()
+    open_store(url, upgrade=True).close()
     print(f"before: {before.sentence}\nnow: {revisions(url).sentence}")
 
 

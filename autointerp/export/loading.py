@@ -19,7 +19,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CATEGORIES = frozenset(
-    ("source", "subject", "hookpoint", "status", "failure", "explainer", "precision_method", "precision_basis", "label_sides")
+    (
+        "source",
+        "subject",
+        "hookpoint",
+        "status",
+        "failure",
+        "explainer",
+        "precision_method",
+        "precision_basis",
+        "label_sides",
+    )
 )
 """Columns with few distinct texts."""
 
@@ -68,7 +78,9 @@ def _files(path: Path | str, verify: bool) -> tuple[list[tuple[str, str | None]]
         folder, _, name = given.rpartition("/")
         place = Place(folder or ".")
         if place.size(name) is None:
-            raise MissingFileError(f"there is no file {given}: give the folder of an exported dictionary, or one of its files.")
+            raise MissingFileError(
+                f"there is no file {given}: give the folder of an exported dictionary, or one of its files."
+            )
         return [(name, _partition(f"{folder.rpartition('/')[2]}/{name}"))], place
     manifest = verify_dictionary(path) if verify else read_manifest(path)
     place = Place(path)
@@ -109,9 +121,8 @@ def _frame(table: pa.Table, schema: pa.Schema) -> pd.DataFrame:
     import pandas as pd
 
     nullable = {pa.int64(): pd.Int64Dtype()}
-    frame = table.to_pandas(
-        types_mapper=nullable.get, categories=[name for name in table.column_names if name in CATEGORIES], self_destruct=True
-    )
+    texts = [name for name in table.column_names if name in CATEGORIES]
+    frame: pd.DataFrame = table.to_pandas(types_mapper=nullable.get, categories=texts)
     for name in table.column_names:
         if schema.field(name).type == pa.int64() and not schema.field(name).nullable:
             frame[name] = frame[name].astype("int64")

@@ -19,6 +19,8 @@ MANIFEST_NAME = "_manifest.json"
 FORMAT = "autointerp.dictionary"
 VERDICTS_FORMAT = "autointerp.verdicts"
 """Of the manifest of the second table."""
+_READ_ROWS = 8_192
+"""Rows that are decoded at a time to see that they can be."""
 _AGAIN = "export the dictionary again"
 
 
@@ -127,7 +129,9 @@ def _verified(place: Place, manifest: Manifest) -> list[str]:
         with place.open(part.name) as file:
             rows = _count(file, place.shown(part.name))
         if rows != part.rows:
-            raise StoreError(f"{place.shown(part.name)} has {rows} rows where {MANIFEST_NAME} says {part.rows}; {_AGAIN}.")
+            raise StoreError(
+                f"{place.shown(part.name)} has {rows} rows where {MANIFEST_NAME} says {part.rows}; {_AGAIN}."
+            )
     if sum(part.rows for part in manifest.files) != manifest.num_rows:
         raise StoreError(
             f"{place.shown(MANIFEST_NAME)} says {manifest.num_rows} rows, its files' sum differs; {_AGAIN}."
@@ -141,7 +145,9 @@ def check_file(place: Place, part: ManifestFile, *, content: bool = True) -> Non
     if size is None:
         raise StoreError(f"{place.shown(part.name)} is missing though {MANIFEST_NAME} names it; {_AGAIN}.")
     if size != part.bytes:
-        raise StoreError(f"{place.shown(part.name)} has {size} bytes where {MANIFEST_NAME} says {part.bytes}; {_AGAIN}.")
+        raise StoreError(
+            f"{place.shown(part.name)} has {size} bytes where {MANIFEST_NAME} says {part.bytes}; {_AGAIN}."
+        )
     if content:
         found = hashlib.sha256()
         with place.open(part.name) as file:
@@ -165,7 +171,7 @@ def count_rows(path: Path) -> int:
 def _count(file: BinaryIO, shown: str) -> int:
     try:
         with pq.ParquetFile(file, page_checksum_verification=True) as table:
-            return sum(batch.num_rows for batch in table.iter_batches())
+            return sum(batch.num_rows for batch in table.iter_batches(batch_size=_READ_ROWS))
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"{shown} cannot be read as parquet ({error}); {_AGAIN}.") from error
 

@@ -261,7 +261,7 @@ def _manifest(
     parts: Sequence[DonePart],
     request: ExportRequest,
     run_ids: list[str],
-    told: Mapping[str, str],
+    told: Mapping[str, Any],
     within: str = "",
     **more: Any,
 ) -> Manifest:

@@ -9,7 +9,15 @@ from typing import Any, BinaryIO, cast
 
 from sae_core.errors import MissingFileError, StoreError
 
-_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "hf": "huggingface_hub"}
+_PACKAGES = {
+    "s3": "s3fs",
+    "s3a": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "hf": "huggingface_hub",
+}
 """Packages that bring a protocol, where its name does not say it."""
 
 
@@ -29,7 +37,9 @@ def file_system(url: str) -> tuple[Any, str]:
         found, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
         package = _PACKAGES.get(protocol, "a package of fsspec for it")
-        raise StoreError(f"{url} cannot be opened without {package}: pip install {_PACKAGES.get(protocol, protocol)}.") from error
+        raise StoreError(
+            f"{url} cannot be opened without {package}: pip install {_PACKAGES.get(protocol, protocol)}."
+        ) from error
     except ValueError as error:
         raise StoreError(
             f"{url} begins with {protocol!r}, which is no protocol of fsspec: give a folder, or a URL such as s3://bucket/folder."
@@ -74,16 +84,21 @@ class Place:
             path = Path(self._root) / name
             return path.stat().st_size if path.is_file() else None
         with self._told(name):
-            path = f"{self._root}/{name}"
-            return int(self._fs.size(path)) if self._fs.isfile(path) else None
+            there = f"{self._root}/{name}"
+            return int(self._fs.size(there)) if self._fs.isfile(there) else None
 
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
         """A file to read. Errors: MissingFileError, StoreError."""
         with self._told(name):
-            file = cast(BinaryIO, Path(self._root, name).open("rb") if self._fs is None else self._fs.open(f"{self._root}/{name}", "rb"))
+            file = self._opened(name)
         with file:
             yield file
+
+    def _opened(self, name: str) -> BinaryIO:
+        if self._fs is None:
+            return Path(self._root, name).open("rb")
+        return cast(BinaryIO, self._fs.open(f"{self._root}/{name}", "rb"))
 
     def read_text(self, name: str) -> str:
         """A small file's text. Errors: MissingFileError, StoreError, UnicodeDecodeError."""

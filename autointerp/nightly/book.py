@@ -16,8 +16,8 @@ from autointerp.store import LabelStore
 from autointerp.store.models import LatestScore, NightRow, ScheduleRow
 from sae_core.errors import UnknownNameError, did_you_mean
 
-_ROWS_AT_ONCE = 500
-"""Rows of one statement: databases limit the number of parameters."""
+_ROWS_AT_ONCE = 2_000
+"""Rows that are handed over at once."""
 
 
 class Kept(NamedTuple):
@@ -131,14 +131,14 @@ def keep_scores(connection: Connection, rows: Iterable[dict[str, Any]]) -> None:
     """Put scores in the place of older ones; those of a later night stay."""
     keys = ["schedule", "source", "latent", "scorer"]
     waiting = iter(rows)
+    statement = None
     while some := list(islice(waiting, _ROWS_AT_ONCE)):
-        statement = inserting(connection, LatestScore).values(some)
-        given = {name: statement.excluded[name] for name in some[0] if name not in keys}
-        connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=keys, set_=given, where=LatestScore.night <= statement.excluded.night
-            )
-        )
+        if statement is None:  # compiled once: with the rows as parameters, not in its text
+            statement = inserting(connection, LatestScore)
+            given = {name: statement.excluded[name] for name in some[0] if name not in keys}
+            later = LatestScore.night <= statement.excluded.night
+            statement = statement.on_conflict_do_update(index_elements=keys, set_=given, where=later)
+        connection.execute(statement, some)
 
 
 def inserting(connection: Connection, table: Any) -> Any:

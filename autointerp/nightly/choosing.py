@@ -149,11 +149,12 @@ def _room(schedule: Schedule, base: Base, source_n: np.ndarray) -> int:
     if schedule.budget.tokens is None and schedule.budget.usd is None:
         return len(source_n)
     sizes = _sizes(base)
+    config = night_config(schedule, base, {source.name: [0] for source in base.sources})
+    config = config.model_copy(update={"latents": "all"})  # only how many they are is planned with
 
     def fits(count: int) -> bool:
         counts = np.bincount(source_n[:count], minlength=len(base.sources))
-        latents = {source.name: range(n) for source, n in zip(base.sources, counts.tolist(), strict=True)}
-        total = plan_run(night_config(schedule, base, latents), sizes=sizes).at_most.total()
+        total = plan_run(config, num_latents=counts.tolist(), sizes=sizes).at_most.total()
         assert total is not None, "the number of latents is known"
         tokens = total.usage.input_tokens + total.usage.output_tokens
         if schedule.budget.tokens is not None and tokens > schedule.budget.tokens:

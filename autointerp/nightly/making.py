@@ -25,8 +25,10 @@ _MOST_TRIES = 20
 """Other processes can take the ordinal of a configuration so often before something else must be wrong."""
 
 
-def make_night(store: LabelStore, schedule: Schedule, night: NightRow) -> str | None:
+def make_night(store: LabelStore, schedule: Schedule, night: NightRow, *, submitted: bool) -> str | None:
     """Choose what the night scores and make its run; its id, None where there is nothing to score.
+
+    ``submitted``: whether a cluster's workers do it.
 
     A second process that does the same finds it made. Errors: InputError's family, where the base or the schedule do not serve.
     """
@@ -43,11 +45,17 @@ def make_night(store: LabelStore, schedule: Schedule, night: NightRow) -> str | 
             with store.writing() as connection:
                 change_night(connection, night, ["due"], state="empty", counts=counts, settled_at=utc_now())
             return None
-        return _made(store, schedule, night, base, chosen, counts)
+        return _made(store, schedule, night, base, chosen, counts, submitted)
 
 
 def _made(
-    store: LabelStore, schedule: Schedule, night: NightRow, base: Base, chosen: Chosen, counts: dict[str, object]
+    store: LabelStore,
+    schedule: Schedule,
+    night: NightRow,
+    base: Base,
+    chosen: Chosen,
+    counts: dict[str, object],
+    submitted: bool,
 ) -> str:
     config = night_config(schedule, base, chosen.latents)
     sources = night_sources(config, base)
@@ -56,7 +64,7 @@ def _made(
         folder.root.mkdir(parents=True, exist_ok=True)
     run_id = schedule.run_id(night.date)
     kept = {"anchors": chosen.anchors, "prints": _prints(config, base)}
-    for _ in range(_MOST_TRIES):
+    for tries in range(_MOST_TRIES):
         if store.has_run(run_id):
             break
         try:
@@ -72,6 +80,7 @@ def _made(
                             config=config.stored(),
                             state="running",
                             submit_key=run_id,
+                            submitted=submitted,
                             folder=str(folder.root),
                             code_version=code_version(),
                         )
@@ -83,7 +92,8 @@ def _made(
                 connection.execute(insert(Artefact).values(**prompts, created_at=utc_now()))
                 change_night(connection, night, ["due"], state="running", run_id=run_id, counts=counts, anchors=kept)
         except IntegrityError:  # another process made it, or took the ordinal: look again
-            continue
+            if tries == _MOST_TRIES - 1:
+                raise
     made = store.run(run_id)
     if folder.read_note() is None:
         folder.claim_note(RunNote(run_id, made.digest, store.engine.url.render_as_string(hide_password=True)))

@@ -44,21 +44,24 @@ class NightEvent:
     """Of a settled night: whether the judge drifted."""
 
 
-def tick(store: LabelStore, now: datetime) -> list[NightEvent]:
-    """Do what is due at an instant (with its time zone), for every schedule; what goes wrong with one does not hold up others."""
+def tick(store: LabelStore, now: datetime, *, submitted: bool = True) -> list[NightEvent]:
+    """Do what is due at an instant (with its time zone), for every schedule; what goes wrong with one does not hold up others.
+
+    ``submitted``: whether a cluster's workers do the runs that are made.
+    """
     events: list[NightEvent] = []
     for kept in schedules(store):
-        events += _beat(store, kept, now)
+        events += _beat(store, kept, now, submitted)
     return events
 
 
-def _beat(store: LabelStore, kept: Kept, now: datetime) -> Iterator[NightEvent]:
+def _beat(store: LabelStore, kept: Kept, now: datetime, submitted: bool) -> Iterator[NightEvent]:
     schedule = kept.schedule
     date = ""
     try:
         for night in reversed(nights(store, schedule.name, "due", "running")):
             date = night.date
-            yield from _go_on(store, schedule, night, now)
+            yield from _go_on(store, schedule, night, now, submitted)
         day = last_due(schedule, now)
         date = day.isoformat()
         first = begins_at(schedule, day) >= kept.created_at
@@ -68,7 +71,7 @@ def _beat(store: LabelStore, kept: Kept, now: datetime) -> Iterator[NightEvent]:
             begin_night(store, schedule.name, date, ends_at(schedule, day, now), now)
             night = nights(store, schedule.name, newest=1)[0]
             if night.state == "due":
-                yield from _begin(store, schedule, night)
+                yield from _begin(store, schedule, night, submitted)
         for night in nights(store, schedule.name, "settled", newest=1):
             date = night.date
             if night.counts.get("snapshot") is None:
@@ -77,15 +80,17 @@ def _beat(store: LabelStore, kept: Kept, now: datetime) -> Iterator[NightEvent]:
         yield NightEvent(schedule.name, date, "error", message=str(error))
 
 
-def _begin(store: LabelStore, schedule: Schedule, night: NightRow) -> Iterator[NightEvent]:
-    run_id = make_night(store, schedule, night)
+def _begin(store: LabelStore, schedule: Schedule, night: NightRow, submitted: bool) -> Iterator[NightEvent]:
+    run_id = make_night(store, schedule, night, submitted=submitted)
     yield NightEvent(schedule.name, night.date, "empty" if run_id is None else "begun", run_id)
 
 
-def _go_on(store: LabelStore, schedule: Schedule, night: NightRow, now: datetime) -> Iterator[NightEvent]:
+def _go_on(
+    store: LabelStore, schedule: Schedule, night: NightRow, now: datetime, submitted: bool
+) -> Iterator[NightEvent]:
     if night.state == "due":
         if now < night.ends_at:
-            yield from _begin(store, schedule, night)  # whoever noted it did not get so far
+            yield from _begin(store, schedule, night, submitted)  # whoever noted it did not get so far
             return
         with store.writing() as connection:
             counts = night.counts | {"missed": True}

@@ -27,11 +27,11 @@ class _NightDriver(LocalDriver):
 
 def tick_and_work(store: LabelStore, clock: Callable[[], datetime], display: Display) -> list[NightEvent]:
     """A beat, then the runs of all nights that have begun, then the beats that settle them. Errors: Interrupted."""
-    events = tick(store, clock())
+    events = tick(store, clock(), submitted=False)
     for kept in schedules(store):
         for night in nights(store, kept.schedule.name, "running"):
             events += _work(store, night, clock, display)
-    return events + tick(store, clock())
+    return events + tick(store, clock(), submitted=False)
 
 
 def _work(store: LabelStore, night: NightRow, clock: Callable[[], datetime], display: Display) -> list[NightEvent]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -75,11 +76,11 @@ _READ = (
 
 def _read(context: RunContext, source: str) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
     """Latents with an effect, ascending, and what their scores say; NaN for what they do not."""
-    rows: list[tuple[float, ...]] = []
+    rows = array("d")  # eight bytes a number: as objects they would take four times as much
     for latent, values in context.store.values_of_scorer(context.run_id, source, _SCORER):
         if values.get("causal_effect") is not None:
-            rows.append((latent, *(_number(values.get(name)) for name in _READ)))
-    table = np.array(rows, dtype=np.float64).reshape(len(rows), 1 + len(_READ))
+            rows.extend((latent, *(_number(values.get(name)) for name in _READ)))
+    table = np.array(rows, dtype=np.float64).reshape(-1, 1 + len(_READ))
     return table[:, 0].astype(np.int64), {name: table[:, 1 + i] for i, name in enumerate(_READ)}
 
 

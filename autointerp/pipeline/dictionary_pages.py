@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic_core import from_json
 from sqlalchemy import BigInteger, case, cast, func, select, type_coerce
 from sqlalchemy.types import String, Text
 
@@ -35,7 +36,7 @@ from sae_core.records import Source
 if TYPE_CHECKING:
     import pyarrow as pa
 
-PAGE = 4_096
+PAGE = 2_048
 """Latents of a page."""
 _NANO = 10**9
 _TOKENS = (("top_promoted_tokens", "promoted"), ("top_suppressed_tokens", "suppressed"))
@@ -152,7 +153,12 @@ class Page:
             for name, value in said.items()
             if name in columns or name in _ALWAYS
         }
-        row = {**row, **reading.common, **dict(zip(_LABEL_COLUMNS, _label_values(label), strict=True)), "fire_rate": None}
+        row = {
+            **row,
+            **reading.common,
+            **dict(zip(_LABEL_COLUMNS, _label_values(label), strict=True)),
+            "fire_rate": None,
+        }
         row |= {name: array[0].item() for name, array in _statistics(reading, self.latents[at : at + 1]).items()}
         row["created_at"] = datetime.fromisoformat(label.created_at)
         if reading.lens is not None:
@@ -174,18 +180,21 @@ class Page:
     def _columns(self, schema: pa.Schema) -> dict[str, pa.Array]:
         import pyarrow as pa
 
-        from autointerp.export.checks import fitting_array
+        from autointerp.export.checks import columns_of, fitting_array
 
         num, latents = len(self.labels), self.latents
-        columns = {name: pa.repeat(pa.scalar(value), num) for name, value in self.reading.common.items() if value is not None}
-        columns["created_at"] = pa.array([label.created_at for label in self.labels]).cast(schema.field("created_at").type)
+        columns = {
+            name: pa.repeat(pa.scalar(value), num) for name, value in self.reading.common.items() if value is not None
+        }
+        columns["created_at"] = pa.array([label.created_at for label in self.labels]).cast(
+            schema.field("created_at").type
+        )
         for name, values in zip(_LABEL_COLUMNS, zip(*map(_label_values, self.labels), strict=True), strict=True):
             columns[name] = fitting_array(values, schema.field(name))
         for name, array in _statistics(self.reading, latents).items():
             columns[name] = pa.array(array, schema.field(name).type)
-        names = set().union(*self.said).intersection(schema.names).difference(columns)
-        for name in names:
-            columns[name] = fitting_array([row.get(name) for row in self.said], schema.field(name))
+        names = set().union(*self.said)
+        columns |= columns_of(self.said, [f for f in schema if f.name in names and f.name not in columns])
         if self.reading.lens is not None:
             columns |= _lens_columns(self.reading, self.reading.lens, latents, columns)
         return columns
@@ -266,7 +275,9 @@ def _reviewed(said: Sequence[Review], row: Any) -> _Label:
 
 def _page(reading: SourceReading, labels: Sequence[_Label]) -> Page:
     explained = _explanations(reading, labels)
-    outputs = {label.latent: _output_explainer(label, explained.get(label.latent, ())) for label in labels if label.text_output}
+    outputs = {
+        label.latent: _output_explainer(label, explained.get(label.latent, ())) for label in labels if label.text_output
+    }
     scores = _scores(reading, labels, outputs)
     estimates = _estimates(reading, labels)
     spend = _spend(reading, labels)
@@ -298,11 +309,12 @@ def _said(
     spend: Row | None,
 ) -> tuple[Row, Row]:
     """What scores say of the label, and the row with everything else of it."""
-    values: Row = dict(score_values(own, label.explainer, reading.otherwise))
+    values: Row = score_values(own, label.explainer, reading.otherwise)
     # a label has one method: what was counted over the corpus is not mixed with what was judged
     if estimate is not None and values.get("precision_method") is None:
         values = estimate | {name: value for name, value in values.items() if value is not None}
-    said: Row = {**score_failures(own, label.explainer, reading.otherwise), **values}
+    failures = score_failures(own, label.explainer, reading.otherwise)
+    said = {**failures, **values} if failures or output_explainer is not None else values
     if output_explainer is not None:
         said |= output_values(own, output_explainer)
     models = models_of(score for score in own if score.explainer in (None, label.explainer))
@@ -382,11 +394,11 @@ def _explanations(reading: SourceReading, labels: Sequence[_Label]) -> dict[int,
     return found
 
 
-
-
 def _output_explainer(label: _Label, explained: Sequence[_Explained]) -> str | None:
     """Kind of the explainer that wrote the output label."""
-    return next((one.explainer for one in explained if one.side == "output" and one.output_text == label.text_output), None)
+    return next(
+        (one.explainer for one in explained if one.side == "output" and one.output_text == label.text_output), None
+    )
 
 
 def _scores(
@@ -431,9 +443,7 @@ def _estimates(reading: SourceReading, labels: Sequence[_Label]) -> dict[int, Ro
     with reading.context.store.reading() as connection:
         rows = [row for row in connection.execute(query).all() if row[1] == chosen.get(row[0])]
     return {
-        row[0]: values
-        if row[3] is None
-        else {"precision_failure": row[3], "precision_failure_message": row[4]}
+        row[0]: values if row[3] is None else {"precision_failure": row[3], "precision_failure_message": row[4]}
         for row, values in zip(rows, _parsed([row[2] for row in rows]), strict=True)
     }
 
@@ -460,8 +470,8 @@ def _spend(reading: SourceReading, labels: Sequence[_Label]) -> dict[int, Row]:
 
 
 def _parsed(texts: Collection[str]) -> list[Any]:
-    """JSON texts parsed as one, so that what they have in common (their keys) is kept once."""
-    found: list[Any] = json.loads(f"[{','.join(texts)}]")
+    """JSON texts parsed as one, so that their keys are kept once, by a parser that takes a third of json's time."""
+    found: list[Any] = from_json(f"[{','.join(texts)}]", cache_strings="keys")
     return found
 
 
@@ -534,4 +544,3 @@ def _lists(table_RK: NDArray[Any], values: Any) -> pa.Array:
     there = table_RK >= 0
     offsets = np.concatenate([[0], np.cumsum(there.sum(axis=1))]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), values(table_RK[there]))
-

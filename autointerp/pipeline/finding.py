@@ -52,8 +52,14 @@ def find_run(given: str, store: str | None = None, around: Path | None = None) -
 
 def shared_store() -> LabelStore | None:
     """The store that the environment names, None where it names none. Errors: StoreError."""
-    url = os.environ.get(_STORE_VARIABLE)
+    url = _url_of_environment()
     return open_store(url, create=False) if url else None
+
+
+def _url_of_environment() -> str | None:
+    from autointerp.cluster.settings import load_settings
+
+    return load_settings().store_url if os.environ.get(_STORE_VARIABLE) else None
 
 
 def open_target(given: str) -> LabelStore:
@@ -86,7 +92,7 @@ def open_of_note(folder: Path, note: RunNote) -> LabelStore:
     if note.store is None:
         return open_store(sqlite_url(folder / DATABASE), create=False)
     # the note has no password; whoever needs one gives the URL in the environment, as for the run
-    return open_store(os.environ.get(_STORE_VARIABLE) or note.store, create=False)
+    return open_store(_url_of_environment() or note.store, create=False)
 
 
 def _notes(around: Path) -> Iterator[tuple[Path, RunNote]]:

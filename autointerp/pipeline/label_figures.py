@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.stored_scores import Scored
@@ -25,7 +26,9 @@ _OF_A_TEXT = (
 """Beginnings of the names of values that are about a label's text."""
 
 
-def score_values(scores: Sequence[Scored], explainer: str | None, otherwise: str | None = None) -> dict[str, ScoreValue]:
+def score_values(
+    scores: Sequence[Scored], explainer: str | None, otherwise: str | None = None
+) -> dict[str, ScoreValue]:
     """The values of a latent's scores by column: those of the latent itself, and those of ``explainer``'s text.
 
     Where no text was chosen (``explainer`` is None), what ``otherwise``'s scores say that is not about a text, such as
@@ -34,6 +37,9 @@ def score_values(scores: Sequence[Scored], explainer: str | None, otherwise: str
     values: dict[str, ScoreValue] = {}
     for score in scores:
         if score.explainer in (None, explainer or otherwise):
+            if not values and explainer is not None:
+                values = dict(score.values)
+                continue
             left_out = (*_OF_A_TEXT, f"{score.scorer}_") if explainer is None and score.explainer is not None else ()
             for name, value in score.values.items():
                 if values.get(name) is None and not (left_out and name.startswith(left_out)):
@@ -60,7 +66,12 @@ def score_failures(scores: Sequence[Scored], explainer: str | None, otherwise: s
 
 def models_of(scores: Iterable[Scored]) -> str | None:
     """Models that judged for some scores, as they name themselves, joined by ", "; None where none did."""
-    said = (str(score.values["judge_model"]) for score in scores if score.values.get("judge_model"))
+    said = {str(name) for score in scores if (name := score.values.get("judge_model"))}
+    return _joined(frozenset(said)) if said else None
+
+
+@lru_cache(maxsize=64)
+def _joined(said: frozenset[str]) -> str | None:
     return ", ".join(sorted({name for names in said for name in names.split(", ")})) or None
 
 

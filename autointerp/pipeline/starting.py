@@ -125,11 +125,17 @@ def start_run(config: RunConfig, name: str, out: Path, began: float | None = Non
 
 
 def claim_folder(
-    store: LabelStore, config: RunConfig, name: str, folder: RunFolder, *, submit_key: str | None = None
+    store: LabelStore,
+    config: RunConfig,
+    name: str,
+    folder: RunFolder,
+    *,
+    submitted: bool = False,
+    submit_key: str | None = None,
 ) -> tuple[RunNote, bool]:
     """Make a folder the configuration's run's own, and that run, where they are not yet; whether the run is new comes back.
 
-    Of several at once the first one to leave its note decides, and the others join its run. Errors: StoreError for a folder of
+    ``submitted``: whether a cluster's workers do it. Of several at once the first one to leave its note decides, and the others join its run. Errors: StoreError for a folder of
     another run.
     """
     first = False
@@ -139,18 +145,24 @@ def claim_folder(
         first = folder.claim_note(note)
         if not first:
             note = _note_for(config, folder)
-    new = _create_run(store, config, note, name, folder, submit_key)
+    new = _create_run(store, config, note, name, folder, submitted, submit_key)
     if first and not new and not _is_own(store, note, folder):
         # another folder's start took the number in a shared store between the look and the note
         note = RunNote(f"{config.digest[:12]}-{store.next_ordinal(config.digest)}", config.digest, _shown_url(config))
         folder.write_note(note)
-        new = _create_run(store, config, note, name, folder, submit_key)
+        new = _create_run(store, config, note, name, folder, submitted, submit_key)
     _check_own(store, note, folder)
     return note, new
 
 
 def _create_run(
-    store: LabelStore, config: RunConfig, note: RunNote, name: str, folder: RunFolder, submit_key: str | None
+    store: LabelStore,
+    config: RunConfig,
+    note: RunNote,
+    name: str,
+    folder: RunFolder,
+    submitted: bool,
+    submit_key: str | None,
 ) -> bool:
     """Add the note's run; False where it is there already."""
     if store.has_run(note.run_id):
@@ -162,6 +174,7 @@ def _create_run(
         ordinal=int(note.run_id.rpartition("-")[2]),
         config=config.stored(),
         state="running",
+        submitted=submitted,
         submit_key=submit_key,
         folder=str(folder.root),
         code_version=code_version(),

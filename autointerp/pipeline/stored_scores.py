@@ -44,5 +44,5 @@ class StoredScore(NamedTuple):
     scorer: str
     explainer: str | None
     """None for a score of the latent itself."""
-    values: Mapping[str, ScoreValue]  # type: ignore[assignment]  # hides no method that a tuple has
+    values: Mapping[str, ScoreValue]
     failure: StoredFailure | None

@@ -7,17 +7,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from rich.text import Text
 
 from autointerp.judging.steered_judge import STEERED_KINDS
 from autointerp.pipeline.ablation_budget import stands_for_dictionary
 from autointerp.report.figures import (
+    counts_of,
     interval_text,
+    median,
     numbers,
     percent_text,
-    plain,
     ratio_text,
+    share_of,
     share_text,
     signed_text,
 )
@@ -42,24 +43,24 @@ def causal_block(alive: pd.DataFrame, directions: pd.DataFrame) -> dict[str, Any
     share = numbers(counted, "ablation_share")
     return {
         "num_measured": int(measured.sum()),
-        "num_chosen": _counts(alive, "causal_chosen"),
-        "median": _median(effect),
-        "share_interval_above_zero": _share(low[measured] > 0),
+        "num_chosen": counts_of(alive, "causal_chosen"),
+        "median": median(effect),
+        "share_interval_above_zero": share_of(low[measured] > 0),
         "share_beyond_random": _beyond(counted),
-        "share_above_95_percent_of_controls": _share(effect[measured] > top) if controlled.any() else None,
-        "share_q_below_0.05": _share(q[~np.isnan(q)] < 0.05),
-        "share_unread": _share(share[~np.isnan(share)] == 0),
-        "ablation_kl_median": _median(numbers(counted, "ablation_kl")),
-        "ablation_kl_rest_median": _median(numbers(counted, "ablation_kl_rest")),
-        "delta_ce_median": _median(numbers(counted, "delta_ce")),
-        "direct_share_median": _median(numbers(counted, "direct_share")),
-        "acts_at": _counts(counted, "acts_at"),
+        "share_above_95_percent_of_controls": share_of(effect[measured] > top) if controlled.any() else None,
+        "share_q_below_0.05": share_of(q[~np.isnan(q)] < 0.05),
+        "share_unread": share_of(share[~np.isnan(share)] == 0),
+        "ablation_kl_median": median(numbers(counted, "ablation_kl")),
+        "ablation_kl_rest_median": median(numbers(counted, "ablation_kl_rest")),
+        "delta_ce_median": median(numbers(counted, "delta_ce")),
+        "direct_share_median": median(numbers(counted, "direct_share")),
+        "acts_at": counts_of(counted, "acts_at"),
         "control": {
             "num_measured": int(controlled.sum()),
-            "median": _median(control),
-            "share_interval_above_zero": _share(control_low[~np.isnan(control_low)] > 0),
+            "median": median(control),
+            "share_interval_above_zero": share_of(control_low[~np.isnan(control_low)] > 0),
             "share_beyond_random": _beyond(directions),
-            "ablation_kl_median": _median(numbers(directions, "ablation_kl")),
+            "ablation_kl_median": median(numbers(directions, "ablation_kl")),
         },
     }
 
@@ -70,14 +71,14 @@ def steering_block(alive: pd.DataFrame) -> dict[str, Any]:
     effect = numbers(alive, "steering_effect")
     return {
         "num_reached": int(reached.sum()),
-        "failures": _counts(alive, "steering_failure"),
-        "kl_median": _median(numbers(alive, "steering_kl")),
-        "alpha_median": _median(numbers(alive, "steering_alpha")),
-        "effect_median": _median(effect),
-        "share_effect_above_zero": _share(effect[~np.isnan(effect)] > 0),
+        "failures": counts_of(alive, "steering_failure"),
+        "kl_median": median(numbers(alive, "steering_kl")),
+        "alpha_median": median(numbers(alive, "steering_alpha")),
+        "effect_median": median(effect),
+        "share_effect_above_zero": share_of(effect[~np.isnan(effect)] > 0),
         "promised_tokens": {
             name: {
-                what: _median(numbers(alive, f"{name}_{what}"))
+                what: median(numbers(alive, f"{name}_{what}"))
                 for what in ("auroc", "auroc_control", "recall50", "recall50_control")
             }
             for name in _PROMISED
@@ -232,19 +233,4 @@ def standing(alive: pd.DataFrame) -> pd.DataFrame:
 def _beyond(rows: pd.DataFrame) -> float | None:
     effect, top = numbers(rows, "causal_effect"), numbers(rows, "causal_random_high")
     known = ~np.isnan(effect) & ~np.isnan(top)
-    return _share(effect[known] > top[known])
-
-
-def _median(values: NDArray[np.float64]) -> float | None:
-    values = values[~np.isnan(values)]
-    return plain(np.median(values)) if len(values) else None
-
-
-def _share(hits: NDArray[np.bool_]) -> float | None:
-    return plain(hits.mean()) if len(hits) else None
-
-
-def _counts(table: pd.DataFrame, column: str) -> dict[str, int]:
-    if column not in table.columns:
-        return {}
-    return {str(name): int(count) for name, count in table[column].dropna().value_counts().items()}
+    return share_of(effect[known] > top[known])

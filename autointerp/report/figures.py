@@ -79,3 +79,21 @@ def plain(value: Any) -> float | None:
 def known(value: Any) -> float | None:
     """One cell of a table: None where it is null."""
     return None if value is None or pd.isna(value) else plain(value)
+
+
+def median(values: NDArray[np.float64]) -> float | None:
+    """Median of the numbers that are defined, None where none is."""
+    values = values[~np.isnan(values)]
+    return plain(np.median(values)) if len(values) else None
+
+
+def share_of(hits: NDArray[np.bool_]) -> float | None:
+    """Share of True, None of nothing."""
+    return plain(hits.mean()) if len(hits) else None
+
+
+def counts_of(table: pd.DataFrame, column: str) -> dict[str, int]:
+    """How often a column has each of its values; empty where the table has no such column."""
+    if column not in table.columns:
+        return {}
+    return {str(name): int(count) for name, count in table[column].dropna().value_counts().items()}

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from autointerp.report.causal import causal_block, steering_block
-from autointerp.report.figures import numbers, plain
+from autointerp.report.figures import counts_of, median, numbers, plain
 from autointerp.report.judges import judged_block
 from autointerp.report.label_effect import label_effect_block
 from autointerp.report.precision import precision_block
@@ -101,7 +101,7 @@ def _figures(
             "total": len(table),
             **{name: int((status == name).sum()) for name in STATUSES},
             "alive": len(alive),
-            "failures": _counts(table[status == "failed"], "failure"),
+            "failures": counts_of(table[status == "failed"], "failure"),
         },
         # labels in words alone have no figures of this kind: null is not 0
         "counted": bool(table["precision_method"].notna().any()) if "precision_method" in table.columns else True,
@@ -140,7 +140,7 @@ def _floor_block(rows: pd.DataFrame) -> dict[str, Any]:
     measured = rows[_measured(rows)]
     block: dict[str, Any] = {"num_latents": len(measured)}
     for metric in _METRICS:
-        block[metric] = _median(np.nan_to_num(numbers(measured, metric)))
+        block[metric] = median(np.nan_to_num(numbers(measured, metric)))
     accuracy = numbers(rows, "balanced_accuracy")
     accuracy = accuracy[~np.isnan(accuracy)]
     block["balanced_accuracy_mean"] = plain(accuracy.mean()) if len(accuracy) else None
@@ -204,7 +204,7 @@ def _label_block(labelled: pd.DataFrame) -> dict[str, Any]:
         "most_common": str(counts.index[0]) if len(counts) else None,
         "largest_share": plain(counts.iloc[0] / len(labelled)) if len(counts) else None,
         # of labels made elsewhere: whether what their writers were shown is kept from being scored
-        "sides": _counts(labelled, "label_sides"),
+        "sides": counts_of(labelled, "label_sides"),
         "holding_nowhere": int((np.isnan(numbers(labelled, "precision")) & counted).sum()),
     }
 
@@ -218,21 +218,6 @@ def _of_kind(controls: pd.DataFrame, kind: str) -> pd.DataFrame:
     if "kind" not in controls.columns:
         return pd.DataFrame({"kind": pd.Series([], dtype=str), "latent": pd.Series([], dtype=np.int64)})
     return controls[controls["kind"] == kind]
-
-
-def _median(values: Floats) -> float | None:
-    values = values[~np.isnan(values)]
-    return plain(np.median(values)) if len(values) else None
-
-
-def _share(hits: NDArray[np.bool_]) -> float | None:
-    return plain(hits.mean()) if len(hits) else None
-
-
-def _counts(table: pd.DataFrame, column: str) -> dict[str, int]:
-    if column not in table.columns:
-        return {}
-    return {str(name): int(count) for name, count in table[column].dropna().value_counts().items()}
 
 
 def _distinct(table: pd.DataFrame, column: str) -> list[str]:

@@ -36,7 +36,7 @@ class EffectiveLabel:
     """When it was decided, UTC."""
 
 
-def effective(reviewed: Sequence[Review], label: LabelRow) -> EffectiveLabel:
+def effective(reviewed: Sequence[Review], label: LabelRow | EffectiveLabel) -> EffectiveLabel:
     """The label after the reviews of its latent, oldest first; the last word holds.
 
     An edit puts a person's text in the place of the label; a rejection takes the label away; accepting keeps the text that

@@ -7,9 +7,10 @@ process holds the chunk, so a process that slept past its lease changes nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, CursorResult, and_, exists, func, select, update
@@ -145,16 +146,18 @@ def claim_next(
     lease_s: float,
     *,
     prefer: str | None = None,
+    served: Mapping[str, int] = MappingProxyType({}),
     max_attempts: int = MAX_ATTEMPTS,
 ) -> Lease | None:
-    """Take the next ready chunk of a queue for ``lease_s`` seconds; None where nothing is ready in a run that is running.
+    """Take the next ready chunk of a queue for ``lease_s`` seconds; None where nothing is ready in a submitted run that is running.
 
-    Runs take turns: the one with the fewest chunks under way in this queue comes first, so that a small run does not wait behind
-    a huge one; ``prefer`` names a run that comes before all others. Processes that ask at once get different chunks (SKIP LOCKED
+    Runs take turns, so that a small run does not wait behind a huge one: the one with the fewest chunks under way in this queue
+    comes first, then the one that the caller has served longest ago (``served``: a number for each run that grows with each
+    service). ``prefer`` names a run that comes before all others. Processes that ask at once get different chunks (SKIP LOCKED
     on PostgreSQL; SQLite's transactions follow one another anyway).
     """
     now = database_time(connection)
-    for run_id in _in_turn(connection, queue, prefer):
+    for run_id in _in_turn(connection, queue, prefer, served):
         candidate = connection.execute(
             select(Chunk.id)
             .where(
@@ -174,15 +177,20 @@ def claim_next(
     return None
 
 
-def _in_turn(connection: Connection, queue: str, prefer: str | None) -> list[str]:
-    """Ids of the running runs, the one with the fewest running chunks in the queue first."""
+def _in_turn(connection: Connection, queue: str, prefer: str | None, served: Mapping[str, int]) -> list[str]:
+    """Ids of the submitted runs that are running, the one whose turn it is first."""
     under_way = (
         select(func.count())
         .where(Chunk.run_id == Run.id, Chunk.state == ChunkState.RUNNING, Chunk.queue == queue)
         .scalar_subquery()
     )
-    rows = connection.execute(select(Run.id, under_way, Run.created_at).where(Run.state == "running")).all()
-    return [row[0] for row in sorted(rows, key=lambda row: (row[0] != prefer, row[1], row[2], row[0]))]
+    running = select(Run.id, under_way, Run.created_at).where(Run.state == "running", Run.submitted)
+    rows = connection.execute(running).all()
+
+    def turn(row: Any) -> tuple[Any, ...]:
+        return row[0] != prefer, row[1], served.get(row[0], 0), row[2], row[0]
+
+    return [row[0] for row in sorted(rows, key=turn)]
 
 
 def renew(connection: Connection, lease: Lease, lease_s: float) -> bool:
@@ -285,7 +293,12 @@ def ready_by_queue(connection: Connection) -> dict[str, int]:
     rows = connection.execute(
         select(Chunk.queue, func.count())
         .join(Run, Run.id == Chunk.run_id)
-        .where(Run.state == "running", Chunk.state == ChunkState.READY, Chunk.not_before <= database_time(connection))
+        .where(
+            Run.state == "running",
+            Run.submitted,
+            Chunk.state == ChunkState.READY,
+            Chunk.not_before <= database_time(connection),
+        )
         .group_by(Chunk.queue)
     ).all()
     return {str(queue): int(count) for queue, count in rows}

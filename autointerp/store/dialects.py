@@ -68,7 +68,11 @@ def make_engine(url: URL) -> Engine:
         return _sqlite_engine(url)
     try:
         return create_engine(
-            url, pool_pre_ping=True, isolation_level="READ COMMITTED", connect_args=_postgres_options(url)
+            url,
+            pool_pre_ping=True,
+            isolation_level="READ COMMITTED",
+            connect_args=_postgres_options(url),
+            hide_parameters=True,  # an error shows no prompts and replies
         )
     except ModuleNotFoundError as error:
         raise StoreError(
@@ -105,7 +109,7 @@ def _sqlite_engine(url: URL) -> Engine:
             raise StoreError(
                 f"the store's folder {str(folder)!r} does not exist: make it, or choose another store.url."
             )
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def _connect(connection: sqlite3.Connection, _record: object) -> None:

@@ -76,6 +76,8 @@ class Run(Base):
     state: Mapped[str] = mapped_column(String(16), default="running")
     state_note: Mapped[str | None]
     """Why it is paused, failed or cancelled."""
+    submitted: Mapped[bool] = mapped_column(default=False)
+    """Whether a cluster's workers do it; else whoever began it does."""
     submit_key: Mapped[str | None] = mapped_column(String(200))
     """What whoever submitted it calls this submission, so that a second one with the same key is the same run."""
     folder: Mapped[str]

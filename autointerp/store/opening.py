@@ -24,10 +24,11 @@ def sqlite_url(path: Path) -> str:
     return f"sqlite:///{path.absolute()}"
 
 
-def open_store(url: str, *, create: bool = True) -> LabelStore:
-    """The store at an SQLAlchemy URL, upgraded to this version's tables.
+def open_store(url: str, *, create: bool = True, upgrade: bool = False) -> LabelStore:
+    """The store at an SQLAlchemy URL, with this version's tables.
 
-    With ``create=False`` a store that is not there is an error, not made. Errors: StoreError.
+    An empty database gets them, and so does an SQLite file of an earlier version. One of PostgreSQL is upgraded with ``upgrade`` only:
+    others may be working with it, so that is its operator's decision. With ``create=False`` a store that is not there is an error, not made. Errors: StoreError.
     """
     parsed = parse_url(url)
     if not create and parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
@@ -38,7 +39,7 @@ def open_store(url: str, *, create: bool = True) -> LabelStore:
     shown = parsed.render_as_string()
     try:
         with own_errors():
-            _upgrade(engine, shown)
+            _upgrade(engine, shown, upgrade or parsed.get_backend_name() == "sqlite")
     except OperationalError as error:
         raise StoreError(f"the store {shown!r} cannot be opened: {error.orig}.") from error
     except DatabaseError as error:
@@ -59,7 +60,7 @@ def current_revision(connection: Connection) -> str | None:
     return connection.execute(select(version.c.version_num)).scalar_one_or_none()
 
 
-def _upgrade(engine: Engine, shown: str) -> None:
+def _upgrade(engine: Engine, shown: str, allowed: bool) -> None:
     with engine.connect().execution_options(**{READ_ONLY: True}) as connection, connection.begin():
         if current_revision(connection) == HEAD:
             return
@@ -79,6 +80,11 @@ def _upgrade(engine: Engine, shown: str) -> None:
             raise StoreError(
                 f"the store {shown!r} was written by a newer autointerp (revision {revision!r}, this version knows "
                 f"up to {HEAD!r}): upgrade autointerp, or choose another store.url."
+            )
+        if revision is not None and not allowed:
+            raise StoreError(
+                f"the tables of the store {shown!r} have revision {revision!r} and this version needs {HEAD!r}: stop the workers, make a "
+                "backup and run `autointerp db upgrade`."
             )
         settings.attributes["connection"] = connection
         command.upgrade(settings, "head")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, func, insert, or_, select, update
@@ -113,10 +114,15 @@ class LabelStore:
         with self.reading() as connection:
             return connection.execute(select(Run.id).where(Run.id == run_id)).first() is not None
 
-    def runs(self, state: str | None = None) -> list[Run]:
-        """All runs (in one state), oldest first."""
-        query = select(Run).order_by(Run.created_at, Run.id)
-        return self._all(query if state is None else query.where(Run.state == state))
+    def runs(self) -> list[Run]:
+        """All runs, oldest first."""
+        return self._all(select(Run).order_by(Run.created_at, Run.id))
+
+    def submitted_and_running(self) -> list[str]:
+        """Ids of the runs that a cluster's workers are to do now, oldest first."""
+        query = select(Run.id).where(Run.state == "running", Run.submitted).order_by(Run.created_at, Run.id)
+        with self.reading() as connection:
+            return [str(run_id) for run_id in connection.execute(query).scalars()]
 
     def set_run_state(self, run_id: str, state: str, note: str | None = None, *, unless: Sequence[str] = ()) -> bool:
         """Set a run's state (running, paused, cancelled, done or failed) and why; False where it is one of ``unless``."""
@@ -214,10 +220,18 @@ class LabelStore:
         with self.writing() as connection:
             return chunks.claim(connection, chunk_id, owner, lease_s, max_attempts)
 
-    def claim_next(self, queue: str, owner: str, lease_s: float, *, prefer: str | None = None) -> Lease | None:
+    def claim_next(
+        self,
+        queue: str,
+        owner: str,
+        lease_s: float,
+        *,
+        prefer: str | None = None,
+        served: Mapping[str, int] = MappingProxyType({}),
+    ) -> Lease | None:
         """See :func:`autointerp.store.chunks.claim_next`."""
         with self.writing() as connection:
-            return chunks.claim_next(connection, queue, owner, lease_s, prefer=prefer)
+            return chunks.claim_next(connection, queue, owner, lease_s, prefer=prefer, served=served)
 
     def renew(self, lease: Lease, lease_s: float) -> bool:
         """See :func:`autointerp.store.chunks.renew`."""
@@ -279,7 +293,7 @@ class LabelStore:
         with self.writing() as connection:
             presence.end_duty(connection, name, owner)
 
-    def holds(self, owner: str) -> bool:
+    def holds_chunk(self, owner: str) -> bool:
         """Whether a process holds a chunk whose lease has not run out."""
         with self.reading() as connection:
             return chunks.holds(connection, owner)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from autointerp.explanation import Explanation
-from autointerp.judging.steered_judge import OUTPUT_LABEL
 from autointerp.pipeline.causal_columns import CausalColumns, causal_columns
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.natural_rate.labels import last_estimates
@@ -224,5 +223,3 @@ def _sides(label: EffectiveLabel, taken_over: Explanation | None) -> str | None:
     if label.explainer != TAKEN_OVER and not is_human(label.explainer or ""):
         return None
     return str(taken_over.payload.get("imported", {}).get("sides", "unknown"))
-
-

@@ -144,7 +144,8 @@ def score_rows(source: str, latents: range) -> Iterator[dict[str, Any]]:
             values |= {"precision_method": "counted", "precision_basis": "counted", "token_rule_f1": figure(n, 20)}
             values |= {"num_judged": 15_000, "num_windows_predicted": n % 300, "natural_rate": figure(n, 21)}
             found.append(("pattern", "pattern", values | {"correlation": None}, None))
-        if n % 4 == 1 and status_of(n) not in ("dead", "rare"):
+        # no run of a million ablates many of them
+        if n % (4 if n < 1000 else 40) == (1 if n < 1000 else 9) and status_of(n) not in ("dead", "rare"):
             effect = figure(n, 30) * 3 - 1
             values = {
                 "causal_effect": effect,

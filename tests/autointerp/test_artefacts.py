@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from sqlalchemy import insert
 
 from autointerp.artefacts.catalogue import Catalogue, SharedFile, files_row
 from autointerp.artefacts.exchange import Exchange
@@ -28,7 +29,7 @@ from autointerp.pipeline.stages import STAGES
 from autointerp.pipeline.starting import open_run, start_run
 from autointerp.progress import SilentDisplay
 from autointerp.store import LabelStore, open_store
-from autointerp.store.models import Run
+from autointerp.store.models import Artefact, Run, utc_now
 from autointerp.store.opening import sqlite_url
 from sae_core.errors import ConfigError, StoreError, StoreUnavailableError
 from tests import planted_world
@@ -123,18 +124,27 @@ class Cluster:
             )
         self.started.append(process)
 
-    def reconcile(self, until_done_s: float = 240.0) -> None:
-        """Look after the run until it is done, or a machine ends by an error."""
+    def reconcile(self, patience_s: float = 300.0) -> None:
+        """Look after the run until it is done."""
         reconciler = Reconciler(self.context, self.stages)
-        end = time.monotonic() + until_done_s
-        while not reconciler.release().finished:
+        self._look_after(lambda: reconciler.release().finished, patience_s)
+        self.context.store.set_run_state(self.context.run_id, "done")
+        for process in self.started:
+            assert process.wait(60) in (0, -signal.SIGKILL), self.logs()
+
+    def reconcile_until_killed(self, patience_s: float = 300.0) -> None:
+        """Look after the run until the machine that was started last is dead."""
+        reconciler, last = Reconciler(self.context, self.stages), self.started[-1]
+        self._look_after(lambda: not reconciler.release().finished and last.poll() is not None, patience_s)
+        assert last.returncode == -signal.SIGKILL
+
+    def _look_after(self, ended: Callable[[], bool], patience_s: float) -> None:
+        end = time.monotonic() + patience_s
+        while not ended():
             for process in self.started:
                 assert process.poll() in (None, -signal.SIGKILL), self.logs()
             assert time.monotonic() < end, self.logs()
             time.sleep(0.1)
-        self.context.store.set_run_state(self.context.run_id, "done")
-        for process in self.started:
-            assert process.wait(60) in (0, -signal.SIGKILL), self.logs()
 
     def logs(self) -> str:
         return "\n".join(path.read_text(errors="replace")[-3000:] for path in self.folder.glob("*.log"))
@@ -172,10 +182,10 @@ def test_shards_of_two_machines_merge_to_the_stores_of_one(world: Path, tmp_path
     with cluster(world, tmp_path, stages) as machines:
         # the first dies with its second shard uploaded and not told of; the second merges
         machines.start("first", "tokenize,directions,extract", fault="extract:before_write:2")
-        first = machines.folder / "first"
+        machines.reconcile_until_killed()
         machines.start("second", "extract,merge,directions")
         machines.reconcile()
-        assert machines.started[0].returncode == -signal.SIGKILL
+        first = machines.folder / "first"
         assert (first / "corpus" / "corpus.json").exists()
         assert list(first.glob("sources/planted/partials/*.safetensors"))
         assert exemplars(machines.folder / "second") == exemplars(alone)
@@ -191,10 +201,9 @@ def test_machines_of_all_queues_give_the_dictionary_of_one(world: Path, tmp_path
         machines.start("second", GPU)
         machines.start("third", REST)
         machines.reconcile(600)
-        first, second, third = (machines.folder / name for name in ("first", "second", "third"))
+        third = machines.folder / "third"
         given = [
-            pd.read_parquet(folder / "dictionary").drop(columns=["run_id"], errors="ignore")
-            for folder in (third, alone)
+            pd.read_parquet(folder / "dictionary").drop(columns=["run_id", "created_at"]) for folder in (third, alone)
         ]
         pd.testing.assert_frame_equal(*given)
         assert exemplars(third) == exemplars(alone)
@@ -298,21 +307,13 @@ def test_chunks_tell_of_their_own_files_alone(
 
 def test_a_row_that_is_committed_late_is_seen(store: LabelStore) -> None:
     catalogue = Catalogue(store, "r")
-    late, early = (
-        files_row(
-            "r",
-            "probe",
-            "s",
-            number,
-            1,
-            [SharedFile(f"sources/s/evidence/suffix-{number:06d}.safetensors", 1, "0" * 64)],
-        )
-        for number in (0, 1)
-    )
-    late.id, early.id = 10, 11
-    store._add([early])
-    assert len(catalogue.read()) == 1
-    store._add([late])
+    for number in (11, 10):
+        file = SharedFile(f"sources/s/evidence/suffix-{number:06d}.safetensors", 1, "0" * 64)
+        row = files_row("r", "probe", "s", number, 1, [file])
+        with store.writing() as connection:
+            values = {"run_id": row.run_id, "kind": row.kind, "version": row.version, "value": row.value}
+            connection.execute(insert(Artefact).values(id=number, created_at=utc_now(), **values))
+        assert file.path in catalogue.read()
     assert len(catalogue.read()) == 2
 
 

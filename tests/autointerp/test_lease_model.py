@@ -48,6 +48,7 @@ LOOK = "SELECT run_id, stage, ordinal, state, owner, fence, attempts, lease_unti
 
 OWNERS = st.sampled_from(["a", "b"])
 SOME_RUN = st.sampled_from(RUNS)
+SERVED = st.dictionaries(SOME_RUN, st.integers(1, 2))
 SOME_CHUNK = st.tuples(SOME_RUN, st.sampled_from(sorted(STAGES)), st.integers(0, CHUNKS - 1))
 Place = tuple[str, str, int]
 
@@ -81,7 +82,16 @@ class LeaseMachine(RuleBasedStateMachine):
         self.model: dict[Place, Model] = {}
         self.run_state = dict.fromkeys(RUNS, "running")
         for number, run_id in enumerate(RUNS):
-            run = Run(id=run_id, name="n", digest="d", ordinal=number, config={}, folder="/x", code_version="0")
+            run = Run(
+                id=run_id,
+                name="n",
+                digest="d",
+                ordinal=number,
+                config={},
+                folder="/x",
+                code_version="0",
+                submitted=True,
+            )
             self.store.create_run(run)
             for stage, (priority, queue) in STAGES.items():
                 state = ChunkState.WAITING if stage == "last" else ChunkState.READY
@@ -127,6 +137,9 @@ class LeaseMachine(RuleBasedStateMachine):
     # workers
 
     @rule(target=leases, place=SOME_CHUNK, owner=OWNERS)
+    def claim_one(self, place: Place, owner: str) -> Any:
+        return self.claim(place, owner)
+
     def claim(self, place: Place, owner: str) -> Any:
         chunk = self.model[place]
         lease = self.store.claim(self.ids[place], owner, LEASE_S)
@@ -134,8 +147,18 @@ class LeaseMachine(RuleBasedStateMachine):
         assert (lease is not None) == free
         return multiple() if lease is None else self.taken(place, owner, lease)
 
-    @rule(target=leases, queue=st.sampled_from(["llm", "gpu"]), owner=OWNERS, prefer=st.none() | SOME_RUN)
-    def claim_next(self, queue: str, owner: str, prefer: str | None) -> Any:
+    @rule(target=leases, place=SOME_CHUNK)
+    def taken_over(self, place: Place) -> Any:
+        """One sleeps past its lease, and another takes the chunk: two leases of one chunk, which chance seldom makes."""
+        slept = self.claim(place, "a")
+        self.now += LEASE_S + 1.0
+        taker = self.claim(place, "b")
+        return multiple(*(lease for lease in (slept, taker) if isinstance(lease, Lease)))
+
+    @rule(
+        target=leases, queue=st.sampled_from(["llm", "gpu"]), owner=OWNERS, prefer=st.none() | SOME_RUN, served=SERVED
+    )
+    def claim_next(self, queue: str, owner: str, prefer: str | None, served: dict[str, int]) -> Any:
         def under_way(run_id: str) -> int:
             return sum(
                 place[0] == run_id and STAGES[place[1]][1] == queue and chunk.state == "running"
@@ -143,7 +166,7 @@ class LeaseMachine(RuleBasedStateMachine):
             )
 
         turns = [run_id for run_id in RUNS if self.run_state[run_id] == "running"]
-        turns.sort(key=lambda run_id: (run_id != prefer, under_way(run_id), RUNS.index(run_id)))
+        turns.sort(key=lambda run_id: (run_id != prefer, under_way(run_id), served.get(run_id, 0), RUNS.index(run_id)))
         expected: Place | None = None
         for run_id in turns:
             ready = [
@@ -155,7 +178,7 @@ class LeaseMachine(RuleBasedStateMachine):
             if ready:
                 expected = min(ready, key=lambda place: (STAGES[place[1]][0], place[2]))
                 break
-        lease = self.store.claim_next(queue, owner, LEASE_S, prefer=prefer)
+        lease = self.store.claim_next(queue, owner, LEASE_S, prefer=prefer, served=served)
         assert (None if lease is None else self.place[lease.chunk_id]) == expected
         return multiple() if lease is None or expected is None else self.taken(expected, owner, lease)
 

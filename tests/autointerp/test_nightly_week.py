@@ -276,7 +276,7 @@ def test_the_window_ends_a_night_and_what_is_scored_counts(
     """On each database: what a cut night scored is kept and can be read."""
     store = label_store
     with RunningServer(oracle(world)) as server:
-        schedule = schedule_of(tmp_path, base, server.url)
+        schedule = schedule_of(tmp_path, base, server.url, chunk_latents="1")
         set_schedule(store, schedule, MONDAY - DAY / 2)
         # the clock passes the window's end once some chunks of labels are done
         end = MONDAY + timedelta(hours=4)

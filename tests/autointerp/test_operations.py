@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import select, text, update
 
 from autointerp.operations import deleting, pruning
 from autointerp.operations.backup import back_up, read_manifest, restore
@@ -27,7 +27,7 @@ from autointerp.store import LabelStore, open_store
 from autointerp.store.calls import find_replies
 from autointerp.store.dialects import migrating
 from autointerp.store.ledger import spend
-from autointerp.store.models import Chunk, LLMCall, Run
+from autointerp.store.models import Chunk, LLMCall
 from autointerp.store.opening import HEAD, MIGRATIONS, sqlite_url
 from sae_core.errors import StoreError
 from tests.autointerp.operated_store import REPLY, age_calls, contents, fill, make_run_folder
@@ -428,4 +428,15 @@ def test_runs_in_a_deletion_are_rows_of_every_table_that_names_a_run() -> None:
     for table in Base.metadata.sorted_tables:
         if "run_id" in table.c and table.name not in outlive:
             assert any(key.target_fullname == "run.id" for key in table.foreign_keys), table.name
-    assert insert(Run) is not None
+
+
+def test_the_sizing_table_in_the_docs_is_what_the_script_prints() -> None:
+    done = subprocess.run(
+        [sys.executable, "benchmarks/sizing.py", "table", "benchmarks/sizing.json"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+    )
+    assert done.stdout in (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    assert done.stdout.count("\n") == 17

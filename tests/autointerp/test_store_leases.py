@@ -6,11 +6,12 @@ import multiprocessing
 import time
 
 import pytest
+from sqlalchemy import update
 
 from autointerp.explanation import Explanation
 from autointerp.store import ChunkState, Fenced, LabelStore, NewChunk, open_store
 from autointerp.store.chunks import Successor
-from autointerp.store.models import Artefact
+from autointerp.store.models import Artefact, Run
 from autointerp.store.rows import explanation_row
 from tests.autointerp.scripted_server import add_run
 
@@ -48,6 +49,8 @@ def test_two_processes_claim_the_same_chunks_and_each_has_one_winner(
 ) -> None:
     store = label_store
     add_run(store, "r")
+    with store.writing() as connection:
+        connection.execute(update(Run).values(submitted=True))
     store.plan("r", "first", [NewChunk("first", "llm", n, {}) for n in range(40)])
     context = multiprocessing.get_context("spawn")
     barrier, won = context.Barrier(2), context.Queue()

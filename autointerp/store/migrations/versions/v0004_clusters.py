@@ -32,6 +32,7 @@ _GROWING = (
 def upgrade() -> None:
     with op.batch_alter_table("run") as run:
         run.add_column(sa.Column("state_note", sa.Text(), nullable=True))
+        run.add_column(sa.Column("submitted", sa.Boolean(), nullable=False, server_default=sa.false()))
         run.add_column(sa.Column("submit_key", sa.String(length=200), nullable=True))
         run.create_unique_constraint(op.f("uq_run_submit_key"), ["submit_key"])
         run.drop_constraint(op.f("ck_run_state_known"), type_="check")
@@ -44,6 +45,8 @@ def upgrade() -> None:
         )
         chunk.drop_index(op.f("ix_chunk_run_id_state"))
         chunk.create_index(op.f(f"ix_chunk_{'_'.join(_READY)}"), _READY)
+    with op.batch_alter_table("run") as run:
+        run.alter_column("submitted", server_default=None)
     with op.batch_alter_table("chunk") as chunk:  # the defaults were for the rows that are there
         chunk.alter_column("priority", server_default=None)
         chunk.alter_column("not_before", server_default=None)
@@ -106,4 +109,5 @@ def downgrade() -> None:
         run.create_check_constraint(op.f("ck_run_state_known"), sa.text(_STATES_BEFORE))
         run.drop_constraint(op.f("uq_run_submit_key"), type_="unique")
         run.drop_column("submit_key")
+        run.drop_column("submitted")
         run.drop_column("state_note")
