@@ -277,6 +277,14 @@ class Bases:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._references: dict[str, Reference] = {}
+        self._made = 0
+
+    def fresh(self) -> Path:
+        """A new folder."""
+        self._made += 1
+        folder = self._folder / f"fresh-{self._made}"
+        folder.mkdir()
+        return folder
 
     def base(self, latents: int) -> Path:
         """A base of so many latents."""

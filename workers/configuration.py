@@ -12,6 +12,8 @@ from kombu import Queue
 from autointerp.cluster.settings import load_settings
 
 QUEUES = ("gpu", "llm", "export", "control")
+LOOKS = "reconcile"
+"""Queue of the words to look at all runs, heard by all who serve ``control``: among its hints they would be taken for hints."""
 _TICK_S = 60.0
 
 
@@ -29,7 +31,7 @@ def make_app() -> Celery:
         worker_enable_remote_control=True,
         task_time_limit=settings.worker.chunk_limit_s + settings.worker.turn_s,
         task_default_queue="control",
-        task_queues=[Queue(name) for name in QUEUES],
+        task_queues=[Queue(name) for name in (*QUEUES, LOOKS)],
         task_create_missing_queues=False,
         broker_transport_options={
             "global_keyprefix": settings.broker.key_prefix,

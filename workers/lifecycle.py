@@ -8,6 +8,7 @@ from typing import Any
 from celery import signals
 
 from workers import draining
+from workers.configuration import LOOKS, QUEUES
 from workers.process import forget_process, this_process
 
 _name = "worker"
@@ -39,7 +40,10 @@ def _remember_name(sender: str, **_: Any) -> None:
 
 
 def _remember_queues(sender: str, instance: Any, **_: Any) -> None:
-    _queues[:] = sorted(instance.app.amqp.queues.consume_from)
+    queues = instance.app.amqp.queues
+    _queues[:] = sorted(set(queues.consume_from) & set(QUEUES))
+    if "control" in _queues:
+        queues.select_add(queues[LOOKS])
 
 
 def _begin_process(**_: Any) -> None:

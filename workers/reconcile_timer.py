@@ -8,9 +8,13 @@ from typing import Any
 from celery import bootsteps
 from kombu.exceptions import OperationalError
 
+from autointerp.cluster.broker import BrokerAwayError
 from autointerp.cluster.settings import load_settings
+from workers.celery_broker import CeleryBroker
+from workers.configuration import LOOKS
 
 _LOG = logging.getLogger(__name__)
+_MOST_WAITING = 2
 
 
 class ReconcileTimer(bootsteps.StartStopStep):
@@ -35,7 +39,8 @@ class ReconcileTimer(bootsteps.StartStopStep):
 
     def _ask(self, app: Any, period_s: float) -> None:
         try:
-            # one that waited longer is worth nothing any more: the next one is there
-            app.tasks["workers.tasks.reconcile"].apply_async(queue="control", expires=3 * period_s, retry=False)
-        except (OperationalError, OSError) as error:
+            if CeleryBroker(app).depth(LOOKS) < _MOST_WAITING:  # all processes may be at work for a long time
+                # one that waited longer is worth nothing any more: the next one is there
+                app.tasks["workers.tasks.reconcile"].apply_async(queue=LOOKS, expires=3 * period_s, retry=False)
+        except (BrokerAwayError, OperationalError, OSError) as error:
             _LOG.warning("the broker cannot be reached: %s", error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from celery import shared_task
 from kombu.exceptions import OperationalError as BrokerDown
 
+from workers.configuration import LOOKS
 from workers.process import this_process
 
 
@@ -19,7 +20,7 @@ def work(queue: str) -> None:
         if turn.more:
             work.apply_async((queue,), queue=queue)
         elif turn.done:
-            reconcile.apply_async(queue="control", expires=10)
+            reconcile.apply_async(queue=LOOKS, expires=10)
     except BrokerDown:
         return  # the reconciler looks at the store anyway
 

@@ -72,12 +72,18 @@ class ImportedExplainer(Explainer):
     def _check_sides(self, found: ImportedLabels, split: Split | None) -> None:
         if self.allow_other_split or found.windows is not None:
             return
-        ours = {n: label for n, label in found.labels.items() if label.text and not label.foreign}
+        known, first, edited = False, -1, 0
+        for latent, label in found.labels.items():  # one after the other: there may be a million
+            if not label.text or label.foreign:
+                continue
+            known = True
+            if label.edited and label.seen is None:
+                first, edited = (first if edited else latent), edited + 1
         do = (
             "give that run's output folder, by which they are held back, or set allow_other_split = true beside the path to "
             "score them all the same"
         )
-        if ours and found.split is not None and split is not None and not found.split.deals_alike(split):
+        if known and found.split is not None and split is not None and not found.split.deals_alike(split):
             what = (
                 f"its seed is {found.split.seed}, this run's {split.seed}"
                 if found.split.seed != split.seed
@@ -87,10 +93,9 @@ class ImportedExplainer(Explainer):
                 f"the labels in {self.path!r} are of a run that dealt its corpus to other sides ({what}), so that windows which "
                 f"an explainer was shown there would be judged here: {do}."
             )
-        edited = sorted(n for n, label in ours.items() if label.edited and label.seen is None)
         if edited:
             raise ConfigError(
-                f"{len(edited)} labels in {self.path!r} were edited by people (that of latent {edited[0]}, for instance) and the "
+                f"{edited} labels in {self.path!r} were edited by people (that of latent {first}, for instance) and the "
                 f"file does not say which windows these had seen: {do}."
             )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -46,6 +47,7 @@ def parquet_labels(
         with _opened(path) as file:
             _check_columns(path, file.schema_arrow, request)
             beside = [name for name in _BESIDE if name in file.schema_arrow.names and _is_text(file.schema_arrow, name)]
+            partition = _partition(path)
             columns = list(dict.fromkeys([request.latent_column, request.label_column, *beside]))
             row = 0
             try:
@@ -53,7 +55,7 @@ def parquet_labels(
                     for values in batch.to_pylist():
                         row += 1
                         place = f"row {row} of {path.name!r}"
-                        status, source = values.get("status"), values.get("source") or ""
+                        status, source = values.get("status"), values.get("source") or partition
                         latent = latent_number(values[request.latent_column], place)
                         windows = seen.get(source, {}).get(str(latent))
                         yield LabelLine(
@@ -74,6 +76,12 @@ def parquet_labels(
                 raise ConfigError(
                     f"{str(path)!r} cannot be read after row {row} ({error}): give a whole file."
                 ) from error
+
+
+def _partition(path: Path) -> str:
+    """The source that the folder of a partition names (``source=NAME``), "" for any other folder."""
+    name = path.parent.name
+    return unquote(name.removeprefix("source=")) if name.startswith("source=") else ""
 
 
 def _opened(path: Path) -> pq.ParquetFile:

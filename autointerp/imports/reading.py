@@ -8,10 +8,10 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from sys import intern
 from typing import Any, NamedTuple
 
 from autointerp.imports import json_lines
+from autointerp.imports.label_index import LabelIndex
 from autointerp.imports.label_line import (
     ImportedLabel,
     ImportedLabels,
@@ -160,7 +160,7 @@ class _Source:
 
     def __init__(self, name: str, fingerprint: str, *, several: bool) -> None:
         self.name, self.fingerprint, self._several = name, fingerprint, several
-        self.labels: dict[int, ImportedLabel] = {}
+        self.labels = LabelIndex()
 
     def add(self, line: LabelLine) -> None:
         if self.fingerprint and line.fingerprint and line.fingerprint != self.fingerprint:
@@ -178,15 +178,9 @@ class _Source:
             return
         text = None if line.text is None else clean_label(line.text)
         reason = "" if text else line.reason
-        self.labels[line.latent] = ImportedLabel(
-            text,
-            intern(line.model),
-            intern(line.kind),
-            intern(line.author),
-            reason,
-            intern(line.corpus),
-            intern(line.sides),
-            line.seen,
+        self.labels.put(
+            line.latent,
+            ImportedLabel(text, line.model, line.kind, line.author, reason, line.corpus, line.sides, line.seen),
         )
 
 

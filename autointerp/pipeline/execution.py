@@ -170,6 +170,10 @@ def _finish(
                 return  # by the commit whose answer was lost
             store.finish(lease, rows, successors, units, seconds)
             return
+        except Fenced:
+            if in_doubt and store.is_finished(lease):
+                return  # the commit in doubt came through while this one waited for its locks
+            raise
         except StoreUnavailableError:
             in_doubt = True
             if time.monotonic() > give_up:

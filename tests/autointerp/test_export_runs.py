@@ -29,6 +29,8 @@ from autointerp.export import (
     verify_dictionary,
 )
 from autointerp.export.resuming import PROGRESS_NAME
+from autointerp.export.verdict_table import verdict_markdown
+from autointerp.imports import LabelRequest, read_labels
 from autointerp.judging.verdicts import Verdicts
 from autointerp.pipeline import exporting
 from autointerp.pipeline.context import RunContext
@@ -42,7 +44,6 @@ from tests.autointerp.export_world import WINDOWS, make_world, open_world
 from tests.cli_process import run_cli
 
 SIZE = 230
-SOURCES = ("layers.2", "x/y 50%")
 
 
 @pytest.fixture(scope="module")
@@ -577,3 +578,23 @@ def test_a_protocol_that_is_not_installed_is_a_sentence(world: Path) -> None:
         export_run(open_world(world), "s3://bucket/d")
     with pytest.raises(StoreError, match="no protocol of fsspec"):
         verify_dictionary("nonsense://bucket/d")
+
+
+@pytest.mark.parametrize("by_source", [True, False])
+def test_a_filtered_export_can_be_scored_by_another_run(world: Path, tmp_path: Path, by_source: bool) -> None:
+    context, folder = open_world(world), tmp_path / "d"
+    wanted = RowFilter.of(statuses=["labelled"], bounds=["f1>=0.2"])
+    export_run(context, folder, ExportOptions(wanted, by_source=by_source, verdicts=True))
+    rows = pd.read_parquet(folder)
+    for source in ("layers.2", "other"):
+        found = read_labels(LabelRequest(path=folder, own_source=source))
+        own = rows[rows.source == source]
+        assert found.source == source
+        assert {latent: label.text for latent, label in found.labels.items()} == dict(
+            zip(own.latent, own.label, strict=True)
+        )
+
+
+def test_the_docs_hold_the_columns_of_verdicts() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "dictionary.md").read_text(encoding="utf-8")
+    assert verdict_markdown() in page

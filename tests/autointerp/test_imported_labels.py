@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import tracemalloc
 from asyncio import run
 from collections.abc import Iterable
 from dataclasses import replace
@@ -26,7 +27,8 @@ from autointerp.explainers.imported import ImportedExplainer
 from autointerp.explanation import Explanation
 from autointerp.export import export_dictionary
 from autointerp.failure import Failure, FailureKind
-from autointerp.imports import clean_label, json_lines, reading
+from autointerp.imports import ImportedLabel, LabelRequest, clean_label, json_lines, label_index, reading
+from autointerp.imports.label_index import LabelIndex
 from autointerp.imports.split import Split
 from autointerp.pipeline.folder import RunFolder, RunNote
 from autointerp.review import record_review
@@ -509,3 +511,44 @@ def test_it_is_a_component_like_the_others(tmp_path: Path) -> None:
     assert found == ImportedExplainer(path=str(tmp_path))
     with pytest.raises(ConfigError):
         parse_component("explainers", {"kind": "imported"})
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.one_of(st.integers(0, 40), st.integers(2**26 - 1, 2**26 + 2)),
+            st.one_of(st.none(), st.text(st.characters(codec="utf-8"), max_size=5)),
+            st.sampled_from(["", "m"]),
+            st.sampled_from([None, ("1:2",)]),
+        ),
+        max_size=30,
+    )
+)
+def test_labels_in_little_room_are_those_of_a_plain_dict(puts: list[tuple[int, str | None, str, Any]]) -> None:
+    index, plain = LabelIndex(), {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(label_index, "_DENSE", 30)  # so that both ways are used
+        for latent, text, model, seen in puts:
+            label = ImportedLabel(text, model, "k", "a", "", "", "", seen)
+            index.put(latent, label)
+            plain[latent] = label
+        assert dict(index.items()) == plain
+        assert (list(index), len(index)) == (sorted(plain), len(plain))
+        assert -1 not in index
+        assert index.get(10**9) is None
+
+
+def test_a_million_labels_take_little_room(tmp_path: Path) -> None:
+    """A tenth of them; as objects they took 270 bytes each."""
+    count = 100_000
+    table = pa.table({"latent": range(count), "label": [f"the word number {n:06}" for n in range(count)]})
+    pq.write_table(table, tmp_path / "labels.parquet")
+    del table
+    tracemalloc.start()
+    try:
+        labels = reading.read_labels(LabelRequest(path=tmp_path / "labels.parquet", own_source="x")).labels
+        taken = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert labels[77].text == "the word number 000077"
+    assert taken < 80 * count

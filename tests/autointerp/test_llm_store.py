@@ -174,7 +174,7 @@ def test_a_store_of_the_first_version_is_upgraded_with_all_its_rows(store_url: s
         connection.execute(
             text("INSERT INTO timing (run_id, name, seconds, created_at) VALUES ('r-1', 'x', 1.5, '2026-01-01')")
         )
-    upgraded = open_store(store_url)
+    upgraded = open_store(store_url, upgrade=True)
     assert [run.id for run in upgraded.runs()] == ["r-1"]
     assert upgraded.timings("r-1") == {"x": 1.5}, "rows that refer to the run are still there"
     upgraded.set_run_state("r-1", "paused")

@@ -85,7 +85,7 @@ def test_down_to_the_first_and_up_again_with_rows_in_every_table(store_url: str)
         for name in kept:
             assert connection.execute(text(f"SELECT count(*) FROM {name}")).scalar_one() == 1, name
     engine.dispose()
-    again = open_store(store_url)
+    again = open_store(store_url, upgrade=True)
     with again.reading() as connection:
         assert current_revision(connection) == HEAD
         assert differences(connection) == []

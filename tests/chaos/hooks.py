@@ -7,8 +7,6 @@ import signal
 import time
 from pathlib import Path
 
-_once: set[str] = set()
-
 
 def _at_point(stage: str, event: str, ordinal: int, do: object) -> None:
     """Have ``do`` called in the pool's process whenever it passes the point of one chunk."""
@@ -48,9 +46,9 @@ def poison_explain() -> None:
     _at_point("explain", "before_write", 1, _kill)
 
 
-def poison_self_test() -> None:
-    """Chunk 0 of ``self_test``, which holds up no run, always ends the process that has it."""
-    _at_point("self_test", "before_write", 0, _kill)
+def poison_label() -> None:
+    """Chunk 1 of ``label``, without which no run ends, always ends the process that has it."""
+    _at_point("label", "before_write", 1, _kill)
 
 
 def stop_before_write() -> None:
@@ -85,10 +83,10 @@ def shifted_clock() -> None:
 
 
 def older_worker() -> None:
-    """Code that knows neither the stage ``label`` nor the nightly tick, as an older release would not."""
-    from autointerp.cluster import working
+    """Code that does not know the stage ``label``, as an older release would not."""
+    from autointerp.cluster import reconciling, working
     from autointerp.pipeline import stages
 
     stages.STAGES = tuple(stage for stage in stages.STAGES if stage.name != "label")
-    working.STAGES = stages.STAGES
+    reconciling.STAGES = stages.STAGES
     working.ALL_STAGES = tuple(stage for stage in working.ALL_STAGES if stage.name != "label")

@@ -25,7 +25,7 @@ def work() -> None:
     settings = load_settings()
     store = open_store(settings.store_url)
     worker, reconciler = QueueWorker(store, settings.worker), ClusterReconciler(store, _NoBroker(), settings.worker)
-    while store.runs("running"):
+    while any(run.state == "running" for run in store.runs()):
         reconciler.look()
         if sum(worker.turn(queue).done for queue in QUEUES) == 0:
             time.sleep(0.05)

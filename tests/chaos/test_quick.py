@@ -62,7 +62,7 @@ def test_a_kill_at_each_next_point(cluster: OpenCluster, bases: Bases, saw: Expe
         deaths += 1
         assert deaths < 100
     extra = invariants.all_hold(world, run, whole, interrupted=deaths * IN_FLIGHT)
-    assert deaths >= 8, deaths  # "as many points as a run of three latents has at least"
+    assert deaths >= 8, "as many points as a run of three latents has at least"
     saw("2", "3 latents in one run, the n-th process killed at the n-th point it passes", kills=deaths, extra_calls=extra)
 
 
