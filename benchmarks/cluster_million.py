@@ -56,6 +56,7 @@ settings = load_settings()
 store = open_store(settings.store_url)
 if sys.argv[1] == "round":
     from autointerp.cluster.reconciling import ClusterReconciler
+    import workers.tasks
     from workers.app import app
     from workers.celery_broker import CeleryBroker
     reconciler = ClusterReconciler(store, CeleryBroker(app), settings.worker)

@@ -21,7 +21,7 @@ from autointerp.cluster.submitting import submit_run
 from autointerp.config import load_config
 from autointerp.llm.server import Call, RunningServer
 from autointerp.store import LabelStore, open_store
-from tests.cli_process import CliProcess, run_cli
+from tests.cli_process import CliProcess
 from tests.made_up_world import MadeUpAnswerer, endpoint_of, make_base, run_settings, write_config
 
 QUEUES = "gpu,llm,export,control"
@@ -144,7 +144,7 @@ class Cluster:
         self, queues: str = QUEUES, processes: int = 2, hook: str = "", more: Mapping[str, str] | None = None
     ) -> Worker:
         """Start one. ``hook``: a function of ``tests.chaos.hooks`` that changes the process before it begins."""
-        variables = {**(more or {}), **({"AUTOINTERP_TEST_HOOK": f"tests.chaos.hooks:{hook}"} if hook else {})}
+        variables = {**(more or {}), **({"TEST_HOOK": f"tests.chaos.hooks:{hook}"} if hook else {})}
         name = f"w{len(self.workers)}@test"
         arguments = ["-A", "workers.app", "worker", "-Q", queues, "-c", str(processes), "-n", name]
         started = Worker([*arguments, "--without-gossip", "--without-mingle"], self.environment(variables))
@@ -171,9 +171,7 @@ class Cluster:
 
     def command(self, *arguments: str) -> str:
         """Run the command line; what it said."""
-        done = run_cli(arguments, self.environment())
-        assert done.returncode == 0, f"autointerp {' '.join(arguments)}: {done.stderr}"
-        return done.stdout
+        return _said(arguments, self.environment())
 
     def state(self, run_id: str) -> str:
         """Of a run."""
@@ -244,6 +242,18 @@ def open_cluster(
     return opened()
 
 
+def _said(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
+    """What the command line says, run where workers are, so that all is imported once."""
+    process = CliProcess(arguments, environment, "autointerp.cli:main")
+    try:
+        code = process.wait(900)
+    except BaseException:
+        process.kill()
+        raise
+    assert code == 0, f"autointerp {' '.join(arguments)}: {process.log}"
+    return process.log
+
+
 @dataclass
 class Reference:
     """A run of the same configuration that nobody disturbed, in one process and on SQLite."""
@@ -264,8 +274,7 @@ def undisturbed(folder: Path, base: Path, **settings: Any) -> Reference:
         config = cluster.config(**settings)
         environment = {**os.environ, "CHAOS_KEY": SECRET}
         environment.pop("AUTOINTERP_STORE__URL", None)
-        done = run_cli(["run", str(config), "--out", str(folder / "out")], environment, timeout=600)
-        assert done.returncode == 0, done.stderr
+        _said(["run", str(config), "--out", str(folder / "out")], environment)
         calls = llm.calls
     store = open_store(f"sqlite:///{folder / 'out' / 'autointerp.db'}")
     return Reference(store, store.runs()[0].id, folder / "out", calls)
@@ -295,5 +304,7 @@ class Bases:
         """The undisturbed run of a configuration on such a base."""
         name = f"{latents}-{'-'.join(f'{key}={value}' for key, value in sorted(settings.items()))}"
         if name not in self._references:
-            self._references[name] = undisturbed(self._folder / f"r{len(self._references)}", self.base(latents), **settings)
+            self._references[name] = undisturbed(
+                self.fresh() / "run", self.base(latents), **settings
+            )
         return self._references[name]

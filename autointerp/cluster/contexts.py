@@ -6,6 +6,7 @@ import gc
 from collections import OrderedDict
 from typing import Any
 
+from autointerp.artefacts.settings import exchange_for
 from autointerp.operations.logging import redact_config
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.starting import open_run
@@ -34,6 +35,7 @@ class RunContexts:
         redact_config(run.config)
         context = open_run(self._store, run_id)
         context.asks_again = retried > 0
+        context.folder, context.exchange = exchange_for(self._store, run_id, context.folder, retried)
         if kept is not None:
             self.drop(run_id)
             context.adopt(kept[1])

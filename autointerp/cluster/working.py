@@ -14,7 +14,6 @@ from autointerp.operations.worker_check import leave_mark
 from autointerp.pipeline.execution import Outcome, execute_claimed
 from autointerp.pipeline.interruption import HALTED, Halted, Stopped
 from autointerp.pipeline.owner import Owner
-from autointerp.pipeline.stage import ChunkSpec
 from autointerp.pipeline.stages import PREPARATIONS, STAGES
 from autointerp.store import LabelStore, Lease
 from sae_core.errors import AutointerpError, BudgetError, EndpointError, StoreUnavailableError
@@ -80,22 +79,16 @@ class QueueWorker:
 
     def _do(self, lease: Lease) -> bool:
         run_id, stage = lease.run_id, lease.key.stage
-        known = next((one for one in ALL_STAGES if one.name == stage), None)
-        if known is None:  # planned by a newer version: for its own processes
+        if all(known.name != stage for known in ALL_STAGES):  # planned by a newer version: for its own processes
             _LOG.warning("the stage %r is not known to this version", stage, extra={"run": run_id, "stage": stage})
             self._store.put_back(lease, counts=False, wait_s=_UNKNOWN_S)
             return False
         try:
             context = self._contexts.of(run_id)
-            if run_id not in self._marked:
+            if run_id not in self._marked and context.exchange is None:
                 self._marked.add(run_id)
                 with suppress(OSError):  # what the chunk itself meets there says more
                     leave_mark(context.folder.root, self._owner)
-            spec = ChunkSpec(lease.key.ordinal, lease.key.source, lease.spec, lease.planned_units)
-            if not known.can_begin(context, spec):
-                self._store.put_back(lease, counts=False, wait_s=_EARLY_S)
-                self._store.hold_back(run_id, stage, _EARLY_S)  # later ones wait with it
-                return False
             outcome = execute_claimed(
                 lease,
                 context,
@@ -104,6 +97,8 @@ class QueueWorker:
                 lease_s=self._settings.lease_s,
                 backoff_s=self._settings.backoff_s,
             )
+            if outcome is Outcome.EARLY:
+                self._store.hold_back(run_id, stage, _EARLY_S)  # later ones wait with it
             _LOG.info("chunk %s", outcome.value, extra={"run": run_id, "stage": stage, "chunk": lease.chunk_id})
             return outcome is Outcome.DONE
         except Halted as halted:

@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
     app.command()(resume)
     app.command()(cancel)
     app.command("retry-failed")(retry_failed)
+    app.command()(fetch)
 
 
 def submit(
@@ -126,6 +127,18 @@ def retry_failed(run: Annotated[str, _RUN], store: Annotated[str | None, _STORE]
     found, run_id = _find(run, store)
     count = again(found, run_id, RunFolder(Path(found.run(run_id).folder)))
     print(f"{count:,} chunks of run {run_id} are tried again." if count else f"Run {run_id} has nothing to try again.")
+
+
+def fetch(
+    run: Annotated[str, _RUN],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to bring them to.")],
+    store: Annotated[str | None, _STORE] = None,
+) -> None:
+    """Bring a run's results here from where its workers exchange files (AUTOINTERP_ARTEFACTS__URL)."""
+    from autointerp.artefacts.settings import fetch_results
+
+    found, run_id = _find(run, store)
+    print(f"{fetch_results(found, run_id, folder):,} files of run {run_id} are in {folder}.")
 
 
 def _find(run: str, store: str | None) -> tuple[LabelStore, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -125,13 +126,13 @@ class RunConfig(Section):
         del data["store"]
         return data
 
-    def select_latents(self, num_latents: int, source: str = "") -> list[int]:
+    def select_latents(self, num_latents: int, source: str = "") -> Sequence[int]:
         """The selected latents of a source that has ``num_latents``, ascending; ``source`` is its name.
 
         Errors: ConfigError where the selection reaches beyond the source, or is a table that does not name it.
         """
         if self.latents == "all":
-            return list(range(num_latents))
+            return range(num_latents)
         if isinstance(self.latents, dict):
             if source not in self.latents:
                 raise ConfigError(
@@ -146,7 +147,7 @@ class RunConfig(Section):
                     f"latents = {self.latents!r} reaches beyond the coder, which has {num_latents} latents: "
                     f'give a range within "0:{num_latents}", or "all".'
                 )
-            return list(range(start, stop))
+            return range(start, stop)
         return self._within(self.latents, num_latents)
 
     def _within(self, latents: tuple[int, ...], num_latents: int) -> list[int]:

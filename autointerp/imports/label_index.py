@@ -56,7 +56,8 @@ class LabelIndex(Mapping[int, ImportedLabel]):
             self._beyond[latent] = row
             return
         if latent >= len(self._places):
-            self._places.extend([_NONE] * (max(latent + 1, len(self._places) * 5 // 4) - len(self._places)))
+            size = min(max(latent + 1, len(self._places) * 5 // 4), _DENSE)
+            self._places.extend(array("i", [_NONE]) * (size - len(self._places)))
         self._places[latent] = row
 
     def _row(self, latent: object) -> int:

@@ -17,6 +17,7 @@ from sae_core.errors import ConfigError, StoreError, UnknownNameError, did_you_m
 from sae_core.records import Source
 
 if TYPE_CHECKING:
+    from autointerp.artefacts.exchange import Exchange
     from autointerp.explainers.base import Explainer
     from autointerp.llm.endpoints.base import Endpoint
     from autointerp.llm.protocol import Capability
@@ -79,6 +80,8 @@ class RunContext:
     """What endpoints were found to do when this process checked them; empty for a run that is taken up again."""
     asks_again: bool = False
     """Whether replies of language models that were kept though they cannot be used are asked for again."""
+    exchange: Exchange | None = field(default=None, repr=False)
+    """How files come from and go to machines that share no folder; None where all share one."""
     _exemplars: dict[str, ExemplarStore] = field(default_factory=dict, repr=False)
     _attached: dict[str, AttachedCoder] = field(default_factory=dict, repr=False)
     _lenses: dict[str, LensEvidence] = field(default_factory=dict, repr=False)
@@ -108,11 +111,11 @@ class RunContext:
         names = [source.name for source in self.sources]
         raise UnknownNameError(f"the run {self.run_id} has no source {name!r}: {did_you_mean(name, names)}")
 
-    def latents(self, source: str) -> list[int]:
-        """The latents of a source that are labelled: the configured ones, or all of a control's."""
+    def latents(self, source: str) -> Sequence[int]:
+        """The latents of a source that are labelled, ascending: the configured ones, or all of a control's."""
         record = self.source(source)
         if record.control:
-            return list(range(record.num_latents))
+            return range(record.num_latents)
         return self.config.select_latents(record.num_latents, source)
 
     @cached_property

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from enum import StrEnum
 from types import TracebackType
 
@@ -16,7 +17,7 @@ from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.faults import fault_point
 from autointerp.pipeline.interruption import HALTED, Halted, Stopped
 from autointerp.pipeline.owner import Owner
-from autointerp.pipeline.stage import ChunkSpec, NotThere, Stage
+from autointerp.pipeline.stage import ChunkResult, ChunkSpec, NotThere, Progress, Stage
 from autointerp.store import ChunkState, Fenced, LabelStore, Lease
 from autointerp.store.chunks import Successor
 from autointerp.store.models import Base
@@ -116,7 +117,7 @@ def execute_claimed(
         spec = ChunkSpec(lease.key.ordinal, lease.key.source, lease.spec, lease.planned_units)
         try:
             with disk_full(context.folder.root):
-                result = stage.run(context, spec, progress)
+                result = _run(stage, context, spec, progress, lease.fence)
             fault_point(stage.name, "before_write")
             units = lease.planned_units if result.units is None else result.units
             with disk_full(context.folder.root):
@@ -153,6 +154,19 @@ def execute_claimed(
             raise
     fault_point(stage.name, "after_write")
     return Outcome.DONE
+
+
+def _run(stage: Stage, context: RunContext, spec: ChunkSpec, progress: Progress, fence: int) -> ChunkResult:
+    """The stage's work, with files fetched before and sent after it where machines share no folder. Errors: NotThere; the stage's."""
+    exchange = context.exchange
+    if exchange is not None:
+        exchange.fetch(stage, spec)
+    if not stage.can_begin(context, spec):
+        raise NotThere
+    result = stage.run(context, spec, progress)
+    if exchange is None:
+        return result
+    return replace(result, rows=[*result.rows, *exchange.publish(stage, spec, fence)])
 
 
 def _finish(

@@ -56,6 +56,8 @@ class Reconciler:
         )
 
     def _plan(self, stage: Stage) -> None:
+        if self._context.exchange is not None:
+            self._context.exchange.fetch(stage, None)
         # a successor waits even where everything before it is done: the release below is the one place that decides
         state = ChunkState.WAITING if stage.after_same else ChunkState.READY
         place = next(number for number, other in enumerate(self._stages) if other is stage)

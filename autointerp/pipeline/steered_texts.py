@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -120,12 +121,12 @@ def with_steered(context: RunContext, source: str, evidence: Iterable[LatentEvid
         yield from evidence
         return
     samples = {request.kind: sample_of(context, source, request) for request in requests}
-    place = {latent: number for number, latent in enumerate(context.latents(source))}
+    selected = context.latents(source)
     loaded: dict[tuple[str, int], SteeredTexts | None] = {}
     labels: list[Explanation] | None = None
 
     def texts(kind: str, latent: int) -> SteeredTexts | None:
-        ordinal = place[latent] // context.config.chunk_latents
+        ordinal = bisect_left(selected, latent) // context.config.chunk_latents
         if (kind, ordinal) not in loaded:
             path = context.folder.evidence(source, kind, ordinal)
             loaded[kind, ordinal] = SteeredTexts.load(path) if path.is_file() else None

@@ -96,10 +96,12 @@ class LabelStore:
 
     def run(self, run_id: str) -> Run:
         """A run by its id or a unique beginning of it. Errors: StoreError."""
+        same: list[Run] = self._all(select(Run).where(Run.id == run_id))
+        if same:
+            return same[0]
         found = [run for run in self.runs() if run.id.startswith(run_id)]
-        exact = [run for run in found if run.id == run_id]
-        if exact or len(found) == 1:
-            return (exact or found)[0]
+        if len(found) == 1:
+            return found[0]
         if found:
             ids = ", ".join(run.id for run in found[:5])
             raise StoreError(f"{run_id!r} is the beginning of {len(found)} runs ({ids}): give more of the id.")
@@ -423,11 +425,31 @@ class LabelStore:
         query = query.order_by(ExplanationRow.latent, ExplanationRow.explainer, ExplanationRow.side)
         return [read_explanation(row) for row in self._of_latents(query, ExplanationRow, latents)]
 
+    def explained_latents(self, run_id: str, source: str, explainers: Sequence[str]) -> list[int]:
+        """Latents of a source with a text of one of these explainers on the input side, ascending."""
+        query = select(ExplanationRow.latent).distinct()
+        query = query.where(ExplanationRow.run_id == run_id, ExplanationRow.source == source)
+        query = query.where(ExplanationRow.failure_kind.is_(None), ExplanationRow.side == "input")
+        query = query.where(ExplanationRow.explainer.in_(explainers)).order_by(ExplanationRow.latent)
+        with self.reading() as connection:
+            return [int(latent) for latent in connection.execute(query).scalars()]
+
     def scores(self, run_id: str, source: str, latents: Sequence[int] | None = None) -> list[Score]:
         """Scores of a source (of some latents), by latent, scorer and explainer."""
         query = select(ScoreRow).where(ScoreRow.run_id == run_id, ScoreRow.source == source)
         query = query.order_by(ScoreRow.latent, ScoreRow.scorer, ScoreRow.explainer)
         return [read_score(row) for row in self._of_latents(query, ScoreRow, latents)]
+
+    def values_of_judge(self, run_id: str, source: str, scorer: str) -> Iterator[tuple[int, str, dict[str, Any], bool]]:
+        """Latent, explainer ("" for none), values and whether it failed of each score of one scorer, by latent and explainer; never all
+        in memory."""
+        query = select(ScoreRow.latent, ScoreRow.explainer, ScoreRow.values, ScoreRow.failure_kind).where(
+            ScoreRow.run_id == run_id, ScoreRow.source == source, ScoreRow.scorer == scorer
+        )
+        query = query.order_by(ScoreRow.latent, ScoreRow.explainer)
+        with self.reading() as connection:
+            for row in connection.execute(query, execution_options={"yield_per": 1000}):
+                yield int(row[0]), row[1], row[2], row[3] is not None
 
     def values_of_scorer(self, run_id: str, source: str, scorer: str) -> Iterator[tuple[int, dict[str, Any]]]:
         """Latent and values of each score that one scorer gave latents themselves, ascending; never all in memory."""

@@ -193,14 +193,14 @@ def test_the_digest_is_of_what_decides_the_results(file: Path) -> None:
     [("all", list(range(10))), ("2:5", [2, 3, 4]), (":3", [0, 1, 2]), ("8:", [8, 9]), ("[7,1]", [1, 7])],
 )
 def test_latents_are_selected(file: Path, latents: str, expected: list[int]) -> None:
-    assert load_config(file, [f"latents={latents}"]).select_latents(10) == expected
+    assert list(load_config(file, [f"latents={latents}"]).select_latents(10)) == expected
 
 
 @given(start=st.integers(0, 30), stop=st.integers(0, 30), size=st.integers(1, 20))
 def test_a_range_selects_what_slicing_selects_or_is_refused(start: int, stop: int, size: int) -> None:
     data = {"subject": {"model": "m"}, "coders": [{"path": "c"}], "corpus": {"path": "p"}, "latents": f"{start}:{stop}"}
     try:
-        selected = RunConfig.model_validate_json(json.dumps(data)).select_latents(size)
+        selected = list(RunConfig.model_validate_json(json.dumps(data)).select_latents(size))
     except ValueError:
         assert start >= stop or stop > size or start >= size
     else:

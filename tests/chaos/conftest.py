@@ -13,7 +13,7 @@ import pytest
 from tests.cluster_world import Bases, Cluster, open_cluster
 from tests.servers import RedisServer
 
-RECORD = "AUTOINTERP_CHAOS_RECORD"
+RECORD = "CHAOS_RECORD"
 """Environment variable: a file to which each experiment appends what it saw, as a JSON line."""
 
 

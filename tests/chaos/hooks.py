@@ -90,3 +90,10 @@ def older_worker() -> None:
     stages.STAGES = tuple(stage for stage in stages.STAGES if stage.name != "label")
     reconciling.STAGES = stages.STAGES
     working.ALL_STAGES = tuple(stage for stage in working.ALL_STAGES if stage.name != "label")
+
+
+def fast_ticks() -> None:
+    """Beats tick every second."""
+    import workers.configuration as configuration
+
+    configuration._TICK_S = 1.0

@@ -124,7 +124,7 @@ def test_poison_in_a_stage_that_others_wait_for(cluster: OpenCluster, saw: Exper
     run = world.submit(world.config())
     worker = world.worker(hook="poison_label")
     world.wait(run, "failed")
-    assert "'label'" in (world.store.run(run).state_note or "")
+    assert "the chunk label 1" in (world.store.run(run).state_note or "")
     poisoned = [chunk for chunk in world.store.chunks(run) if str(chunk.state) == "poisoned"]
     assert [(chunk.stage, chunk.ordinal, chunk.fence) for chunk in poisoned] == [("label", 1, MAX_ATTEMPTS)]
     assert worker.process.poll() is None

@@ -63,7 +63,12 @@ def test_a_kill_at_each_next_point(cluster: OpenCluster, bases: Bases, saw: Expe
         assert deaths < 100
     extra = invariants.all_hold(world, run, whole, interrupted=deaths * IN_FLIGHT)
     assert deaths >= 8, "as many points as a run of three latents has at least"
-    saw("2", "3 latents in one run, the n-th process killed at the n-th point it passes", kills=deaths, extra_calls=extra)
+    saw(
+        "2",
+        "3 latents in one run, the n-th process killed at the n-th point it passes",
+        kills=deaths,
+        extra_calls=extra,
+    )
 
 
 def test_a_chunk_that_kills_whoever_has_it(cluster: OpenCluster, saw: Experiment) -> None:
@@ -240,4 +245,10 @@ def test_fifty_submissions_at_once_are_one_run(cluster: OpenCluster, saw: Experi
         world.submit(other, name="elsewhere", key="the same")
     assert len(world.store.runs()) == 1
     assert SECRET not in repr([run.config for run in world.store.runs()])
-    saw("29", "50 submissions at once with one key, and one of another configuration", runs=1, refused=1, seconds=time.monotonic() - begun)
+    saw(
+        "29",
+        "50 submissions at once with one key, and one of another configuration",
+        runs=1,
+        refused=1,
+        seconds=time.monotonic() - begun,
+    )

@@ -25,9 +25,9 @@ def affordable_labels(context: RunContext) -> int | None:
         return None
     store, run_id = context.store, context.run_id
     judged = sum(
-        score.scorer == judge.kind and score.failure is None
+        not failed
         for source in context.sources
-        for score in store.scores(run_id, source.name)
+        for _, _, _, failed in store.values_of_judge(run_id, source.name, judge.kind)
     )
     purposes = [(purpose, spent) for (purpose, _), spent in spend_by_purpose(store, run_id).items()]
     screening = _total([spent for purpose, spent in purposes if purpose == "screen"])

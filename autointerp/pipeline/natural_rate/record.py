@@ -41,10 +41,9 @@ def precision_record(context: RunContext) -> dict[str, Any] | None:
             "failures": dict(failed.most_common()),
             "lost_questions": {stage: count for stage, count in lost.items() if count},
         }
-        for score in context.store.scores(context.run_id, source.name):
-            if score.scorer == judge.kind:
-                company += _count(score.values.get(f"{judge.kind}_company"))
-                agreed += _count(score.values.get(f"{judge.kind}_agreed"))
+        for _, _, values, _ in context.store.values_of_judge(context.run_id, source.name, judge.kind):
+            company += _count(values.get(f"{judge.kind}_company"))
+            agreed += _count(values.get(f"{judge.kind}_agreed"))
     resolution = judge_resolution(context)
     return {
         "by": judge.kind,

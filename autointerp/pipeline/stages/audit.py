@@ -33,9 +33,9 @@ class Audit(Stage):
         chunks = []
         for source in judged_sources(context):
             judged = [
-                (score.latent, score.explainer)
-                for score in context.store.scores(context.run_id, source)
-                if score.scorer == judge.kind and score.failure is None and score.explainer is not None
+                (latent, explainer)
+                for latent, explainer, _, failed in context.store.values_of_judge(context.run_id, source, judge.kind)
+                if explainer and not failed
             ]
             rng = np.random.default_rng(seed_for(context.config.seed, "audit", source))
             chosen = sorted(judged[index] for index in rng.permutation(len(judged))[: settings.audit_latents])
@@ -49,14 +49,9 @@ class Audit(Stage):
         """Windows that the judge was asked about for one label, on average."""
         judge = estimated_judge(context)
         assert judge is not None, "where nothing is estimated no chunk is planned"
-        scores = [score for score in context.store.scores(context.run_id, source) if score.scorer == judge.kind]
         asked = [
-            sum(
-                value
-                for name in ("judged", "failed")
-                if isinstance(value := score.values.get(f"{judge.kind}_{name}"), int)
-            )
-            for score in scores
+            sum(value for name in ("judged", "failed") if isinstance(value := values.get(f"{judge.kind}_{name}"), int))
+            for _, _, values, _ in context.store.values_of_judge(context.run_id, source, judge.kind)
         ]
         return round(sum(asked) / max(len(asked), 1))
 

@@ -212,13 +212,7 @@ def dealt_pairs(latents: Sequence[int], seed: int, count: int | None = None) -> 
 
 def labelled_latents(context: RunContext, source: str) -> list[int]:
     """Latents of a source with a text on the input side, ascending."""
-    kinds = _kinds(context)
-    found = {
-        e.latent
-        for e in context.store.explanations(context.run_id, source)
-        if e.failure is None and e.side == "input" and e.explainer in kinds
-    }
-    return sorted(found)
+    return context.store.explained_latents(context.run_id, source, sorted(_kinds(context)))
 
 
 def _kinds(context: RunContext) -> set[str]:

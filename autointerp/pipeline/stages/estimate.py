@@ -26,7 +26,7 @@ class Estimate(Stage):
         if estimated_judge(context) is None:
             return []
         if self.number > 1 and not any(
-            c.stage == f"screen_{self.number}" for c in context.store.chunks(context.run_id)
+            count.stage == f"screen_{self.number}" for count in context.store.counts(context.run_id)
         ):
             return []
         return [ChunkSpec(0, source.name) for source in context.sources]

@@ -88,8 +88,8 @@ class Screen(Stage):
     def remark(self, context: RunContext) -> str | None:
         if self.number == 1:
             return None
-        chunks = [chunk for chunk in context.store.chunks(context.run_id) if chunk.stage == self.name]
-        asked, wide = sum(chunk.planned_units for chunk in chunks), len(self._wide(context))
+        counts = [count for count in context.store.counts(context.run_id) if count.stage == self.name]
+        asked, wide = sum(count.units for count in counts), len(self._wide(context))
         if asked >= wide:
             return None
         return (
