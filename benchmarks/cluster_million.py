@@ -44,8 +44,8 @@ GOALS = {
     "status_s": ("`autointerp status`, the whole command", "s", None),
     "read_status_s": ("reading the status alone", "s", 1.0),
     "cancel_s": ("`autointerp cancel`, the whole command", "s", None),
-    "chunks_end_s": ("from the command's end until no chunk runs", "s", 10.0),
-    "calls_end_s": ("and until the last call reached the server", "s", 10.0),
+    "chunks_end_s": ("from its start until no chunk runs", "s", 10.0),
+    "calls_end_s": ("from its start until the last call reached the server", "s", 10.0),
 }
 """What is measured, its unit, and what it is to stay under."""
 _TIMED = """
@@ -76,10 +76,12 @@ else:
     from pathlib import Path
     from autointerp.cluster.submitting import submit_run
     from autointerp.config import load_config
+    places = iter(range(100))
     def do():
         began = time.perf_counter()
-        submit_run(load_config(Path(sys.argv[2]), (), os.environ), "again", Path(sys.argv[3]))
+        submit_run(load_config(Path(sys.argv[2]), (), os.environ), "again", Path(sys.argv[3] + str(next(places))))
         return time.perf_counter() - began
+do()  # modules are loaded once a process
 print(max(do() for _ in range(int(sys.argv[-1]))))
 """
 
@@ -192,7 +194,7 @@ def _measure(
 
     environment["AUTOINTERP_STORE__URL"] = postgres.new_database()
     found: dict[str, Any] = {"latents": given.latents, "chunk_latents": given.chunk_latents}
-    found["submit_run_s"] = timed("submit", str(path), str(root / "alone"), "1")
+    found["submit_run_s"] = timed("submit", str(path), str(root / "alone"), "3")
     environment["AUTOINTERP_STORE__URL"] = database
 
     watch = Watch(redis.client())
@@ -221,16 +223,16 @@ def _measure(
     found["round_s"] = timed("round", "5")
     found["status_s"] = command("status", run_id)
 
+    began_to_end = time.time()
     found["cancel_s"] = command("cancel", run_id)
-    ended = time.time()
     _until(lambda: ask("SELECT count(*) FROM chunk WHERE state = 'running'") == 0, 120)
-    found["chunks_end_s"] = time.time() - ended
+    found["chunks_end_s"] = time.time() - began_to_end
     if not given.in_process:
         time.sleep(10)  # whoever still asked would be heard of now
         with ledger.open("rb") as file:
             file.seek(max(0, ledger.stat().st_size - 1_000_000))
             lines = file.read().splitlines()[1:]
-        found["calls_end_s"] = max(0.0, max(json.loads(line)["time"] for line in lines) - ended)
+        found["calls_end_s"] = max(0.0, max(json.loads(line)["time"] for line in lines) - began_to_end)
     found["redis_bytes"], found["redis_more_bytes"] = watch.most_redis, watch.most_redis - watch.before
     found["rss_bytes"] = max(rss for looks in watch.rss.values() for _, rss in looks)
     found["rss_slope_bytes"] = max(watch.slopes(), default=0.0)

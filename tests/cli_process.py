@@ -253,7 +253,7 @@ def _be_the_command(program: str, arguments: list[str], environment: dict[str, s
     sys.argv = [program, *arguments]
     code: object = 0
     try:
-        if hook := environment.get("TEST_HOOK"):
+        for hook in filter(None, environment.get("TEST_HOOK", "").split(",")):
             _entry_point(hook)()  # what a test changes in the process before it begins
         _entry_point(program)()
     except SystemExit as done:

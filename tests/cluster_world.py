@@ -27,6 +27,8 @@ from tests.made_up_world import MadeUpAnswerer, endpoint_of, make_base, run_sett
 QUEUES = "gpu,llm,export,control"
 SECRET = "sk-planted-5f0c2d9e81b7"
 """The key of the language model's server: it may stand in no row, no file and no log."""
+BREAK = "CHAOS_BREAK"
+"""Environment variable of the tests: a function of ``tests.chaos.mutants`` that breaks a guard in all workers."""
 LEASE_S, RECONCILE_S = 1.5, 0.3
 IN_FLIGHT = 4
 """Most calls under way at once of one process, by the endpoint's ``max_concurrency``."""
@@ -136,6 +138,7 @@ class Cluster:
             "AUTOINTERP_STORE__URL": self.store_url,
             "AUTOINTERP_BROKER__URL": self.broker_url,
             "CHAOS_KEY": SECRET,
+            "TEST_HOOK": os.environ.get(BREAK, ""),
             **self.more,
             **(more or {}),
         }
@@ -144,7 +147,8 @@ class Cluster:
         self, queues: str = QUEUES, processes: int = 2, hook: str = "", more: Mapping[str, str] | None = None
     ) -> Worker:
         """Start one. ``hook``: a function of ``tests.chaos.hooks`` that changes the process before it begins."""
-        variables = {**(more or {}), **({"TEST_HOOK": f"tests.chaos.hooks:{hook}"} if hook else {})}
+        hooks = [os.environ.get(BREAK, ""), f"tests.chaos.hooks:{hook}" if hook else ""]
+        variables = {**(more or {}), "TEST_HOOK": ",".join(filter(None, hooks))}
         name = f"w{len(self.workers)}@test"
         arguments = ["-A", "workers.app", "worker", "-Q", queues, "-c", str(processes), "-n", name]
         started = Worker([*arguments, "--without-gossip", "--without-mingle"], self.environment(variables))
@@ -304,7 +308,5 @@ class Bases:
         """The undisturbed run of a configuration on such a base."""
         name = f"{latents}-{'-'.join(f'{key}={value}' for key, value in sorted(settings.items()))}"
         if name not in self._references:
-            self._references[name] = undisturbed(
-                self.fresh() / "run", self.base(latents), **settings
-            )
+            self._references[name] = undisturbed(self.fresh() / "run", self.base(latents), **settings)
         return self._references[name]

@@ -20,6 +20,8 @@ from tests.cluster_world import SECRET, Cluster, Reference, wait_until
 COMPARED = ("explanation", "score", "verdict", "control_row", "label", "screen", "estimate", "choice")
 _OWN = ("id", "run_id", "created_at")
 """Columns that two runs may differ in."""
+_COSTS = ("input_tokens", "output_tokens", "cost_usd")
+"""Columns of the dictionary that say what a latent took."""
 
 
 class Broken(AssertionError):
@@ -150,8 +152,11 @@ def equal_to(store: LabelStore, run_id: str, folder: Path, whole: Reference) -> 
             pairs = [(a, b) for a, b in zip(mine, theirs, strict=False) if a != b]
             raise Broken(f"I7: {name}: {len(mine)} rows, undisturbed {len(theirs)}; first difference {pairs[:1]}")
     frames = [pd.read_parquet(place / "dictionary") for place in (folder, whole.folder)]
+    for name in _COSTS:  # a call that was cut off was paid, and is a cost of its latent
+        if (frames[0][name] < frames[1][name]).any():
+            raise Broken(f"I7: some latents took fewer {name} than undisturbed")
     try:
-        pd.testing.assert_frame_equal(*(frame.drop(columns="created_at") for frame in frames))
+        pd.testing.assert_frame_equal(*(frame.drop(columns=["created_at", *_COSTS]) for frame in frames))
     except AssertionError as error:
         raise Broken(f"I7: dictionaries differ: {error}") from error
 

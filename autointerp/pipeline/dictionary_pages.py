@@ -312,8 +312,11 @@ def _said(
     values: Row = score_values(own, label.explainer, reading.otherwise)
     # a label has one method: what was counted over the corpus is not mixed with what was judged
     if estimate is not None and values.get("precision_method") is None:
-        values = estimate | {name: value for name, value in values.items() if value is not None}
-    failures = score_failures(own, label.explainer, reading.otherwise)
+        if None in values.values():
+            values = {name: value for name, value in values.items() if value is not None}
+        values = estimate | values
+    broken = [score for score in own if score.failure is not None]
+    failures = score_failures(broken, label.explainer, reading.otherwise) if broken else {}
     said = {**failures, **values} if failures or output_explainer is not None else values
     if output_explainer is not None:
         said |= output_values(own, output_explainer)

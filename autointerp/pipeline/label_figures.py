@@ -37,8 +37,8 @@ def score_values(
     values: dict[str, ScoreValue] = {}
     for score in scores:
         if score.explainer in (None, explainer or otherwise):
-            if not values and explainer is not None:
-                values = dict(score.values)
+            if explainer is not None and None not in values.values():
+                values = {**score.values, **values}  # the same as below, several times as fast
                 continue
             left_out = (*_OF_A_TEXT, f"{score.scorer}_") if explainer is None and score.explainer is not None else ()
             for name, value in score.values.items():

@@ -139,6 +139,13 @@ def insert_new(connection: Connection, table: type[Any]) -> Any:
     return sqlite.insert(table).on_conflict_do_nothing()
 
 
+def count_anew(connection: Connection, table: str) -> None:
+    """Have PostgreSQL look at a table that has just grown by much. Until it has done so of itself, a minute later, it takes the table
+    for an empty one, and asks it accordingly: one row after the other."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"ANALYZE {connection.dialect.identifier_preparer.quote(table)}")
+
+
 def sort_alike(connection: Connection) -> None:
     """Have text sort by code point on PostgreSQL too, as on SQLite and in Python, whatever the database's language is.
 

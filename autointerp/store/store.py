@@ -17,7 +17,7 @@ from autointerp.store import chunks, presence
 from autointerp.store.bulk import insert_values
 from autointerp.store.chunks import ChunkKey, ChunkState, Lease, NewChunk, Successor
 from autointerp.store.column_types import utc_now
-from autointerp.store.dialects import READ_ONLY
+from autointerp.store.dialects import READ_ONLY, count_anew
 from autointerp.store.failures import own_errors
 from autointerp.store.models import (
     Artefact,
@@ -39,6 +39,9 @@ from autointerp.store.models import (
 from autointerp.store.rows import read_explanation, read_score, read_source, source_row
 from sae_core.errors import StoreError
 from sae_core.records import Source
+
+_MANY = 500
+"""Rows of which the database should know at once that there are so many."""
 
 
 class StageCount(NamedTuple):
@@ -205,6 +208,9 @@ class LabelStore:
             if f"plan/{stage}" in self.planned(run_id):
                 return False
             raise
+        if len(new) >= _MANY:
+            with self.writing() as connection:
+                count_anew(connection, Chunk.__tablename__)
         return True
 
     def planned(self, run_id: str) -> set[str]:

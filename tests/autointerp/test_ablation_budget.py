@@ -127,7 +127,8 @@ def test_the_sample_that_is_steered_is_a_permutation_s_beginning(monkeypatch: py
     fires[Side.SCORE, 1::10] = 0
     fires[Side.EXPLAIN, 2::10] = 0
     fires[Side.CHOOSE, 3::10] = 0
-    config = SimpleNamespace(seed=3, select_latents=lambda count: list(range(4, count)))
+    reuse = SimpleNamespace(reuse=None)
+    config = SimpleNamespace(seed=3, extraction=reuse, select_latents=lambda count, source: range(4, count))
     run = RunContext(config, RunFolder(Path()), None, "r")  # type: ignore[arg-type]
     monkeypatch.setattr(RunContext, "request", lambda self, kind: SteeringRequest(latents=12))
     record = SimpleNamespace(control=False, num_latents=50)

@@ -87,10 +87,10 @@ def test_a_kill_at_every_point(cluster: OpenCluster, bases: Bases, saw: Experime
 
 def _holder(world: Cluster, run: str, worker: Worker) -> psutil.Process:
     """The process of the pool that has a chunk of ``explain``."""
-    pool = {process.pid: process for process in worker.pool()}
     found: list[psutil.Process] = []
 
     def holds() -> bool:
+        pool = {process.pid: process for process in worker.pool()}
         for chunk in world.running(run, "explain"):
             owner = Owner.parse(chunk.owner)
             if owner is not None and owner.pid in pool:
