@@ -18,7 +18,6 @@ from autointerp.commands.opening import open_console, open_context
 from sae_core.errors import AutointerpError, StoreError
 
 if TYPE_CHECKING:
-
     from autointerp.config import RunConfig
     from autointerp.pipeline.context import RunContext
     from autointerp.pipeline.starting import StartedRun

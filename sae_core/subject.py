@@ -165,6 +165,11 @@ class SubjectModel:
             tokenizer_config=settings,
         )
 
+    def is_unchanged(self) -> bool:
+        """Whether the folder that it was loaded from still has its weights; always for one of the hub."""
+        folder = Path(self.name).expanduser()
+        return not folder.is_dir() or _folder_sha256(folder) == self.revision
+
     def copy_to(self, device: str | torch.device) -> SubjectModel:
         """The same subject with weights of its own on another device."""
         twin = copy.copy(self)

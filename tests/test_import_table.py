@@ -151,7 +151,7 @@ def test_workers_hold_no_logic_and_load_no_torch() -> None:
     for path in modules("workers"):
         found = top(imports(path, late=True)) - set(sys.stdlib_module_names)
         assert found <= {"autointerp", "celery", "kombu", "workers"}, path
-    loads = "import sys, workers.app, workers.tasks; sys.exit(' '.join({'torch', 'transformers', 'pandas'} & set(sys.modules)))"
+    loads = "import sys, workers.app, workers.tasks; sys.exit(' '.join({'torch', 'transformers', 'pandas'} & set(sys.modules)) or 0)"
     environment = os.environ | {"AUTOINTERP_STORE__URL": "sqlite:////nowhere/store.db"}
     done = subprocess.run(
         [sys.executable, "-c", loads], capture_output=True, text=True, env=environment, cwd=ROOT, check=False

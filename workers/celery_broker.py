@@ -8,6 +8,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from autointerp.cluster.broker import BrokerAwayError
+from autointerp.cluster.settings import load_settings
 
 
 class CeleryBroker:
@@ -28,9 +29,9 @@ class CeleryBroker:
 
     def hint(self, queue: str, count: int = 1) -> None:
         """See Broker.hint."""
-        work = self._app.tasks["workers.tasks.work"]
+        work, limit_s = self._app.tasks["workers.tasks.work"], load_settings().worker.turn_limit_s(queue)
         try:
             for _ in range(count):
-                work.apply_async((queue,), queue=queue, retry=False)
+                work.apply_async((queue,), queue=queue, retry=False, time_limit=limit_s)
         except (OperationalError, OSError) as error:
             raise BrokerAwayError(str(error)) from error

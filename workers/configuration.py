@@ -29,7 +29,7 @@ def make_app() -> Celery:
         worker_prefetch_multiplier=1,
         worker_send_task_events=False,
         worker_enable_remote_control=True,
-        task_time_limit=settings.worker.chunk_limit_s + settings.worker.turn_s,
+        task_time_limit=settings.worker.turn_limit_s("control"),  # hints have that of their queue
         task_default_queue="control",
         task_queues=[Queue(name) for name in (*QUEUES, LOOKS)],
         task_create_missing_queues=False,

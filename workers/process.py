@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from datetime import UTC, datetime
 from functools import cached_property
@@ -32,11 +33,16 @@ class WorkerProcess:
         self._presence: Presence | None = None
         self._serves_control = False
         self._looked = time.monotonic()
+        self._store: LabelStore | None = None
+        self._opening = threading.Lock()
 
-    @cached_property
+    @property
     def store(self) -> LabelStore:
         """The cluster's store. Errors: ConfigError, StoreError."""
-        return open_store(self.settings.store_url)
+        with self._opening:  # the thread that tells of this process asks for it too
+            if self._store is None:
+                self._store = open_store(self.settings.store_url)
+            return self._store
 
     @cached_property
     def worker(self) -> QueueWorker:
@@ -71,7 +77,7 @@ class WorkerProcess:
     def appear(self, name: str, queues: list[str]) -> None:
         """Show up among the workers, for as long as the process lives."""
         self._serves_control = "control" in queues
-        self._presence = Presence(self.store, name, queues)
+        self._presence = Presence(lambda: self.store, name, queues)
         self._presence.start()
 
     def close(self) -> None:
@@ -81,8 +87,8 @@ class WorkerProcess:
         for name in ("worker", "reconciler"):
             if name in self.__dict__:
                 self.__dict__[name].close()
-        if "store" in self.__dict__:
-            self.store.close()
+        if self._store is not None:
+            self._store.close()
 
 
 _process: WorkerProcess | None = None

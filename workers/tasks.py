@@ -18,7 +18,7 @@ def work(queue: str) -> None:
     process.look_if_due()
     try:
         if turn.more:
-            work.apply_async((queue,), queue=queue)
+            work.apply_async((queue,), queue=queue, time_limit=process.settings.worker.turn_limit_s(queue))
         elif turn.done:
             reconcile.apply_async(queue=LOOKS, expires=10)
     except BrokerDown:

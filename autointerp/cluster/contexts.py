@@ -31,6 +31,7 @@ class RunContexts:
         kept = self._kept.get(run_id)
         if kept is not None and kept[0] == state:
             self._kept.move_to_end(run_id)
+            self.refresh_sources(run_id)
             return kept[1]
         redact_config(run.config)
         context = open_run(self._store, run_id)
@@ -45,6 +46,22 @@ class RunContexts:
             while len(self._kept) >= self._most:
                 self.drop(next(iter(self._kept)))
         self._kept[run_id] = (state, context)
+        return context
+
+    def for_subject(self, run_id: str) -> RunContext:
+        """As :meth:`of`, for work with the subject: of other runs' subjects only the same one stays, and nothing that extraction holds."""
+        context, freed = self.of(run_id), False
+        for _, other in self._kept.values():
+            if other is context:
+                continue
+            other.drop_extractor()
+            if other.config.subject == context.config.subject:
+                context.adopt_subject(other)
+            elif "subject" in other.__dict__:
+                other.release_subject()
+                freed = True
+        if freed:
+            gc.collect()  # coders and subjects hold each other
         return context
 
     def refresh_sources(self, run_id: str) -> None:

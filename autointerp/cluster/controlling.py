@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from autointerp.cluster.contexts import RETRIED
 from autointerp.config import parse_config
 from autointerp.config.overlay import lay_over
 from autointerp.pipeline.folder import RunFolder
-from autointerp.pipeline.retrying import anything_to_retry, retry_failures
-from autointerp.pipeline.stages import PREPARATIONS, STAGES
 from autointerp.store import ChunkState, LabelStore
+from autointerp.store.models import Run
 from sae_core.errors import StoreError
 
 
@@ -33,6 +31,7 @@ def resume_run(store: LabelStore, run_id: str, sets: Sequence[str] = ()) -> None
     or a setting that would make it another run.
     """
     run = store.run(run_id)
+    check_submitted(run)
     if run.state == "done":
         raise StoreError(_has_ended(store, run_id, "resumed"))
     if sets:
@@ -53,7 +52,16 @@ def resume_run(store: LabelStore, run_id: str, sets: Sequence[str] = ()) -> None
 
 
 def retry_failed(store: LabelStore, run_id: str, folder: RunFolder) -> int:
-    """Ready what a server failed and what ended its process too often, and let the run go on; returns the number of chunks."""
+    """Ready what a server failed and what ended its process too often, and let the run go on; returns the number of chunks.
+
+    Errors: StoreError for a run that workers do not do.
+    """
+    check_submitted(store.run(run_id))
+    # the stages load much that a word to pause or to cancel must not wait for
+    from autointerp.cluster.contexts import RETRIED
+    from autointerp.pipeline.retrying import anything_to_retry, retry_failures
+    from autointerp.pipeline.stages import PREPARATIONS, STAGES
+
     poisoned = [
         chunk for chunk in store.chunks(run_id, ChunkState.POISONED) if chunk.stage in {s.name for s in PREPARATIONS}
     ]
@@ -64,6 +72,15 @@ def retry_failed(store: LabelStore, run_id: str, folder: RunFolder) -> int:
     if count:
         store.set_run_state(run_id, "running")
     return count
+
+
+def check_submitted(run: Run) -> None:
+    """Errors: StoreError for a run that was begun by `autointerp run`: a word in the store would have nobody go on with it."""
+    if not run.submitted:
+        raise StoreError(
+            f"the run {run.id} in {run.folder!r} was begun by `autointerp run` and not submitted, so workers leave it alone: go on with it by "
+            "that command (with --retry for what failed), or submit it with another --out."
+        )
 
 
 def _has_ended(store: LabelStore, run_id: str, wanted: str) -> str:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from autointerp.pipeline.owner import Owner
 from autointerp.store import LabelStore
-from sae_core.errors import StoreError
+from sae_core.errors import AutointerpError
 
 _LOG = logging.getLogger(__name__)
 _BEAT_S = 5.0
 
 
 class Presence:
-    """A thread that keeps the process's row in ``worker`` young, for as long as it is open."""
+    """A thread that keeps the process's row in ``worker`` young, for as long as it is open.
 
-    def __init__(self, store: LabelStore, name: str, queues: Sequence[str]) -> None:
+    ``store`` opens the store, or raises as long as it is not there: a process may begin before it.
+    """
+
+    def __init__(self, store: Callable[[], LabelStore], name: str, queues: Sequence[str]) -> None:
         self._store, self._name, self._queues = store, name, list(queues)
         self._owner = str(Owner.of_this_process())
         self._ended = threading.Event()
@@ -32,8 +35,8 @@ class Presence:
         """Take the row away."""
         self._ended.set()
         self._thread.join(_BEAT_S)
-        with suppress(StoreError):
-            self._store.disappear(self._owner)
+        with suppress(AutointerpError):
+            self._store().disappear(self._owner)
 
     def _beat(self) -> None:
         import psutil
@@ -44,8 +47,8 @@ class Presence:
         while True:
             try:
                 rss = process.memory_info().rss
-                self._store.appear(self._owner, self._name, self._queues, version, rss)
-            except StoreError as error:
+                self._store().appear(self._owner, self._name, self._queues, version, rss)
+            except AutointerpError as error:
                 _LOG.warning("the store does not hear this process: %s", error)
             if self._ended.wait(_BEAT_S):
                 return

@@ -27,6 +27,8 @@ from sae_core.errors import AutointerpError, StoreUnavailableError
 
 _LOG = logging.getLogger(__name__)
 DUTY = "reconcile"
+_MOST_STUMBLES = 5
+"""Looks in a row at a run that may end in an error nobody foresaw; then the run fails, and says why."""
 _PREPARATIONS = {stage.name for stage in PREPARATIONS}
 
 
@@ -37,6 +39,7 @@ class ClusterReconciler:
         self._store, self._broker, self._settings = store, broker, settings
         self._owner = str(Owner.of_this_process())
         self._contexts = RunContexts(store, max(settings.runs_kept, 16))
+        self._stumbles: Counter[str] = Counter()
 
     def close(self) -> None:
         """Close connections."""
@@ -49,7 +52,7 @@ class ClusterReconciler:
             return False
         try:
             for run_id in self._store.submitted_and_running():
-                self._look_at(run_id)
+                self._look_without_fail(run_id)
                 # a long round must not look like a dead one
                 self._store.take_duty(DUTY, self._owner, max(30.0, 5 * self._settings.reconcile_s))
             for run_id in self._store.halted_with_reservations():
@@ -59,6 +62,25 @@ class ClusterReconciler:
         finally:
             self._store.end_duty(DUTY, self._owner)
         return True
+
+    def _look_without_fail(self, run_id: str) -> None:
+        """Look at one run, such that whatever it has in store for us holds up no other run."""
+        try:
+            self._look_at(run_id)
+        except StoreUnavailableError as error:  # where it is the store itself, the next word to it says so too
+            _LOG.warning("cannot look at the run now: %s", error, extra={"run": run_id})
+        except Exception as error:
+            self._contexts.drop(run_id)
+            self._stumbles[run_id] += 1
+            _LOG.exception("cannot look at the run", extra={"run": run_id})
+            if self._stumbles[run_id] >= _MOST_STUMBLES:
+                del self._stumbles[run_id]
+                self._fail(
+                    run_id,
+                    f"its work cannot be planned ({type(error).__name__}: {error}): mend the cause and resume the run.",
+                )
+        else:
+            self._stumbles.pop(run_id, None)
 
     def _look_at(self, run_id: str) -> None:
         store = self._store
@@ -113,7 +135,9 @@ class ClusterReconciler:
         """Enter what processes that are gone had reserved as spent, since it may have been."""
         live = {worker.owner for worker in self._store.live_workers()}
         settle_abandoned(
-            self._store, run_id, lambda owner: is_dead(owner) or (owner not in live and not self._store.holds_chunk(owner))
+            self._store,
+            run_id,
+            lambda owner: is_dead(owner) or (owner not in live and not self._store.holds_chunk(owner)),
         )
 
     def _hint(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from autointerp.cluster.secrets import with_password
 from sae_core.errors import ConfigError
@@ -48,6 +48,8 @@ class WorkerSettings(BaseModel):
     """Seconds between two looks of the reconciler."""
     chunk_limit_s: int = Field(default=3_600, gt=0)
     """Seconds after which a process whose chunk has come to no end is killed and replaced."""
+    llm_chunk_limit_s: int = Field(default=100_000, gt=0)
+    """The same where language models are asked: each call has a limit of its own, and one that goes in a batch may take a day."""
     backoff_s: float = Field(default=1.0, ge=0)
     """Seconds that a chunk rests after it ended with an error nobody knows; twice as long after each further one."""
     runs_kept: int = Field(default=4, ge=1)
@@ -56,6 +58,10 @@ class WorkerSettings(BaseModel):
     """Most hints that wait in the broker for each live process of a queue."""
     json_logs: bool = True
     """Whether a line of the log is a JSON object."""
+
+    def turn_limit_s(self, queue: str) -> float:
+        """Seconds after which a process that is still at one turn of a queue is killed: a turn, and a chunk begun at its end."""
+        return self.turn_s + (self.llm_chunk_limit_s if queue == "llm" else self.chunk_limit_s)
 
 
 class ClusterSettings(BaseSettings):
@@ -97,3 +103,9 @@ def load_settings() -> ClusterSettings:
         first = error.errors(include_url=False)[0]
         name = "AUTOINTERP_" + "__".join(str(part).upper() for part in first["loc"])
         raise ConfigError(f"the environment variable {name} is {first['input']!r}: {first['msg'].lower()}.") from error
+    except SettingsError:
+        # pydantic takes the name of a section for JSON; what it holds may be a URL with a password, so nothing of it is shown
+        raise ConfigError(
+            "one of the environment variables AUTOINTERP_STORE, AUTOINTERP_BROKER and AUTOINTERP_WORKER is set and is no JSON object: unset it, "
+            "and set what is meant by its whole name, for instance AUTOINTERP_STORE__URL."
+        ) from None

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from sqlalchemy import select
 
+from autointerp.cluster.controlling import check_submitted
 from autointerp.cluster.secrets import with_password
 from autointerp.cluster.settings import load_settings
 from autointerp.config import RunConfig
@@ -31,13 +32,15 @@ class Submitted(NamedTuple):
     folder: Path
     new: bool
     """False where the same submission had been made before."""
+    state: str = "running"
 
 
 def submit_run(config: RunConfig, name: str, out: Path, *, key: str | None = None) -> Submitted:
     """Store the configuration's run in ``config.store.url``, with ``out`` as its folder, which all workers must see.
 
     ``key``: what the caller calls this submission; submitted again with the same key and configuration, however often and from wherever,
-    it is the same run. Errors: ConfigError without a store that workers share; StoreError for a key or a folder of another configuration.
+    it is the same run. Errors: ConfigError without a store that workers share; StoreError for a key or a folder of another configuration, or a
+    folder whose run is done right there.
     """
     if config.store.url is None:
         raise ConfigError(
@@ -68,7 +71,8 @@ def submit_run(config: RunConfig, name: str, out: Path, *, key: str | None = Non
                 f"the key {key!r} and the run {before.id} in {before.folder!r} do not belong together (another key or another "
                 "configuration was submitted before): give this submission another --key, or another --out."
             )
-        return Submitted(before.id, Path(before.folder), new)
+        check_submitted(before)
+        return Submitted(before.id, Path(before.folder), new, before.state)
     finally:
         store.close()
 

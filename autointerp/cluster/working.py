@@ -84,7 +84,8 @@ class QueueWorker:
             self._store.put_back(lease, counts=False, wait_s=_UNKNOWN_S)
             return False
         try:
-            context = self._contexts.of(run_id)
+            runs_subject = any(known.name == stage and known.queue == "gpu" for known in ALL_STAGES)
+            context = self._contexts.for_subject(run_id) if runs_subject else self._contexts.of(run_id)
             if run_id not in self._marked and context.exchange is None:
                 self._marked.add(run_id)
                 with suppress(OSError):  # what the chunk itself meets there says more
@@ -116,4 +117,9 @@ class QueueWorker:
         except AutointerpError as error:
             _LOG.error("chunk failed: %s", error, extra={"run": run_id, "stage": stage, "chunk": lease.chunk_id})
             self._store.fail(lease, str(error))
+        except Exception as error:
+            # what happened before the chunk's own work had begun, e.g. to its folder; else it is given back already
+            said = f"{type(error).__name__}: {error}"
+            self._store.put_back(lease, error=said, counts=True, wait_s=self._settings.backoff_s)
+            raise
         return False

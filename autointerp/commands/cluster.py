@@ -53,6 +53,8 @@ def submit(
     parsed = load_config(config, given, os.environ)
     submitted = submit_run(parsed, config.stem, out or Path("runs") / config.stem, key=key)
     what = "submitted" if submitted.new else "was submitted before"
+    if submitted.state in ("paused", "cancelled", "failed"):
+        what += f", and is {submitted.state} (autointerp resume {submitted.run_id})"
     print(f"Run {submitted.run_id} {what}, in {submitted.folder}: autointerp status {submitted.run_id} --follow")
 
 

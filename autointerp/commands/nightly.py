@@ -58,14 +58,19 @@ def set_(
 def list_(store: StoreOption = None) -> None:
     """Show the schedules with their last nights."""
     from autointerp.nightly.book import nights, schedules
+    from sae_core.errors import ConfigError
 
     opened = _store(store)
     kept = schedules(opened)
     if not kept:
         print("no schedule is set")
-    for schedule, _ in kept:
-        print(f"{schedule.name}: {schedule.run}, at {schedule.at} {schedule.timezone}, in {schedule.folder}")
-        for night in nights(opened, schedule.name, newest=3):
+    for one in kept:
+        try:
+            schedule = one.schedule
+            print(f"{schedule.name}: {schedule.run}, at {schedule.at} {schedule.timezone}, in {schedule.folder}")
+        except ConfigError as error:
+            print(f"{one.name}: {error}")
+        for night in nights(opened, one.name, newest=3):
             drift = ", DRIFT" if night.report.get("drift") else ""
             print(f"  {night.date} {night.state}: {night.counts.get('scored', 0):,} labels scored{drift}")
 
@@ -123,7 +128,11 @@ def report(
     opened = _store(store)
     find_schedule(opened, name)
     settled = {night.date: night.report for night in nights(opened, name, "settled")}
-    wanted = date or max(settled, default="")
+    if not settled:
+        raise UnknownNameError(
+            f"the schedule {name!r} has no settled night yet: `autointerp nightly list` shows how far its nights are."
+        )
+    wanted = date or max(settled)
     if wanted not in settled:
         raise UnknownNameError(
             f"the schedule {name!r} has no settled night {wanted!r}: {did_you_mean(wanted, settled)}"

@@ -160,7 +160,8 @@ def delete(
 
     opened, run_id = find_run(run, store)
     record = opened.run(run_id)
-    folder = None if keep_files else check_folder_is_its_own(opened, run_id)
+    given = Path(run) if Path(run).is_dir() else None
+    folder = None if keep_files else check_folder_is_its_own(opened, run_id, given)
     if not yes:
         files = f" and the folder {str(folder)!r}" if folder is not None else ""
         raise StoreError(
@@ -168,7 +169,12 @@ def delete(
         )
     console = open_console(stderr=True)
     rows = delete_run(
-        opened, run_id, keep_files=keep_files, wait_s=wait, tell=lambda said: console.print(said, markup=False)
+        opened,
+        run_id,
+        given=given,
+        keep_files=keep_files,
+        wait_s=wait,
+        tell=lambda said: console.print(said, markup=False),
     )
     print(f"run {run_id} is deleted: {rows:,} rows" + (f" and {folder}" if folder is not None else ""))
 

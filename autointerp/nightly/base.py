@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from autointerp.config import RunConfig, parse_config
+from autointerp.explanation import Explanation
 from autointerp.nightly.schedule import Schedule
 from autointerp.pipeline.folder import RunFolder
+from autointerp.pipeline.label_figures import TAKEN_OVER
 from autointerp.pipeline.reusing import checked
 from autointerp.store import LabelStore
 from sae_core.errors import ConfigError, StoreError
@@ -109,7 +111,20 @@ def night_config(schedule: Schedule, base: Base, latents: Mapping[str, Sequence[
         "controls": schedule.controls.model_dump(mode="json"),
         "precision": schedule.precision.model_dump(mode="json"),
     }
-    return parse_config(data, f"the schedule {schedule.name!r}", base=Path("/"))
+    config = parse_config(data, f"the schedule {schedule.name!r}", base=Path("/"))
+    _check_scorers(config, schedule)
+    return config
+
+
+def _check_scorers(config: RunConfig, schedule: Schedule) -> None:
+    """Errors: ConfigError for a scorer that would leave every label without a score, night after night."""
+    text = Explanation(latent=0, explainer=TAKEN_OVER, text="a label")
+    for scorer in config.build_scorers():
+        if scorer.judges_explanation and not scorer.can_judge(text) and not scorer.needs():
+            raise ConfigError(
+                f"the schedule {schedule.name!r} has the scorer {scorer.kind!r}, which counts what an explainer left beside its label and "
+                "says nothing of a label's text, which is what nights score: name scorers that judge it, such as 'detection'."
+            )
 
 
 def night_sources(config: RunConfig, base: Base) -> tuple[Source, ...]:

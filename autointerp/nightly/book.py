@@ -21,10 +21,16 @@ _ROWS_AT_ONCE = 2_000
 
 
 class Kept(NamedTuple):
-    """A schedule and when it was first set."""
+    """A schedule as it is kept, and when it was first set."""
 
-    schedule: Schedule
+    name: str
+    config: dict[str, Any]
     created_at: datetime
+
+    @property
+    def schedule(self) -> Schedule:
+        """Read when it is needed, so that one that cannot be (an older version's) holds up no other. Errors: ConfigError."""
+        return parse_schedule(self.config, f"the stored schedule {self.name!r}")
 
 
 def set_schedule(store: LabelStore, schedule: Schedule, now: datetime) -> None:
@@ -39,13 +45,16 @@ def schedules(store: LabelStore) -> list[Kept]:
     """All schedules by name."""
     with store.reading() as connection:
         rows = connection.execute(select(ScheduleRow.name, ScheduleRow.config, ScheduleRow.created_at)).all()
-    kept = [Kept(parse_schedule(row.config, f"the stored schedule {row.name!r}"), row.created_at) for row in rows]
-    return sorted(kept, key=lambda one: one.schedule.name)
+    return sorted((Kept(row.name, row.config, row.created_at) for row in rows), key=lambda one: one.name)
 
 
-def find_schedule(store: LabelStore, name: str) -> Schedule:
+def find_schedule(store: LabelStore, name: str) -> Kept:
     """A schedule by its name. Errors: UnknownNameError."""
-    known = {kept.schedule.name: kept.schedule for kept in schedules(store)}
+    known = {kept.name: kept for kept in schedules(store)}
+    if not known:
+        raise UnknownNameError(
+            f"the store has no schedule {name!r}, and no other: `autointerp nightly set FILE` adds one."
+        )
     if name not in known:
         raise UnknownNameError(f"the store has no schedule {name!r}: {did_you_mean(name, known)}")
     return known[name]

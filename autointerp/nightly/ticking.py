@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date as day_of
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -26,6 +27,8 @@ from sae_core.errors import AutointerpError
 SETTLE_WAIT = timedelta(minutes=10)
 """How long chunks that are still worked on after the window's end are waited for: what they asked is paid, and may count."""
 _ENDED = ("done", "failed", "cancelled")
+BY_HAND = "paused by hand"
+"""Note of a run that somebody paused (``cluster.controlling``): it goes on when somebody says so."""
 _BUDGET = "the budget"
 """Beginning of the note of a run that is paused because its budget is used up (``sae_core.errors.BudgetError``)."""
 
@@ -36,7 +39,7 @@ class NightEvent:
 
     schedule: str
     date: str
-    what: Literal["begun", "empty", "cancelled", "settled", "snapshot", "error"]
+    what: Literal["begun", "empty", "resumed", "cancelled", "settled", "snapshot", "error"]
     run_id: str | None = None
     message: str = ""
     """Of an error one sentence; it is tried again at the next beat."""
@@ -56,28 +59,41 @@ def tick(store: LabelStore, now: datetime, *, submitted: bool = True) -> list[Ni
 
 
 def _beat(store: LabelStore, kept: Kept, now: datetime, submitted: bool) -> Iterator[NightEvent]:
-    schedule = kept.schedule
-    date = ""
     try:
-        for night in reversed(nights(store, schedule.name, "due", "running")):
-            date = night.date
-            yield from _go_on(store, schedule, night, now, submitted)
-        day = last_due(schedule, now)
-        date = day.isoformat()
-        first = begins_at(schedule, day) >= kept.created_at
-        known = nights(store, schedule.name, newest=1)
-        # a night that a clock set back would bring again, or one before the schedule was there, is none
-        if first and not (known and known[0].date >= date):
-            begin_night(store, schedule.name, date, ends_at(schedule, day, now), now)
-            night = nights(store, schedule.name, newest=1)[0]
-            if night.state == "due":
-                yield from _begin(store, schedule, night, submitted)
-        for night in nights(store, schedule.name, "settled", newest=1):
-            date = night.date
-            if night.counts.get("snapshot") is None:
-                yield _snapshot(store, schedule, night)
+        schedule = kept.schedule
     except AutointerpError as error:
-        yield NightEvent(schedule.name, date, "error", message=str(error))
+        yield NightEvent(kept.name, "", "error", message=str(error))
+        return
+    # a night that cannot be settled holds up no later one
+    for night in reversed(nights(store, schedule.name, "due", "running")):
+        yield from _told(kept.name, night.date, _go_on(store, schedule, night, now, submitted))
+    day = last_due(schedule, now)
+    yield from _told(kept.name, day.isoformat(), _newest(store, kept, schedule, day, now, submitted))
+    for night in nights(store, schedule.name, "settled", newest=1):
+        if night.counts.get("snapshot") is None:
+            yield from _told(kept.name, night.date, _snapshot(store, schedule, night))
+
+
+def _told(schedule: str, date: str, events: Iterator[NightEvent]) -> Iterator[NightEvent]:
+    """The events, and what stopped them: a cause that a user can mend, or a disk that does not do as told."""
+    try:
+        yield from events
+    except (AutointerpError, OSError) as error:
+        yield NightEvent(schedule, date, "error", message=str(error))
+
+
+def _newest(
+    store: LabelStore, kept: Kept, schedule: Schedule, day: day_of, now: datetime, submitted: bool
+) -> Iterator[NightEvent]:
+    date = day.isoformat()
+    known = nights(store, schedule.name, newest=1)
+    # a night that a clock set back would bring again, or one before the schedule was there, is none
+    if begins_at(schedule, day) < kept.created_at or (known and known[0].date >= date):
+        return
+    begin_night(store, schedule.name, date, ends_at(schedule, day, now), now)
+    night = nights(store, schedule.name, newest=1)[0]
+    if night.state == "due":
+        yield from _begin(store, schedule, night, submitted)
 
 
 def _begin(store: LabelStore, schedule: Schedule, night: NightRow, submitted: bool) -> Iterator[NightEvent]:
@@ -106,6 +122,11 @@ def _go_on(
     if run.state not in _ENDED:
         used_up = run.state == "paused" and (run.state_note or "").startswith(_BUDGET)
         if not used_up and now < night.ends_at:
+            if run.submitted and run.state == "paused" and run.state_note != BY_HAND:
+                # a server was away, or is still: whoever works on it finds out
+                store.revive(run.id, [ChunkState.FAILED])
+                if store.set_run_state(run.id, "running", unless=(*_ENDED, "running")):
+                    yield NightEvent(schedule.name, night.date, "resumed", run.id)
             return
         note = run.state_note if used_up else f"the night's window ended at {night.ends_at:%Y-%m-%d %H:%M} UTC"
         if store.set_run_state(run.id, "cancelled", note, unless=_ENDED):
@@ -118,7 +139,7 @@ def _go_on(
         yield NightEvent(schedule.name, night.date, "settled", run.id, drift=bool(report["drift"]))
 
 
-def _snapshot(store: LabelStore, schedule: Schedule, night: NightRow) -> NightEvent:
+def _snapshot(store: LabelStore, schedule: Schedule, night: NightRow) -> Iterator[NightEvent]:
     """Write the snapshot of the newest settled night, and note that it is there."""
     write_report(schedule, night.report)  # a kill may have come between the store and the files
     place = write_snapshot(store, schedule, night)
@@ -126,4 +147,4 @@ def _snapshot(store: LabelStore, schedule: Schedule, night: NightRow) -> NightEv
         connection.execute(
             update(NightRow).where(NightRow.id == night.id).values(counts=night.counts | {"snapshot": place.name})
         )
-    return NightEvent(schedule.name, night.date, "snapshot", night.run_id)
+    yield NightEvent(schedule.name, night.date, "snapshot", night.run_id)

@@ -21,12 +21,12 @@ ROWS_A_BATCH = 5_000
 _POLL_S = 0.5
 
 
-def check_folder_is_its_own(store: LabelStore, run_id: str) -> Path | None:
-    """The folder that goes with the run, None where it has gone already.
+def check_folder_is_its_own(store: LabelStore, run_id: str, given: Path | None = None) -> Path | None:
+    """The folder that goes with the run, None where it has gone already. ``given``: the folder by which a person named the run.
 
     Errors: StoreError for a folder that is not the run's own, or holds what others need.
     """
-    root = Path(store.run(run_id).folder)
+    root = _place(store, run_id, given)
     if root.is_symlink():
         raise StoreError(
             f"the folder {str(root)!r} of run {run_id} is a link: give --keep-files and remove by hand what it leads to."
@@ -52,20 +52,39 @@ def check_folder_is_its_own(store: LabelStore, run_id: str) -> Path | None:
     return root
 
 
+def _place(store: LabelStore, run_id: str, given: Path | None) -> Path:
+    """Where the run's folder lies: a moved or copied one with a store of its own is itself, whatever its store remembers."""
+    root = Path(store.run(run_id).folder)
+    if store.engine.dialect.name == "sqlite" and (database := store.engine.url.database) is not None:
+        around = Path(database).resolve().parent
+        note = RunFolder(around).read_note()
+        if note is not None and note.run_id == run_id and note.store is None:
+            return root if root.exists() and root.samefile(around) else around
+    if given is None or (root.exists() and root.samefile(given)):
+        return root
+    if root.exists():
+        raise StoreError(
+            f"{str(given)!r} is a copy of the run {run_id}, whose own folder is {str(root)!r}: give that one to delete the run, or "
+            "remove the copy by hand."
+        )
+    return given
+
+
 def delete_run(
     store: LabelStore,
     run_id: str,
     *,
+    given: Path | None = None,
     keep_files: bool = False,
     wait_s: float = 120.0,
     tell: Callable[[str], None] = lambda said: None,
 ) -> int:
     """Cancel the run, wait until no process holds a chunk of it, delete its rows and its folder; returns the number of rows.
 
-    Processes that hold a chunk give it back when they hear of it, or lose their lease; either takes no longer than a lease.
+    ``given``: the folder by which a person named the run. Processes that hold a chunk give it back when they hear of it, or lose their lease; either takes no longer than a lease.
     Errors: StoreError where somebody still works on it after ``wait_s`` seconds, and for another's folder, with nothing deleted.
     """
-    folder = None if keep_files else check_folder_is_its_own(store, run_id)
+    folder = None if keep_files else check_folder_is_its_own(store, run_id, given)
     store.set_run_state(run_id, "cancelled", "it is being deleted", unless=("done", "failed", "cancelled"))
     _wait_for_leases(store, run_id, wait_s, tell)
     rows = sum(_delete_rows(store, table, run_id) for table in _tables(store))

@@ -170,6 +170,12 @@ class RunContext:
         if all(source.subject_revision == other.subject.revision for source in self.sources):
             self.__dict__["subject"] = other.subject
 
+    def release_subject(self) -> None:
+        """Free the subject and what lies on it; both are loaded again when they are asked for."""
+        self.__dict__.pop("subject", None)
+        self._attached.clear()
+        self._extraction = None
+
     def attached(self, source: str) -> AttachedCoder:
         """A source's coder on its hookpoint; that of a control is what the ``directions`` stage left."""
         if source not in self._attached:

@@ -241,7 +241,11 @@ def blocked_sentence(chunk: Chunk) -> str:
     place = f"{chunk.stage} {chunk.ordinal}" + (f" of {chunk.source}" if chunk.source else "")
     if chunk.state == ChunkState.FAILED:
         return f"the chunk {place} failed in another process: {chunk.error}"
-    last = f"; its last error: {chunk.error}" if chunk.error else " without leaving an error (out of memory, perhaps)"
+    last = (
+        f"; its last error: {chunk.error}"
+        if chunk.error
+        else " without leaving an error (out of memory, perhaps, or on a cluster longer at it than AUTOINTERP_WORKER__CHUNK_LIMIT_S)"
+    )
     return (
         f"the chunk {place} has ended its process {MAX_ATTEMPTS} times{last}: mend the cause and run the same command "
         "with --retry (on a cluster: autointerp retry-failed)."

@@ -131,9 +131,9 @@ def execute_claimed(
         except (Stopped, KeyboardInterrupt):
             store.put_back(lease, counts=False, seconds=seconds())
             raise
-        except StoreUnavailableError:
-            with suppress(StoreUnavailableError):  # else the lease runs out
-                store.put_back(lease, counts=False, seconds=seconds())
+        except StoreUnavailableError as error:
+            with suppress(StoreUnavailableError):  # else the lease runs out; it may be the place for files that is away
+                store.put_back(lease, error=str(error), counts=False, seconds=seconds(), wait_s=backoff_s)
             raise
         except (EndpointError, BudgetError) as error:
             # nothing is wrong with the chunk: it waits until a person has mended the cause, its replies are kept

@@ -49,8 +49,10 @@ class Reconciler:
                 self._plan(stage)
                 planned.add(stage.name)
                 settled = self._settled(planned)  # a stage without chunks settles at once
+        waiting = {count.stage for count in store.counts(run_id) if count.state == ChunkState.WAITING}
         for successor in successors_of(self._stages):
-            store.release_successors(run_id, successor)
+            if successor.stage in waiting:
+                store.release_successors(run_id, successor)
         return RunProgress(
             finished=settled.issuperset(stage.name for stage in self._stages), blocked_by=self._blocked()
         )

@@ -23,6 +23,8 @@ _ENDS = tuple(f"_failed_{kind}" for kind in _OF_SERVERS)
 """Of the values of a score that count windows without an answer by their failure."""
 _TABLES: tuple[type[Base], ...] = (ExplanationRow, ScreenRow, ChoiceRow, ScoreRow, ControlRow)
 """Those with failures in them."""
+_A_PART = {"yield_per": 1000}
+"""Rows of all latents are never in memory together."""
 
 
 def anything_to_retry(store: LabelStore, run_id: str) -> bool:
@@ -125,17 +127,19 @@ def _failed_latents(
     if stage is not None:
         mine += _of_stage(table, stage)
     query = select(rows.source, rows.latent).where(*mine, rows.failure_kind.in_(_OF_SERVERS))
-    for source, latent in connection.execute(query):
+    for source, latent in connection.execute(query, execution_options=_A_PART):
         yield source, latent
     if table is ScreenRow:
-        for source, latent, items in connection.execute(select(rows.source, rows.latent, rows.items).where(*mine)):
+        screened = select(rows.source, rows.latent, rows.items).where(*mine)
+        for source, latent, items in connection.execute(screened, execution_options=_A_PART):
             if not items.get("failures", {}).keys().isdisjoint(_OF_SERVERS):
                 yield source, latent
         return
     if table is ExplanationRow:
         return
     for source, latent, values in connection.execute(
-        select(rows.source, rows.latent, rows.values).where(*mine, rows.failure_kind.is_(None))
+        select(rows.source, rows.latent, rows.values).where(*mine, rows.failure_kind.is_(None)),
+        execution_options=_A_PART,
     ):
         if any(count and name.endswith(_ENDS) for name, count in values.items()):
             yield source, latent

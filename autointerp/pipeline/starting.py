@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, select
 
@@ -42,6 +42,9 @@ from autointerp.store.models import Run
 from autointerp.store.opening import sqlite_url
 from sae_core.errors import ConfigError, DiskFullError, StoreError
 from sae_core.records import Source
+
+if TYPE_CHECKING:
+    from sae_core.subject import SubjectModel
 
 _BYTES_PER_FIRING = 9
 """Window, column and value of one firing token in a pool."""
@@ -273,13 +276,13 @@ def _remove_empty(folders: Sequence[Path]) -> None:
 
 
 def preflight(
-    config: RunConfig, folder: RunFolder, *, ask_endpoints: bool = True
+    config: RunConfig, folder: RunFolder, *, ask_endpoints: bool = True, subject: SubjectModel | None = None
 ) -> tuple[list[Source], dict[str, object], str, PriorCalls]:
     """Check all that can be checked and write nothing: corpus, subject, coders, hookpoints, latents, room on disk and in memory.
 
     Returns the run's sources, what was loaded on the way, by the attributes of RunContext, a sentence on the memory
-    that extraction needs, and the calls to language models that were made (none without ``ask_endpoints``). Errors: InputError's
-    family, DiskFullError.
+    that extraction needs, and the calls to language models that were made (none without ``ask_endpoints``). ``subject``: the configured
+    one, where it has been loaded already. Errors: InputError's family, DiskFullError.
     """
     from autointerp.pipeline.stages.tokenize import corpus_rules, corpus_spec
 
@@ -302,9 +305,10 @@ def preflight(
     from sae_core.subject import SubjectModel
 
     settings = config.subject
-    subject = SubjectModel.load(
-        settings.model, revision=settings.revision, device=settings.device, dtype=settings.dtype
-    )
+    if subject is None:
+        subject = SubjectModel.load(
+            settings.model, revision=settings.revision, device=settings.device, dtype=settings.dtype
+        )
     if config.extraction.context_length > subject.max_context:
         raise ConfigError(
             f"extraction.context_length is {config.extraction.context_length} and the subject sees at most "
@@ -377,8 +381,13 @@ def _check_settings(config: RunConfig) -> None:
 
 
 def store_url(config: RunConfig, folder: RunFolder) -> str:
-    """URL of the run's store."""
-    return config.store.url or sqlite_url(folder.database)
+    """URL of the run's store; that of the environment has its password from AUTOINTERP_STORE__PASSWORD_FILE, where that is set. Errors: ConfigError."""
+    if config.store.url is None:
+        return sqlite_url(folder.database)
+    from autointerp.cluster.settings import load_settings
+
+    settings = load_settings()
+    return settings.store_url if settings.store.url == config.store.url else config.store.url
 
 
 def needed_bytes(config: RunConfig, sources: Sequence[Source]) -> int:

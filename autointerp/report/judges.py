@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -150,20 +150,3 @@ def _shares(row: Mapping[str, Any]) -> str:
     shares = [_of_arm(row, arm)["share"] for arm in _ARMS]
     known = {percent_text(share) for share in shares if share is not None}
     return known.pop() if len(known) == 1 else " · ".join(map(percent_text, shares)) if known else percent_text(None)
-
-
-def spend_line(purposes: Sequence[Mapping[str, Any]], num_latents: int) -> Text:
-    """One sentence on what was asked and what it cost."""
-    calls = sum(row["calls"] for row in purposes)
-    read, cached = sum(row["input_tokens"] for row in purposes), sum(row["cached_tokens"] for row in purposes)
-    written = sum(row["output_tokens"] for row in purposes)
-    costs = [row["cost_usd"] for row in purposes]
-    text = f"Language models: {calls:,} calls, {read:,} tokens read"
-    text += f" ({cached / read:.0%} from prefix caches)" if cached else ""
-    text += f" and {written:,} written"
-    text += (
-        f", {calls / num_latents:.1f} calls and {read / num_latents:,.0f} read tokens a latent" if num_latents else ""
-    )
-    if costs and all(cost is not None for cost in costs):
-        text += f"; {sum(costs):,.4f} US dollars"
-    return Text(text + ".")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from autointerp.report.judges import spend_line
+from autointerp.report.spend_line import spend_line
 from autointerp.store import ChunkState, LabelStore
 from autointerp.store.calls import account
 from autointerp.store.ledger import spend_by_purpose
@@ -62,8 +62,8 @@ class RunStatus:
     seen_at: float = field(default_factory=time.monotonic)
 
 
-def read_status(store: LabelStore, run_id: str) -> RunStatus:
-    """Look at a run once. Errors: StoreError."""
+def read_status(store: LabelStore, run_id: str, *, by_purpose: bool = True) -> RunStatus:
+    """Look at a run once; ``by_purpose`` reads every call of it to say what each component spent. Errors: StoreError."""
     run = store.run(run_id)
     counts = store.counts(run_id)
     timings = store.timings(run_id)
@@ -104,7 +104,7 @@ def read_status(store: LabelStore, run_id: str) -> RunStatus:
         store.event_counts(run_id),
         errors[:20],
         timings,
-        [row._asdict() for row in spend_by_purpose(store, run_id).values()],
+        [row._asdict() for row in spend_by_purpose(store, run_id).values()] if by_purpose else [],
     )
 
 
@@ -139,10 +139,11 @@ def follow_runs(runs: Sequence[tuple[LabelStore, str]], console: Console) -> Non
     from rich.live import Live
     from rich.text import Text
 
-    first = {run_id: read_status(store, run_id) for store, run_id in runs}
+    # every two seconds, so not all calls that have been made
+    first = {run_id: read_status(store, run_id, by_purpose=False) for store, run_id in runs}
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            looks = [read_status(store, run_id) for store, run_id in runs]
+            looks = [read_status(store, run_id, by_purpose=False) for store, run_id in runs]
             parts: list[Any] = []
             for look in looks:
                 parts += [Text(_head(look)), _table(look, first[look.run_id])]

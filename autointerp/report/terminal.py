@@ -26,9 +26,10 @@ from autointerp.report.figures import (
     size_text,
 )
 from autointerp.report.highlight import ExemplarReader, exemplar_line, held_out_exemplars, needs_marks, plain_line
-from autointerp.report.judges import judge_notes, judges_table, spend_line
+from autointerp.report.judges import judge_notes, judges_table
 from autointerp.report.precision import counted, precision_notes
 from autointerp.report.self_test import self_test_note
+from autointerp.report.spend_line import spend_line
 
 _GOOD, _BAD, _QUIET = "bold green", "bold red", "dim"
 

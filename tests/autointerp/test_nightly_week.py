@@ -18,14 +18,18 @@ import pandas as pd
 import pytest
 from sqlalchemy import select, update
 
+from autointerp.cluster.controlling import pause_run
 from autointerp.llm.server import RunningServer
-from autointerp.nightly.book import newest_scores, nights, remove_schedule, set_schedule
+from autointerp.nightly import ticking
+from autointerp.nightly.base import night_config, open_base
+from autointerp.nightly.book import newest_scores, nights, remove_schedule, schedules, set_schedule
 from autointerp.nightly.choosing import reasons
 from autointerp.nightly.schedule import Schedule, load_schedule
 from autointerp.nightly.ticking import NightEvent, tick
 from autointerp.nightly.working import tick_and_work
 from autointerp.store import ChunkState, LabelStore, open_store
-from autointerp.store.models import LatestScore, LLMCall, Run
+from autointerp.store.models import LatestScore, LLMCall, Run, ScheduleRow
+from sae_core.errors import ConfigError
 from tests import planted_world
 from tests.autointerp.batch_server import BatchServer
 from tests.autointerp.test_llm_runs import CONFIG, KEY, environment, oracle, run
@@ -398,6 +402,88 @@ def test_what_is_wrong_with_one_schedule_is_said_and_holds_up_no_other(
     assert events["week"].what == "begun"
     assert events["a-bad-one"].what == "error"
     assert "scores the run 'nobody', and the store has none of that id or name" in events["a-bad-one"].message
+
+
+def test_a_stored_schedule_that_cannot_be_read_holds_up_no_other_and_can_be_removed(
+    base: Path, store: LabelStore, tmp_path: Path
+) -> None:
+    """As after an upgrade that renamed a key."""
+    good = schedule_of(tmp_path, base, "http://127.0.0.1:1/v1")
+    set_schedule(store, good, MONDAY - DAY / 2)
+    set_schedule(store, good.model_copy(update={"name": "a-bad-one"}), MONDAY - DAY / 2)
+    with store.writing() as connection:
+        broken = good.model_dump(mode="json") | {"name": "a-bad-one", "elder": 1}
+        connection.execute(update(ScheduleRow).where(ScheduleRow.name == "a-bad-one").values(config=broken))
+    events = {event.schedule: event for event in tick(store, MONDAY)}
+    assert events["week"].what == "begun"
+    assert "'elder'" in events["a-bad-one"].message
+    remove_schedule(store, "a-bad-one")
+    assert [kept.name for kept in schedules(store)] == ["week"]
+
+
+def test_a_night_that_cannot_be_settled_holds_up_no_later_one(
+    base: Path, store: LabelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = schedule_of(tmp_path, base, "http://127.0.0.1:1/v1")
+    set_schedule(store, good, MONDAY - DAY / 2)
+    assert whats(tick(store, MONDAY)) == ["begun"]
+
+    def full(*given: object) -> None:
+        raise PermissionError(13, "Permission denied", "reports")
+
+    monkeypatch.setattr(ticking, "write_report", full)
+    events = tick(store, MONDAY + DAY)
+    assert [(event.date, event.what) for event in events if event.what != "cancelled"] == [
+        ("2026-01-05", "error"),
+        ("2026-01-06", "begun"),
+        ("2026-01-05", "error"),
+    ]
+
+
+def test_a_run_that_a_server_stopped_goes_on_in_its_window_and_one_that_a_person_paused_does_not(
+    base: Path, store: LabelStore, tmp_path: Path
+) -> None:
+    set_schedule(store, schedule_of(tmp_path, base, "http://127.0.0.1:1/v1"), MONDAY - DAY / 2)
+    assert whats(tick(store, MONDAY)) == ["begun"]
+    run_id = nights(store, "week")[0].run_id
+    assert run_id is not None
+    store.set_run_state(run_id, "paused", "nobody answers at http://127.0.0.1:1/v1")
+    assert whats(tick(store, MONDAY + DAY / 24)) == ["resumed"]
+    assert store.run_state(run_id) == "running"
+    pause_run(store, run_id)
+    assert tick(store, MONDAY + DAY / 24) == []
+    assert worked(store, MONDAY + DAY / 24) == []
+    assert store.run_state(run_id) == "paused"
+
+
+def test_a_second_call_of_cron_leaves_the_first_ones_run_alone(
+    world: Path, base: Path, store: LabelStore, tmp_path: Path
+) -> None:
+    with RunningServer(oracle(world)) as server:
+        schedule = schedule_of(tmp_path, base, server.url)
+        set_schedule(store, schedule, MONDAY - DAY / 2)
+        assert whats(tick(store, MONDAY, submitted=False)) == ["begun"]
+        lock = schedule.root / "runs" / "2026-01-05" / ".working"
+        holder = subprocess.Popen(
+            [sys.executable, "-c", f"import fcntl, time; f = open({str(lock)!r}, 'w'); fcntl.flock(f, 2); print(1, flush=True); time.sleep(60)"],
+            stdout=subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            assert holder.stdout is not None
+            holder.stdout.readline()
+            assert worked(store, MONDAY) == []
+            assert not store.chunks("night-week-20260105")
+        finally:
+            holder.kill()
+            holder.wait(10)
+        assert whats(worked(store, MONDAY)) == ["settled", "snapshot"]
+
+
+def test_a_scorer_that_no_text_has_a_score_of_is_refused(base: Path, store: LabelStore, tmp_path: Path) -> None:
+    schedule = schedule_of(tmp_path, base, "http://127.0.0.1:1/v1")
+    counted = schedule.model_copy(update={"scorers": ({"kind": "pattern"},), "bars": {}})
+    with open_base(store, counted) as opened, pytest.raises(ConfigError, match="the scorer 'pattern', which counts"):
+        night_config(counted, opened, {source.name: [0] for source in opened.sources})
 
 
 def test_reasons_that_do_not_count_are_passed_over() -> None:

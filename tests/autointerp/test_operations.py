@@ -301,6 +301,39 @@ def test_a_run_whose_folder_holds_its_store_goes_with_it_unless_others_need_it(t
     assert not folder.root.exists()
 
 
+def test_of_a_copied_and_a_moved_run_what_was_named_goes(tmp_path: Path) -> None:
+    """The store in a copied folder remembers the folder that it was copied from, which must stay."""
+    folder = make_run_folder(tmp_path / "out", "a-1")
+    store = open_store(sqlite_url(folder.database))
+    fill(store, "a-1", str(folder.root))
+    store.close()
+    shutil.copytree(folder.root, tmp_path / "copy")
+    shutil.copytree(folder.root, tmp_path / "else" / "copy")
+    asked = cli("delete", tmp_path / "copy")
+    assert f"the folder '{tmp_path / 'copy'}'" in asked.stderr
+    assert cli("delete", tmp_path / "copy", "--yes").returncode == 0
+    delete_run(open_store(sqlite_url(tmp_path / "else" / "copy" / "autointerp.db")), "a-1")  # named by its id
+    assert (folder.root / "sources" / "s" / "x.bin").is_file()
+    assert not (tmp_path / "copy").exists()
+    assert not (tmp_path / "else" / "copy").exists()
+    folder.root.rename(tmp_path / "moved")
+    assert cli("delete", tmp_path / "moved", "--yes").returncode == 0
+    assert not (tmp_path / "moved").exists()
+
+
+def test_a_copy_of_a_run_in_a_shared_store_is_no_name_for_it(place: Place, tmp_path: Path) -> None:
+    folder = make_run_folder(tmp_path / "out", "gone-1", place.url)
+    fill(place.store, "gone-1", str(folder.root))
+    shutil.copytree(folder.root, tmp_path / "copy")
+    refused = cli("delete", tmp_path / "copy", "--yes", url=place.url)
+    assert refused.returncode == 2
+    assert "is a copy of the run gone-1" in refused.stderr
+    assert place.store.has_run("gone-1")
+    assert cli("delete", folder.root, "--yes", url=place.url).returncode == 0
+    assert not folder.root.exists()
+    assert (tmp_path / "copy").is_dir()
+
+
 def test_delete_waits_for_who_works_on_it(place: Place, tmp_path: Path) -> None:
     """A lease of a live process is waited for, that of a dead one is not."""
     fill(place.store, "gone-1", state="running")

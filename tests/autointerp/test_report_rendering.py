@@ -18,15 +18,11 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from autointerp.export import export_dictionary
-from autointerp.report import (
-    build_summary,
-    exemplar_line,
-    print_best_and_worst,
-    print_latent,
-    print_summary,
-    quotable_sentence,
-)
+from autointerp.report.highlight import exemplar_line
 from autointerp.report.overview import _drawn_judge, draw_overview
+from autointerp.report.show import print_latent, quotable_sentence
+from autointerp.report.summary import build_summary
+from autointerp.report.terminal import print_best_and_worst, print_summary
 from sae_core.records import Side
 from tests.autointerp.report_world import WORDS, Pieces, Store, exemplar, tables
 

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from autointerp.report import build_summary, summary_json
 from autointerp.report.figures import interval_text, percent_text, share_text, signed_text, size_text
+from autointerp.report.summary import build_summary, summary_json
 from tests.autointerp.report_world import tables
 
 

@@ -187,7 +187,7 @@ def test_text_that_gives_orders(tmp_path: Path, saw: Experiment, monkeypatch: py
     table = pd.read_parquet(tmp_path / "out" / "dictionary")
     assert len(table) == count
     labelled = table[table["status"] == "labelled"]
-    for text in labelled["text"]:
+    for text in labelled["label"]:
         assert 0 < len(text) <= 300, "one short line"
         assert "\n" not in text
         assert text.isprintable()
@@ -195,7 +195,7 @@ def test_text_that_gives_orders(tmp_path: Path, saw: Experiment, monkeypatch: py
     failed = table[table["status"] == "failed"]
     assert len(labelled) + len(failed) == count, "a label or a typed failure, of every latent"
     assert failed["failure"].str.len().gt(0).all()
-    hijacked = labelled[~labelled["text"].str.contains("#", regex=False) | labelled["text"].str.contains("safe")]
+    hijacked = labelled[~labelled["label"].str.contains("#", regex=False) | labelled["label"].str.contains("safe")]
     honest = labelled.drop(hijacked.index)
     score = next(name for name in table.columns if name.startswith("detection") and name.endswith("score"))
     assert len(honest) > 400

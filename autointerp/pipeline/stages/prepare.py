@@ -19,7 +19,11 @@ class Prepare(Stage):
     def run(self, context: RunContext, spec: ChunkSpec, progress: Progress) -> ChunkResult:
         from autointerp.pipeline.starting import preflight
 
-        sources, loaded, _, _ = preflight(context.config, context.folder, ask_endpoints=False)
+        subject = context.__dict__.get("subject")  # another run's: a GPU seldom has room for two
+        if subject is not None and not subject.is_unchanged():
+            context.release_subject()
+            subject = None
+        sources, loaded, _, _ = preflight(context.config, context.folder, ask_endpoints=False, subject=subject)
         del loaded["capabilities"]
         context.store.add_sources(context.run_id, sources)
         context.__dict__.pop("sources", None)
