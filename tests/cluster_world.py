@@ -31,7 +31,9 @@ BREAK = "CHAOS_BREAK"
 """Environment variable of the tests: a function of ``tests.chaos.mutants`` that breaks a guard in all workers."""
 LEASE_S, RECONCILE_S = 1.5, 0.3
 IN_FLIGHT = 4
-"""Most calls under way at once of one process, by the endpoint's ``max_concurrency``."""
+"""Most calls at the server at once of one process, by the endpoint's ``max_concurrency``."""
+UNDER_WAY = 2 * IN_FLIGHT
+"""Most calls of one process that are begun and not stored: those at the server, and replies that wait for their group's commit."""
 FAST = {
     "AUTOINTERP_WORKER__LEASE_S": str(LEASE_S),
     "AUTOINTERP_WORKER__RECONCILE_S": str(RECONCILE_S),

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pandas as pd
-from sqlalchemy import inspect, select, text
+from sqlalchemy import func, inspect, select, text
 
 from autointerp.llm.server import Call
 from autointerp.report.run_status import read_status
@@ -71,9 +71,22 @@ def paid_or_failed(store: LabelStore, run_id: str) -> None:
 
 def calls_twice(calls: Iterable[Call]) -> int:
     """Paid calls beyond the first of each request; probes of the server's abilities are not counted."""
-    billed = [call for call in calls if call.billed and ("<<" in call.prompt or 'Label: "' in call.prompt)]
+    billed = [call for call in calls if call.billed and is_work(call)]
     distinct = {repr(call.request) for call in billed}
     return len(billed) - len(distinct)
+
+
+def is_work(call: Call) -> bool:
+    """Whether a call asks about a latent: it is no probe."""
+    return "<<" in call.prompt or 'Label: "' in call.prompt
+
+
+def calls_without_reply(store: LabelStore, run_id: str, calls: Iterable[Call]) -> int:
+    """Paid calls about latents whose reply is not in the store: lost, or under way."""
+    kept = (LLMCall.run_id == run_id, LLMCall.latent.is_not(None), LLMCall.reply.is_not(None))
+    with store.reading() as connection:
+        stored = connection.execute(select(func.count()).select_from(LLMCall).where(*kept)).scalar_one()
+    return sum(call.billed and is_work(call) for call in calls) - int(stored)
 
 
 def few_calls_twice(calls: Iterable[Call], allowed: int) -> int:

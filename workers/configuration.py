@@ -50,7 +50,7 @@ def make_app() -> Celery:
         worker_redirect_stdouts=False,
         # the tick may come as often as it likes, from any number of beats: the store says which night is due
         beat_schedule={
-            "nightly": {"task": "workers.tasks.nightly_tick", "schedule": _TICK_S, "options": {"expires": _TICK_S}}
+            "nightly": {"task": "workers.tasks.nightly_tick", "schedule": _TICK_S, "options": {"expires": 600}}
         },
         beat_max_loop_interval=30,
         timezone="UTC",

@@ -70,7 +70,8 @@ class WorkerProcess:
         if self.store.take_duty("nights", owner, 600.0):
             try:
                 for event in tick(self.store, datetime.now(UTC)):
-                    _LOG.info("%s", event)
+                    level = logging.ERROR if event.what == "error" else logging.WARNING if event.drift else logging.INFO
+                    _LOG.log(level, "%s", event)
             finally:
                 self.store.end_duty("nights", owner)
 

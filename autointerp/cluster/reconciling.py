@@ -69,7 +69,7 @@ class ClusterReconciler:
             self._look_at(run_id)
         except StoreUnavailableError as error:  # where it is the store itself, the next word to it says so too
             _LOG.warning("cannot look at the run now: %s", error, extra={"run": run_id})
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - what one run ends in must not keep all others from going on
             self._contexts.drop(run_id)
             self._stumbles[run_id] += 1
             _LOG.exception("cannot look at the run", extra={"run": run_id})

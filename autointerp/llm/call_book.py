@@ -38,6 +38,10 @@ from autointerp.store.failures import ride_out
 from autointerp.store.store import LabelStore
 from sae_core.errors import BudgetError
 
+_LOOK_S = 0.5
+"""Pause between two looks at whether calls of other processes have left some of what was reserved for them."""
+_PATIENCE_S = 60.0
+"""Longest that the run's account may stand still while others have reserved what is missing; then there is no more budget."""
 _MOST_RACES = 3
 """Times that a group is done again because another process has entered the same reply at the same moment."""
 
@@ -99,6 +103,8 @@ class CallBook:
         self._held = NOTHING
         self._in_doubt: _Done | None = None
         self._refusal: str | None = None
+        self._looks_for_others = False
+        self._still: tuple[Account, float] | None = None
         self._beyond: dict[str, int] = {}
 
     @property
@@ -136,20 +142,27 @@ class CallBook:
     async def open(self, key: str | None, most: Amount) -> StoredReply | None:
         """The reply that is stored under ``key``; else None, and ``most`` is reserved, to be settled by ``close``.
 
-        A call for which there is no room waits for the process's own calls under way, which seldom take all that is
-        reserved for them. Errors: BudgetError, for it and all that come after it, where even then there is none.
+        A call for which there is no room waits for those under way, the process's own and others', which seldom take all
+        that is reserved for them. Errors: BudgetError, for it and all that come after it, where even then there is none.
         """
         while True:
             if self._refusal is not None:
                 raise BudgetError(self._refusal)
-            result = await self._submit_open(_Open(key, most))
+            try:
+                result = await self._submit_open(_Open(key, most))
+            except BaseException:
+                self._wake_next()  # who looked for all does so no more
+                raise
             if not isinstance(result, _Refused):
                 self._wake_next()
                 return result
             if result.closed != self._closed_calls:
                 continue
-            if self._open_calls == 0:
-                self._refuse(result.account, most)
+            if self._open_calls == 0 and not self._looks_for_others:
+                if self._others_may_leave_room(result.account, most):
+                    await self._look_later()
+                else:
+                    self._refuse(result.account, most)
                 continue
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._queue.append(turn)
@@ -159,6 +172,24 @@ class CallBook:
                 if turn.done() and not turn.cancelled():
                     self._wake_next()  # the turn was given in the same moment
                 raise
+
+    def _others_may_leave_room(self, standing: Account, most: Amount) -> bool:
+        """Whether what is missing is reserved for calls of other processes, and the account has moved lately."""
+        now = asyncio.get_running_loop().time()
+        if self._still is None or self._still[0] != standing:
+            self._still = standing, now
+        return self._cap.holds(standing.spent.plus(most)) and now < self._still[1] + _PATIENCE_S
+
+    async def _look_later(self) -> None:
+        """One call looks for all of this process."""
+        self._looks_for_others = True
+        try:
+            await asyncio.sleep(_LOOK_S)
+        except asyncio.CancelledError:
+            self._looks_for_others = False
+            self._wake_next()  # the next one looks
+            raise
+        self._looks_for_others = False
 
     async def close(self, record: CallRecord | None, reserved: Amount) -> StoredReply | None:
         """Settle a reservation, and enter the call unless nothing was paid (None).

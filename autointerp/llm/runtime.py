@@ -35,8 +35,9 @@ T = TypeVar("T")
 
 _PROBE_S = 60.0
 """Longest that a call of a probe may take: a server's first one with log-probabilities may compile for half a minute."""
-_DRAIN_S = 10.0
-"""Longest that calls under way are waited for when the caller is asked to stop: most end by then, and are paid anyway."""
+_DRAIN_S = 7.0
+"""Longest that calls under way are waited for when the caller is asked to stop: most end by then, and are paid anyway. With a heartbeat of
+2 s a cancelled run is still within 10 s."""
 _POLL_S = 0.2
 """Time between two looks at whether the caller wants to stop."""
 

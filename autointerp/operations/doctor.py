@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from autointerp.config import RunConfig
 from autointerp.operations.broker_check import check_broker
@@ -14,7 +15,11 @@ from autointerp.operations.findings import Finding, State, warning, wrong
 from autointerp.operations.gpu_check import check_gpu
 from autointerp.operations.machine_check import check_folder, check_time_zones
 from autointerp.operations.store_check import check_store
-from sae_core.errors import AutointerpError
+from autointerp.pipeline.stage import Queue
+from sae_core.errors import AutointerpError, did_you_mean
+
+QUEUES: tuple[str, ...] = get_args(Queue)
+"""Queues that workers can serve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +93,32 @@ def _workers(url: str, queues: Sequence[str]) -> Iterator[Finding]:
     from autointerp.store.dialects import READ_ONLY, make_engine, parse_url
     from autointerp.store.opening import HEAD, current_revision
 
+    for queue in queues:
+        if queue not in QUEUES:
+            yield wrong(f"workers {queue}", f"there is no queue {queue!r}: {did_you_mean(queue, QUEUES)}")
+    asked = [queue for queue in queues if queue in QUEUES]
     parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
+        yield from _nobody_yet(asked)
         return
     engine = make_engine(parsed)
     try:
         with engine.connect().execution_options(**{READ_ONLY: True}) as connection, connection.begin():
             if current_revision(connection) == HEAD:
-                yield from check_workers(connection, queues)
+                yield from check_workers(connection, asked)
+            else:
+                yield from _nobody_yet(asked)
     finally:
         engine.dispose()
+
+
+def _nobody_yet(queues: Sequence[str]) -> Iterator[Finding]:
+    """Of a store without tables, into which a worker that was started would have put some."""
+    for queue in queues:
+        yield wrong(
+            f"workers {queue}",
+            f"no worker was ever heard of, as the store has no tables yet: start one with `celery -A workers.app worker -Q {queue}`.",
+        )
 
 
 def _guarded(check: str, findings: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:

@@ -353,6 +353,14 @@ def test_a_queue_without_a_worker(set_up: SetUp) -> None:
     assert list(set_up.examine().wrong()) == ["workers export"]
 
 
+def test_queues_are_missed_in_a_store_that_no_worker_has_opened_yet(set_up: SetUp) -> None:
+    set_up.store_url, set_up.queues = sqlite_url(set_up.folder / "new.db"), "llm,gqu"
+    found = set_up.examine().wrong()
+    assert list(found) == ["workers gqu", "workers llm"]
+    assert "did you mean 'gpu'" in found["workers gqu"]
+    assert "no worker was ever heard of" in found["workers llm"]
+
+
 def test_ready_work_that_nobody_takes_and_nobody_reconciles(set_up: SetUp) -> None:
     store = open_store(set_up.store_url)
     new_run(store, set_up.folder)

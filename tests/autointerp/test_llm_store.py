@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import threading
+import time
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import IntegrityError
 
+from autointerp.llm import call_book
 from autointerp.llm.call_book import CallBook, _Close, _Open, _Refused
 from autointerp.store import LabelStore, open_store
 from autointerp.store.calls import (
@@ -36,6 +39,7 @@ from autointerp.store.column_types import utc_now
 from autointerp.store.dialects import make_engine, parse_url
 from autointerp.store.models import ChoiceRow, LLMCall, LLMReservation, ReviewRow, VerdictRow
 from autointerp.store.opening import HEAD, MIGRATIONS, current_revision, sqlite_url
+from sae_core.errors import BudgetError
 from tests.autointerp.scripted_server import add_run, books_balance, outcomes
 
 
@@ -333,3 +337,52 @@ def test_the_upgrade_would_lose_rows_with_foreign_keys_on(tmp_path: Path) -> Non
     connection.execute("DROP TABLE run")
     assert connection.execute("SELECT count(*) FROM timing").fetchone() == (0,)
     connection.close()
+
+
+async def _closed_meanwhile(store: LabelStore, after_s: float) -> tuple[list[object], float]:
+    """What three calls of one process get (20 tokens each), and after how long, while another's call has reserved 90 of 100 and takes 5."""
+    cap = Cap(100, None)
+    one, other = CallBook(store, "r-1", cap, "one"), CallBook(store, "r-1", cap, "other")
+    assert await one.open(None, Amount(90, 0)) is None
+    begun = time.monotonic()
+
+    async def close() -> None:
+        await asyncio.sleep(after_s)
+        await one.close(record(tokens=5, nano_usd=0), Amount(90, 0))
+
+    calls = asyncio.gather(*(other.open(None, Amount(20, 0)) for _ in range(3)), return_exceptions=True)
+    closing = asyncio.create_task(close())
+    found = await calls
+    took_s = time.monotonic() - begun
+    await closing
+    await one.shut()
+    await other.shut()
+    return found, took_s
+
+
+def test_a_call_waits_for_what_others_have_reserved(store: LabelStore) -> None:
+    """Most of it is never spent: a run of many processes would stop at a part of its budget."""
+    found, took_s = asyncio.run(_closed_meanwhile(store, 0.7))
+    assert found == [None, None, None]
+    assert took_s < 5
+
+
+def test_a_call_does_not_wait_for_ever_for_others(store: LabelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(call_book, "_PATIENCE_S", 0.2)
+    found, took_s = asyncio.run(_closed_meanwhile(store, 4.0))
+    assert [type(error) for error in found] == [BudgetError] * 3
+    assert "90 are reserved for calls of other processes" in str(found[0])
+    assert took_s < 4
+
+
+def test_a_call_that_others_leave_no_room_for_is_refused_at_once(store: LabelStore) -> None:
+    async def refused() -> float:
+        one = CallBook(store, "r-1", Cap(100, None), "one")
+        await one.open(None, Amount(90, 0))
+        await one.close(record(tokens=90, nano_usd=0), Amount(90, 0))
+        begun = time.monotonic()
+        with pytest.raises(BudgetError):
+            await CallBook(store, "r-1", Cap(100, None), "other").open(None, Amount(20, 0))
+        return time.monotonic() - begun
+
+    assert asyncio.run(refused()) < 0.4

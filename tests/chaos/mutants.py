@@ -32,8 +32,8 @@ def no_stored_reply() -> None:
     LLMSession._record = without_key  # type: ignore[method-assign]
 
 
-def never_dead() -> None:
-    """Reservations and leases of processes that are gone stay as they are. Rows 1 and 3 must fail."""
+def nothing_settled() -> None:
+    """What dead processes had reserved stays reserved. Rows 1 and 2 must fail."""
     from autointerp.cluster import reconciling
 
     reconciling.settle_abandoned = lambda *_: None  # type: ignore[assignment]

@@ -62,7 +62,7 @@ call it gets. After each one these things are checked, and a row stands here onl
 
 * every latent has exactly one label, and every component one row of it;
 * every label has its raw reply in the store, or says how it failed;
-* no call was made twice, but for those under way when a process died (at most 4 a process here);
+* no call was made twice, but for those under way when a process died: at the server (at most 4 of a process here), or answered and not yet stored;
 * what was spent is the sum of the calls, within the budget, and nothing is reserved;
 * what `status` counts is what the rows are;
 * no lease, no chunk that runs, no temporary file is left;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import time
+from itertools import pairwise
 
 import psutil
 import pytest
@@ -13,7 +14,7 @@ from autointerp.pipeline.owner import Owner
 from autointerp.store import MAX_ATTEMPTS
 from tests import invariants
 from tests.chaos.conftest import Experiment, OpenCluster
-from tests.cluster_world import IN_FLIGHT, LEASE_S, RECONCILE_S, Bases, Cluster, Worker, wait_until
+from tests.cluster_world import LEASE_S, RECONCILE_S, UNDER_WAY, Bases, Cluster, Worker, wait_until
 from tests.servers import PostgresServer
 
 pytestmark = pytest.mark.chaos
@@ -37,7 +38,7 @@ def test_twenty_kills_and_a_flush_of_ten_thousand_latents(
     whole = bases.reference(latents, **settings)
     world = cluster(latents, latency_s=0.05, broker=redis_url)
     run = world.submit(world.config(**settings))
-    begun, recoveries = time.monotonic(), []
+    begun, recoveries, lost = time.monotonic(), [], [0]
     worker = world.worker(processes=processes)
     for number in range(kills):
         world.until_calls(rng.randrange(250, 450))
@@ -45,20 +46,23 @@ def test_twenty_kills_and_a_flush_of_ten_thousand_latents(
             with redis.Redis.from_url(redis_url) as client:
                 client.flushall()
         worker.kill()
+        time.sleep(0.2)  # the server answers what it has
+        lost.append(invariants.calls_without_reply(world.store, run, world.llm.calls))
         before, killed = world.replies(), time.monotonic()
         worker = world.worker(processes=processes)
         wait_until(lambda before=before: world.replies() > before, 60, "calls after a kill", world)  # type: ignore[misc]
         recoveries.append(time.monotonic() - killed)
     world.wait(run, timeout=900)
-    allowed = kills * processes * IN_FLIGHT
-    extra = invariants.all_hold(world, run, whole, interrupted=allowed)
+    at_kills = [after - before for before, after in pairwise(lost)]
+    assert max(at_kills) <= processes * UNDER_WAY
+    extra = invariants.all_hold(world, run, whole, interrupted=sum(at_kills))
     saw(
         "1",
         f"10,000 latents, kill -9 of all processes of the worker 20 times, FLUSHALL at the tenth (seed {seed})",
         kills=kills,
         extra_calls=extra,
-        extra_calls_allowed=allowed,
-        most_in_flight=world.llm.server.most_in_flight,
+        under_way_at_a_kill=at_kills,
+        most_at_the_server=world.llm.server.most_in_flight,
         recovery_s=recoveries,
         seconds=time.monotonic() - begun,
         **world.store.event_counts(run),
@@ -80,7 +84,7 @@ def test_a_kill_at_every_point(cluster: OpenCluster, bases: Bases, saw: Experime
         assert code == -signal.SIGKILL
         points += 1
         assert Worker([], world.environment(), "tests.chaos.plain:work").wait() == 0
-        extra += invariants.all_hold(world, run, whole, interrupted=IN_FLIGHT)
+        extra += invariants.all_hold(world, run, whole, interrupted=UNDER_WAY)
     assert points >= 20
     saw("2", "3 latents, a run for each fault point, killed there", kills=points, extra_calls=extra)
 
@@ -114,7 +118,7 @@ def test_one_process_of_the_pool_is_killed(cluster: OpenCluster, bases: Bases, s
     again = [chunk for chunk in world.store.chunks(run) if chunk.fence > 1]
     assert len(again) == 1
     assert again[0].fence == 2, "it was done again once"
-    extra = invariants.all_hold(world, run, whole, interrupted=IN_FLIGHT)
+    extra = invariants.all_hold(world, run, whole, interrupted=UNDER_WAY)
     saw("3", "SIGKILL to the pool's process that has a chunk", chunks_again=1, extra_calls=extra)
 
 
@@ -146,7 +150,7 @@ def test_all_processes_sleep_past_their_leases(cluster: OpenCluster, bases: Base
     recovery = time.monotonic() - begun
     late.go_on()
     world.wait(run)
-    extra = invariants.all_hold(world, run, whole, interrupted=2 * IN_FLIGHT)
+    extra = invariants.all_hold(world, run, whole, interrupted=2 * UNDER_WAY)
     saw(
         "5",
         "a whole worker stopped in the middle of its calls, and woken after its leases",
@@ -198,7 +202,7 @@ def test_asked_to_end_under_load(
     calls = world.replies()
     world.worker()
     world.wait(run)
-    extra = invariants.all_hold(world, run, whole, interrupted=0 if clean else 2 * IN_FLIGHT)
+    extra = invariants.all_hold(world, run, whole, interrupted=0 if clean else 2 * UNDER_WAY)
     names = " and ".join(number.name for number in signals)
     saw("26", f"{names} under load", exit_s=took, leases_left=len(left), calls_before=calls, extra_calls=extra)
 
@@ -227,7 +231,7 @@ def test_asked_to_end_in_a_transaction(
     worker.wait(GRACE_S)
     world.worker()
     world.wait(run)
-    extra = invariants.all_hold(world, run, whole, interrupted=2 * IN_FLIGHT)
+    extra = invariants.all_hold(world, run, whole, interrupted=2 * UNDER_WAY)
     saw("26", "SIGTERM twice while a chunk's end is being written", extra_calls=extra)
 
 

@@ -146,8 +146,8 @@ class Gullible(made_up_world.MadeUpAnswerer):
         """The answer, the same to the same request."""
         properties = (schema_of(request) or {}).get("properties", {})
         users = [str(m["content"]) for m in request.get("messages") or [] if m["role"] == "user"]
-        asked = users[0] if users else ""
-        if "label" in properties and (found := re.search(r"<<[^>]*?#(\d+)", asked)):
+        asked = next((text for text in reversed(users) if "DATA-" in text), "")  # before it examples, after it repairs
+        if "label" in properties and (found := re.search(r"<<.*?#(\d+)>>", asked)):
             draw = int(hashlib.sha256(found[1].encode()).hexdigest(), 16)
             if draw % 2:
                 return Reply(json.dumps({"label": f"the text with number #{found[1]}"}))

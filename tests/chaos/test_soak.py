@@ -16,7 +16,7 @@ import pytest
 
 from tests import invariants
 from tests.chaos.conftest import Experiment, OpenCluster
-from tests.cluster_world import IN_FLIGHT, Bases, Cluster, Worker
+from tests.cluster_world import UNDER_WAY, Bases, Cluster, Worker
 from tests.servers import PostgresServer, RedisServer
 
 SOAK_S = float(os.environ.get("CHAOS_SOAK_S", "120"))
@@ -168,7 +168,7 @@ def test_faults_for_as_long_as_asked(cluster: OpenCluster, bases: Bases, saw: Ex
                 time.sleep(1)
             slowest = max(slowest, time.monotonic() - started)
             met = sum(faults.done.values()) - before + 1
-            allowed = met * 2 * PROCESSES * IN_FLIGHT
+            allowed = met * 2 * PROCESSES * UNDER_WAY
             # a look in the middle of an outage is no look
             extra += _through_outages(lambda run=run, allowed=allowed: _checked(world, run, whole, allowed))  # type: ignore[misc]
             world.llm.server.ledger.calls.clear()
