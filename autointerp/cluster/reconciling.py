@@ -27,6 +27,7 @@ from sae_core.errors import AutointerpError, StoreUnavailableError
 
 _LOG = logging.getLogger(__name__)
 DUTY = "reconcile"
+_DUTY_S = 10.0
 _MOST_STUMBLES = 5
 """Looks in a row at a run that may end in an error nobody foresaw; then the run fails, and says why."""
 _PREPARATIONS = {stage.name for stage in PREPARATIONS}
@@ -47,14 +48,14 @@ class ClusterReconciler:
 
     def look(self) -> bool:
         """One round; False where it is another process's turn. Errors: StoreUnavailableError."""
-        # long enough for a round over many runs; whoever dies in it is replaced after that
-        if not self._store.take_duty(DUTY, self._owner, max(30.0, 5 * self._settings.reconcile_s)):
+        # whoever dies in it is replaced after that; two at once do no harm
+        if not self._store.take_duty(DUTY, self._owner, max(_DUTY_S, 5 * self._settings.reconcile_s)):
             return False
         try:
             for run_id in self._store.submitted_and_running():
                 self._look_without_fail(run_id)
                 # a long round must not look like a dead one
-                self._store.take_duty(DUTY, self._owner, max(30.0, 5 * self._settings.reconcile_s))
+                self._store.take_duty(DUTY, self._owner, max(_DUTY_S, 5 * self._settings.reconcile_s))
             for run_id in self._store.halted_with_reservations():
                 self._settle(run_id)
             with suppress(BrokerAwayError):  # who has died is told about the next time

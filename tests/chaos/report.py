@@ -58,7 +58,8 @@ ELSEWHERE = {
 HEAD = """# What was broken on purpose, and what came of it
 
 Each row is an experiment on real processes: Celery workers, Redis, PostgreSQL or SQLite, and a language model's server that writes down every
-call it gets. After each one these things are checked, and a row stands here only because they held:
+call it gets. A row stands here only because its test passed. Checked in each, but for what an experiment itself undoes (a poisoned chunk has no rows
+of its own; rows 20, 27, 29, 31 and 37 check what they are about):
 
 * every latent has exactly one label, and every component one row of it;
 * every label has its raw reply in the store, or says how it failed;
@@ -70,7 +71,9 @@ call it gets. After each one these things are checked, and a row stands here onl
 * the endpoint's key, planted for this, stands in no table, file, log or message.
 
 Leases last 1.5 s here and the reconciler looks every 0.3 s, so that a kill costs seconds; a cluster's own settings are 60 s and 2 s, and a process
-that died on a host with another worker is noticed at the next look, whatever its lease.
+that died on a host with another worker is noticed at the next look, whatever its lease. If it was itself the one that looked, others wait up to
+30 s before they take its place, which is where recoveries of more than a few seconds come from. Recoveries count from the kill to the next call, the start of a new
+worker in it.
 """
 
 
@@ -92,7 +95,7 @@ def page(lines: Iterable[str]) -> str:
             "",
             *_table(["row", "what was done", "what was seen"], rows),
             "",
-            "Rows are those of the table of experiments that the suite follows. Seconds depend on the machine and on what else it does.",
+            "Rows are those of the table of experiments that the suite follows. Figures are of two cores that did other work besides, and of each experiment's last pass.",
             "",
             "## Where the other rows are tested",
             "",
