@@ -155,7 +155,7 @@ def _runs_of(target: str, store: str | None) -> list[tuple[LabelStore, str]]:
     from sae_core.errors import StoreError
 
     folder = Path(target or ".")
-    is_file = folder.is_file() or "://" in target
+    is_file = folder.is_file() or "://" in target or "/" in target
     if target and not folder.is_dir() and not is_file:
         return [find_run(target, store)]
     if not target and store is None and (shared := shared_store()) is not None:

@@ -174,6 +174,7 @@ def check_catalogued(of: Cluster, *names: str) -> None:
     assert there <= set(catalogue)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_shards_of_two_machines_merge_to_the_stores_of_one(world: Path, tmp_path: Path) -> None:
     stages = STAGES[:4]

@@ -389,6 +389,7 @@ def test_an_export_goes_on_only_with_its_own_files(tmp_path: Path, small_parts: 
     assert hidden(tmp_path) == []
 
 
+@pytest.mark.long
 def test_two_exports_at_once_do_not_meet(world: Path, tmp_path: Path, small_parts: None) -> None:
     folder = tmp_path / "d"
     with child(world, folder, "between parts") as first:

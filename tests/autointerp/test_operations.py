@@ -185,7 +185,7 @@ def test_a_backup_of_older_tables_leaves_them_older(place: Place, tmp_path: Path
     assert manifest.revision == "0003"
     assert revision(place.store) == "0003"
     restore(tmp_path / "copy", place.new_url)
-    upgraded = open_store(place.new_url)
+    upgraded = open_store(place.new_url, upgrade=True)
     assert len(upgraded.labels("a-1", "s")) == 7
     upgraded.close()
 
