@@ -24,7 +24,7 @@ test: check
 	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not long and not chaos" --ignore tests/test_import_table.py
 
 test-long: .venv/installed-test
-	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "long and not chaos"
+	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "long and not chaos" $(LONG_ARGS)
 
 check: .venv/installed-test
 	$(BIN)/ruff check .
