@@ -72,7 +72,7 @@ of its own; rows 20, 27, 29, 31 and 37 check what they are about):
 
 Leases last 1.5 s here and the reconciler looks every 0.3 s, so that a kill costs seconds; a cluster's own settings are 60 s and 2 s, and a process
 that died on a host with another worker is noticed at the next look, whatever its lease. If it was itself the one that looked, others wait up to
-30 s before they take its place, which is where recoveries of more than a few seconds come from. Recoveries count from the kill to the next call, the start of a new
+10 s before they take its place (30 s when this was measured), which is where recoveries of more than a few seconds come from. Recoveries count from the kill to the next call, the start of a new
 worker in it.
 """
 
