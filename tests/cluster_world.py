@@ -20,6 +20,7 @@ import psutil
 from autointerp.cluster.submitting import submit_run
 from autointerp.config import load_config
 from autointerp.llm.server import Call, RunningServer
+from autointerp.llm.session import MOST_UNSAVED
 from autointerp.store import LabelStore, open_store
 from tests.cli_process import CliProcess
 from tests.made_up_world import MadeUpAnswerer, endpoint_of, make_base, run_settings, write_config
@@ -32,7 +33,7 @@ BREAK = "CHAOS_BREAK"
 LEASE_S, RECONCILE_S = 1.5, 0.3
 IN_FLIGHT = 4
 """Most calls at the server at once of one process, by the endpoint's ``max_concurrency``."""
-UNDER_WAY = 2 * IN_FLIGHT
+UNDER_WAY = MOST_UNSAVED * IN_FLIGHT
 """Most calls of one process that are begun and not stored: those at the server, and replies that wait for their group's commit."""
 FAST = {
     "AUTOINTERP_WORKER__LEASE_S": str(LEASE_S),

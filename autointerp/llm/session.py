@@ -2,7 +2,8 @@
 
 In this order: look the key up and reserve the most that the call can cost (one commit); wait for a place among the calls
 under way; send; give the place back; keep the raw reply, enter the cost and settle the reservation (one commit). So a
-kill costs the calls under way and nothing else, and no commit holds up a call.
+kill costs the calls under way and those replies that wait for their commit, together at most ``MOST_UNSAVED`` times the
+endpoint's ``max_concurrency``; and no commit holds up a call, as long as the database keeps up.
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ from autointerp.store.calls import Amount, CallRecord, StoredReply
 from autointerp.store.store import LabelStore
 from sae_core.errors import EndpointError
 from sae_core.hashing import seed_for
+
+MOST_UNSAVED = 2
+"""Calls that may be begun and not stored, as a multiple of the calls that may be at the server: what a kill can cost. Once would
+let the server wait for commits, a third of the time of a call of 100 ms; without a limit a slow database lets replies pile up."""
 
 
 class CallPlace(NamedTuple):
@@ -106,6 +111,7 @@ class LLMSession:
         self._line = ServerLine(
             endpoint, client, self._rng, clock, sleep, was_answered=lambda: self._book.has_answered(endpoint.name)
         )
+        self._unsaved = asyncio.Semaphore(MOST_UNSAVED * endpoint.max_concurrency)
         self._key_base = key_base(endpoint, scope)
         self._clock = clock
         self._flights: dict[str, asyncio.Future[Completion | Exception | None]] = {}
@@ -197,7 +203,22 @@ class LLMSession:
             self._asked_again.add(key)
             await self._book.forget(key)
             return await self._stored_or_paid(key, request, place, tries)
-        slot, most, amount = admitted
+        try:
+            return await self._paid(key, request, place, tries, *admitted)
+        finally:
+            self._unsaved.release()
+
+    async def _paid(
+        self,
+        key: str,
+        request: CompletionRequest,
+        place: CallPlace,
+        tries: Tries,
+        slot: Place,
+        most: Usage,
+        amount: Amount,
+    ) -> Completion:
+        """The reply of one call, kept."""
         begun_s = self._clock()
         self.counts.calls += 1
         try:
@@ -239,7 +260,10 @@ class LLMSession:
         return _with_cost(completion, record.cost_nano_usd)
 
     async def _admitted(self, key: str, request: CompletionRequest) -> StoredReply | tuple[Place, Usage, Amount]:
-        """The stored reply; else a place in which to send at once, and the most that the call may take, which is reserved."""
+        """The stored reply; else a place in which to send at once, and the most that the call may take, which is reserved.
+
+        With a place comes one of ``_unsaved``.
+        """
         while True:
             most = self._most(request)
             amount = most_amount(most, self.endpoint)
@@ -247,7 +271,7 @@ class LLMSession:
             if stored is not None:
                 return stored
             try:
-                slot = await self._line.admit()
+                slot = await self._admitted_to_line()
             except EndpointError:
                 await self._book.close(None, amount)
                 raise
@@ -256,8 +280,17 @@ class LLMSession:
                 raise
             if self._most(request) == most:
                 return slot, most, amount
+            self._unsaved.release()
             self._line.give_up()  # while it waited, another call was billed more than was thought possible
             await self._book.close(None, amount)
+
+    async def _admitted_to_line(self) -> Place:
+        await self._unsaved.acquire()
+        try:
+            return await self._line.admit()
+        except BaseException:
+            self._unsaved.release()
+            raise
 
     def _replayed(self, stored: StoredReply, request: CompletionRequest) -> Completion:
         self.counts.replayed += 1

@@ -19,6 +19,7 @@ import pytest
 from autointerp.failure import FailureKind
 from autointerp.judging.logprob_fallback import WithoutLogprobsAtNeed
 from autointerp.llm.asking import AskFailed, BadAnswer, NoLogprobs
+from autointerp.llm.call_book import CallBook
 from autointerp.llm.call_errors import (
     CallError,
     Denied,
@@ -32,7 +33,7 @@ from autointerp.llm.call_errors import (
 from autointerp.llm.pricing import Budget, most_amount, most_usage
 from autointerp.llm.protocol import Capability, Completion, CompletionRequest
 from autointerp.llm.server_line import ServerLine
-from autointerp.llm.session import CallPlace
+from autointerp.llm.session import MOST_UNSAVED, CallPlace
 from autointerp.store import LabelStore
 from autointerp.store.calls import account, settle_abandoned
 from autointerp.store.ledger import spend, spend_by_latent, spend_by_purpose
@@ -971,6 +972,33 @@ def test_a_kill_costs_the_calls_under_way_and_nothing_else(tmp_path: Path, store
     assert len(calls.read_text().splitlines()) <= 30 + 2 * 4, "the four under way, and at most as many whose commit was"
     assert outcomes(store) == {"reply": 30, "lost": 1}
     assert books_balance(store) == (30 * 110 + reserved, 0)
+
+
+def test_replies_do_not_pile_up_before_a_database_that_does_not_answer(
+    store: LabelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill costs what is begun and not stored; the limit of calls at the server bounds that too."""
+    server = ScriptedServer(after(0.1))
+    most = 3
+
+    async def main() -> None:
+        session = new_session(store, server, endpoint=FakeEndpoint(max_concurrency=most))
+        close, answers = CallBook.close, asyncio.Event()
+
+        async def held_up(self: CallBook, *given: Any) -> Any:
+            await answers.wait()
+            return await close(self, *given)
+
+        monkeypatch.setattr(CallBook, "close", held_up)
+        waiting = [asyncio.create_task(session.complete(ask(number), PLACE)) for number in range(30)]
+        await asyncio.sleep(60)
+        assert len(server.sent) == MOST_UNSAVED * most
+        answers.set()
+        assert len(await gathered(*waiting)) == len(server.sent) == 30
+        await session.close()
+
+    run(main)
+    assert outcomes(store) == {"reply": 30}
 
 
 # the ledger
