@@ -43,10 +43,12 @@ bench-cluster: .venv/installed-test
 chaos: .venv/installed-test
 	rm -f .chaos.jsonl
 	HF_HUB_OFFLINE=1 CHAOS_RECORD=$(CURDIR)/.chaos.jsonl $(BIN)/python -m pytest tests/chaos
-	$(BIN)/python -m tests.chaos.report .chaos.jsonl > docs/chaos.md
+	$(BIN)/python -m tests.chaos.report .chaos.jsonl .chaos-hour.jsonl > docs/chaos.md
 
 chaos-hour: .venv/installed-test
-	HF_HUB_OFFLINE=1 CHAOS_SOAK_S=3600 $(BIN)/python -m pytest tests/chaos/test_soak.py -o timeout=5400 -s
+	rm -f .chaos-hour.jsonl
+	HF_HUB_OFFLINE=1 CHAOS_RECORD=$(CURDIR)/.chaos-hour.jsonl CHAOS_SOAK_S=3600 $(BIN)/python -m pytest tests/chaos/test_soak.py -o timeout=5400 -s
+	$(BIN)/python -m tests.chaos.report .chaos.jsonl .chaos-hour.jsonl > docs/chaos.md
 
 vllm:
 	examples/vllm/check.sh .venv-vllm $(PY)

@@ -26,8 +26,16 @@ from tests.autointerp.export_world import make_world
 from tests.servers import PostgresServer
 
 TABLES = ("explanation", "score", "label", "estimate", "llm_call", "review")
-_TIMED = """
-import resource, sys, time
+_PEAK = """
+import re
+from pathlib import Path
+# not getrusage: its peak is also that of the process that this one was forked from
+peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+"""
+_TIMED = (
+    _PEAK
+    + """
+import sys, time
 began = time.perf_counter()
 sys.argv = ["autointerp", *sys.argv[1:]]
 from autointerp.cli import main
@@ -35,17 +43,19 @@ try:
     main()
 except SystemExit as end:
     assert not end.code, end.code
-rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(f"{time.perf_counter() - began:.1f} s, {time.process_time():.1f} s of CPU, {rss:.0f} MB at most", flush=True)
+print(f"{time.perf_counter() - began:.1f} s, {time.process_time():.1f} s of CPU, {peak():.0f} MB at most", flush=True)
 """
-_LOADED = """
-import resource, sys, time
+)
+_LOADED = (
+    _PEAK
+    + """
+import sys, time
 began = time.perf_counter()
 import autointerp
 table = autointerp.load_dictionary(sys.argv[1])
-rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(f"{len(table):,} rows in {time.perf_counter() - began:.1f} s, {rss:.0f} MB at most", flush=True)
+print(f"{len(table):,} rows in {time.perf_counter() - began:.1f} s, {peak():.0f} MB at most", flush=True)
 """
+)
 
 
 @contextmanager

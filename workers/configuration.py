@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from celery import Celery
 from kombu import Queue
+from kombu.transport.redis import Channel
 
 from autointerp.cluster.settings import load_settings
 
@@ -20,6 +21,9 @@ _TICK_S = 60.0
 def make_app() -> Celery:
     """The application of this environment. Errors: ConfigError."""
     settings = load_settings()
+    # a hint that a worker has not begun with when it loses the broker is gone, and the reconciler gives another one: to put it back
+    # kombu asks the broker that is away, and where the connection is half closed already that ends the whole worker (AttributeError)
+    Channel.do_restore = False
     app = Celery("autointerp", broker=settings.broker_url, include=["workers.tasks"])
     app.conf.update(
         task_serializer="json",
@@ -35,12 +39,11 @@ def make_app() -> Celery:
         task_create_missing_queues=False,
         broker_transport_options={
             "global_keyprefix": settings.broker.key_prefix,
+            "ack_emulation": False,
             "socket_timeout": 30,
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
             "health_check_interval": 25,
-            "unacked_restore_interval": 5,
-            "unacked_restore_throttle": 1,
         },
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,

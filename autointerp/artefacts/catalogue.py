@@ -7,7 +7,7 @@ no row, and nobody reads it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -69,31 +69,55 @@ class Catalogue:
     def __init__(self, store: LabelStore, run_id: str) -> None:
         self._store, self._run_id = store, run_id
         self._rows: dict[int, _Row] = {}
+        self._last: dict[str, _Row] = {}
+        self._files: dict[str, tuple[SharedFile, str]] = {}
+        self._entered: list[str] = []
+        self._edition = 0
 
-    def read(self) -> dict[str, tuple[SharedFile, str]]:
-        """All files by path, and the kind of the row that names each; where several do, the one written last."""
+    def read(self) -> Mapping[str, tuple[SharedFile, str]]:
+        """All files by path, and the kind of the row that names each; where several do, the one written last. Nobody's to change."""
         count = (
             select(func.count())
             .select_from(Artefact)
             .where(Artefact.run_id == self._run_id, Artefact.kind.contains(_KIND))
         )
+        anew = False
         with self._store.reading() as connection:
             # a row with a lower number may be committed after one with a higher, and a retry removes rows: both change the count
             newer = self._query(connection, max(self._rows, default=-1))
             if len(self._rows) + len(newer) != connection.execute(count).scalar_one():
-                self._rows, newer = {}, self._query(connection, -1)
+                anew, newer = True, self._query(connection, -1)
+        if anew:
+            self._rows = {}
         self._rows.update(newer)
-        last: dict[str, _Row] = {}
+        if anew or any(row.kind in self._last for row in newer.values()):
+            self._begin_again()
+        else:
+            self._enter(sorted(newer))
+        return self._files
+
+    def entered(self, mark: tuple[int, int] | None) -> tuple[list[str], tuple[int, int]]:
+        """Paths whose files are new since a mark (None: all) as of the last :meth:`read`, some of them twice, and the mark for the next time."""
+        known = mark[1] if mark is not None and mark[0] == self._edition else 0
+        return self._entered[known:], (self._edition, len(self._entered))
+
+    def _begin_again(self) -> None:
+        """All files from all rows: one is gone, or came late, or is in another's place."""
+        self._last, self._files, self._entered = {}, {}, []
+        self._edition += 1
+        newest: dict[str, int] = {}
         for number in sorted(self._rows):
             row = self._rows[number]
-            if row.kind not in last or last[row.kind].fence < row.fence:
-                last[row.kind] = row
-        return {
-            file.path: (file, self._rows[number].kind)
-            for number in sorted(self._rows)
-            if last[self._rows[number].kind] is self._rows[number]
-            for file in self._rows[number].files
-        }
+            if row.kind not in newest or self._rows[newest[row.kind]].fence < row.fence:
+                newest[row.kind] = number
+        self._enter(sorted(newest.values()))
+
+    def _enter(self, numbers: Iterable[int]) -> None:
+        for row in (self._rows[number] for number in numbers):
+            self._last[row.kind] = row
+            for file in row.files:
+                self._files[file.path] = (file, row.kind)
+                self._entered.append(file.path)
 
     def _query(self, connection: Connection, after: int) -> dict[int, _Row]:
         rows = connection.execute(

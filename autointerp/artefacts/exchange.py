@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
+import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from autointerp.artefacts.catalogue import Catalogue, SharedFile, files_row, in_order, row_kind
@@ -22,7 +24,22 @@ _MADE = {
 }
 """Files of the stages that make others than evidence, from the run's folder."""
 _EVIDENCE = ("sources/{source}/evidence/*-{ordinal:06d}.*",)
+_AGAIN_S = 10.0
+"""How often a folder that changes is looked through for files that are not as they should be."""
+_TICK_NS = 2 * 10**9
 _RESULTS = ("dictionary/*", "summary.json", "overview.png")
+
+
+@dataclass(slots=True)
+class _Folder:
+    """What a process knows of one folder of the run."""
+
+    example: str
+    """Path of one of its files."""
+    unseen: set[str] = field(default_factory=set)
+    """Files of the catalogue that have not been looked for here."""
+    looked: tuple[float, int | None] | None = None
+    """When all its files were looked for last, and the folder's time of change then, None where that may come again."""
 
 
 class Exchange:
@@ -34,6 +51,9 @@ class Exchange:
         self._catalogue = Catalogue(store, run_id)
         self._known: dict[str, tuple[int, int, str]] = {}
         """Size, time of change and sha256 of files that this process has seen here, by path."""
+        self._mark: tuple[int, int] | None = None
+        """How far the catalogue has been gone through."""
+        self._folders: dict[str, _Folder] = {}
 
     def fetch(self, stage: Stage, spec: ChunkSpec | None) -> int:
         """Bring here what a chunk may read and is not here, or what planning the stage may (None); returns how many files came.
@@ -41,7 +61,25 @@ class Exchange:
         GPU stages get the corpus, ``merge`` the partials of its source, and all get the rest: a chunk may read the evidence of others.
         Errors: StoreError, StoreUnavailableError, DiskFullError.
         """
-        return self._bring(file for file, _ in self._catalogue.read().values() if _is_read_by(file.path, stage, spec))
+        known = self._catalogue.read()
+        entered, mark = self._catalogue.entered(self._mark)
+        if self._mark is None or mark[0] != self._mark[0]:
+            self._folders = {}
+        self._mark = mark
+        for path in entered:
+            self._folders.setdefault(path.rpartition("/")[0], _Folder(path)).unseen.add(path)
+        brought = 0
+        for name, folder in self._folders.items():
+            if not _is_read_by(folder.example, stage, spec):  # of a folder a chunk reads all or nothing
+                continue
+            looked = self._look_at(name, folder)
+            if looked is not None:
+                folder.unseen |= {path for path in known if path.rpartition("/")[0] == name}
+            brought += self._bring(known[path][0] for path in folder.unseen)
+            folder.unseen.clear()
+            if looked is not None:
+                folder.looked = looked
+        return brought
 
     def fetch_results(self) -> int:
         """Bring here what a person reads: dictionary, summary, exemplars and evidence. Errors: as of :meth:`fetch`."""
@@ -68,6 +106,22 @@ class Exchange:
             self._remote.put(self._root / path, file.key(self._run_id), file.size)
             made.append(file)
         return [files_row(self._run_id, stage.name, spec.source, spec.ordinal, fence, made)] if made else []
+
+    def _look_at(self, name: str, folder: _Folder) -> tuple[float, int | None] | None:
+        """The time, and when the folder changed, where all its files are to be looked for; None where those that are new are enough.
+
+        Files come into a folder and leave it by a change of the folder. One that changes all the time is gone through only every few
+        seconds, because all chunks do this and there are as many files as chunks.
+        """
+        now = time.monotonic()
+        try:
+            changed = (self._root / name).stat().st_mtime_ns
+        except FileNotFoundError:
+            return now, None
+        if folder.looked is not None and (changed == folder.looked[1] or now - folder.looked[0] < _AGAIN_S):
+            return None
+        # one that has just changed can change again within the same tick of the file system's clock
+        return now, changed if time.time_ns() - changed > _TICK_NS else None
 
     def _bring(self, files: Iterable[SharedFile]) -> int:
         missing = [file for file in in_order(files) if self._local(file.path) != file]

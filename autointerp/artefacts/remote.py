@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from autointerp.pipeline.atomic_files import atomic_write, disk_full
+from autointerp.shown_url import without_password
 from sae_core.errors import AutointerpError, ConfigError, StoreError, StoreUnavailableError
 
 _PUT_IS_WHOLE = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "memory"}
@@ -31,11 +32,11 @@ class Remote:
             files, root = url_to_fs(self.url)
         except ImportError as error:
             raise ConfigError(
-                f"artefacts.url {_shown(url)!r} needs a package that is not installed: {error}."
+                f"artefacts.url {_shown(url)!r} needs a package that is not installed: {without_password(str(error))}."
             ) from error
         except ValueError as error:
             raise ConfigError(
-                f"artefacts.url {_shown(url)!r} is no place for files ({error}): give a folder, or a URL such as s3://bucket/prefix."
+                f"artefacts.url {_shown(url)!r} is no place for files ({without_password(str(error))}): give a folder, or a URL such as s3://bucket/prefix."
             ) from error
         self._files: Any = files
         self._root = root.rstrip("/")
@@ -45,7 +46,7 @@ class Remote:
         """Leave a file of ``size`` bytes under a key that nothing else will ever have. Errors: StoreUnavailableError."""
         target = f"{self._root}/{key}"
         with self._reached(key):
-            if self._files.exists(target) and self._files.size(target) == size:
+            if self._size(target) == size:
                 return
             if "file" in self._protocols:
                 with atomic_write(Path(target)) as temporary:
@@ -75,6 +76,14 @@ class Remote:
                     "restore it, or run what made it again."
                 )
 
+    def _size(self, target: str) -> int | None:
+        """Bytes of what lies under a name, None for nothing; one question."""
+        try:
+            found = self._files.info(target)["size"]
+        except FileNotFoundError:
+            return None
+        return None if found is None else int(found)
+
     @contextmanager
     def _reached(self, key: str) -> Iterator[None]:
         try:
@@ -84,7 +93,7 @@ class Remote:
             raise
         except Exception as error:
             raise StoreUnavailableError(
-                f"the files in {_shown(self.url)!r} cannot be reached ({type(error).__name__}: {error}): see to it that they can."
+                f"the files in {_shown(self.url)!r} cannot be reached ({type(error).__name__}: {without_password(str(error))}): see to it that they can."
             ) from error
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from collections import OrderedDict
-from typing import Any
 
 from autointerp.artefacts.settings import exchange_for
 from autointerp.operations.logging import redact_config
@@ -13,7 +12,17 @@ from autointerp.pipeline.starting import open_run
 from autointerp.store import LabelStore
 
 RETRIED = "retried"
-"""Counted when somebody asks for what failed to be tried again: replies that cannot be used are asked for again since."""
+"""Counted when somebody asks for what failed to be tried again: replies that cannot be used are asked for again until the run is done."""
+RETRIES_DONE = "retries_done"
+"""As many of these as the run had seen to when it was done the last time."""
+
+
+def settle_retries(store: LabelStore, run_id: str) -> None:
+    """Note that what was to be tried again has been: from now on a kept reply that cannot be used is what it was."""
+    counts = store.event_counts(run_id)
+    more = counts.get(RETRIED, 0) - counts.get(RETRIES_DONE, 0)
+    if more > 0:
+        store.count_event(run_id, RETRIES_DONE, more)
 
 
 class RunContexts:
@@ -21,21 +30,23 @@ class RunContexts:
 
     def __init__(self, store: LabelStore, most: int) -> None:
         self._store, self._most = store, most
-        self._kept: OrderedDict[str, tuple[tuple[Any, int], RunContext]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[tuple[str | None, int, bool], RunContext]] = OrderedDict()
 
     def of(self, run_id: str) -> RunContext:
         """The context of a run as its row says it now: whoever raises a budget or asks again is heard. Errors: StoreError, ConfigError."""
-        run = self._store.run(run_id)
-        retried = self._store.event_counts(run_id).get(RETRIED, 0)
-        state = (run.config, retried)
+        # asked for every chunk, so the configuration itself, which may be long, is read only where its hash is another one
+        counts = self._store.event_counts(run_id)
+        retried = counts.get(RETRIED, 0)
+        asks_again = retried > counts.get(RETRIES_DONE, 0)
+        state = (self._store.config_digest(run_id), retried, asks_again)
         kept = self._kept.get(run_id)
-        if kept is not None and kept[0] == state:
+        if kept is not None and kept[0] == state and state[0] is not None:
             self._kept.move_to_end(run_id)
             self.refresh_sources(run_id)
             return kept[1]
-        redact_config(run.config)
+        redact_config(self._store.run(run_id).config)
         context = open_run(self._store, run_id)
-        context.asks_again = retried > 0
+        context.asks_again = asks_again
         context.folder, context.exchange = exchange_for(self._store, run_id, context.folder, retried)
         if kept is not None:
             self.drop(run_id)

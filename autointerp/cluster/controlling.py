@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from autointerp.config import parse_config
 from autointerp.config.overlay import lay_over
 from autointerp.pipeline.folder import RunFolder
+from autointerp.pipeline.interruption import HALTED
 from autointerp.store import ChunkState, LabelStore
 from autointerp.store.models import Run
 from sae_core.errors import StoreError
@@ -52,7 +53,8 @@ def resume_run(store: LabelStore, run_id: str, sets: Sequence[str] = ()) -> None
 
 
 def retry_failed(store: LabelStore, run_id: str, folder: RunFolder) -> int:
-    """Ready what a server failed and what ended its process too often, and let the run go on; returns the number of chunks.
+    """Ready what a server failed and what ended its process too often, and let the run go on, unless it is paused or cancelled, which
+    it stays; returns the number of chunks.
 
     Errors: StoreError for a run that workers do not do.
     """
@@ -70,7 +72,7 @@ def retry_failed(store: LabelStore, run_id: str, folder: RunFolder) -> int:
         store.count_event(run_id, RETRIED)
         count += retry_failures(store, run_id, STAGES, folder)
     if count:
-        store.set_run_state(run_id, "running")
+        store.set_run_state(run_id, "running", unless=HALTED)
     return count
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 from contextlib import suppress
 
 from autointerp.cluster.broker import Broker, BrokerAwayError
-from autointerp.cluster.contexts import RunContexts
+from autointerp.cluster.contexts import RunContexts, settle_retries
 from autointerp.cluster.preparing import plan_preparations
 from autointerp.cluster.settings import WorkerSettings
 from autointerp.pipeline.atomic_files import sweep
@@ -128,6 +128,7 @@ class ClusterReconciler:
     def _end(self, context: RunContext) -> None:
         sweep(context.folder.root)
         self._settle(context.run_id)
+        settle_retries(self._store, context.run_id)
         if self._store.set_run_state(context.run_id, "done", unless=HALTED):
             _LOG.info("run done", extra={"run": context.run_id})
         self._contexts.drop(context.run_id)

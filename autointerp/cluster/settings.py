@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -91,7 +92,12 @@ class ClusterSettings(BaseSettings):
 
     @property
     def broker_url(self) -> str:
-        """The broker's URL, its password in it."""
+        """The broker's URL, its password in it. Errors: ConfigError for a password that workers would not find."""
+        if any(name.lower() in ("password", "username") for name, _ in parse_qsl(urlsplit(self.broker.url).query)):
+            raise ConfigError(
+                "the broker's URL has a password among its parameters, where workers do not find it: write it before the host as in "
+                "redis://user:password@host:6379/0, or name its file in AUTOINTERP_BROKER__PASSWORD_FILE."
+            )
         return with_password(self.broker.url, self.broker.password_file)
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from autointerp.store import LabelStore
 
 _RUN = typer.Argument(metavar="RUN", help="An output folder, a run id, or the beginning of one.")
+_MOST_RUNS = 20
+"""Runs that `status` shows at once."""
 _STORE = typer.Option(help="Store in which to look for a run id; by default that of AUTOINTERP_STORE__URL.")
 
 
@@ -66,7 +68,10 @@ def status(
         ),
     ] = "",
     follow: Annotated[bool, typer.Option("--follow", help="Show it until the run has ended.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else on stdout.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print all of them as JSON, and nothing else on stdout.")
+    ] = False,
+    all_: Annotated[bool, typer.Option("--all", help=f"Show all runs, not only the last {_MOST_RUNS} begun.")] = False,
     store: Annotated[str | None, _STORE] = None,
 ) -> None:
     """Show how far runs are, how quick, what they have spent, and who works on them."""
@@ -78,11 +83,17 @@ def status(
     if as_json:
         print(json.dumps([status_json(read_status(found, run_id)) for found, run_id in runs], indent=1))
         return
+    earlier = 0 if all_ else max(0, len(runs) - _MOST_RUNS)
+    said = f"{earlier:,} earlier {'run is' if earlier == 1 else 'runs are'} not shown: add --all, or name the run."
     if follow:
-        follow_runs(runs, open_console())
+        if earlier:
+            print(said)
+        follow_runs(runs[earlier:], open_console())
         return
-    for found, run_id in runs:
+    for found, run_id in runs[earlier:]:
         print_status(read_status(found, run_id), open_console())
+    if earlier:
+        print(said)
 
 
 def pause(run: Annotated[str, _RUN], store: Annotated[str | None, _STORE] = None) -> None:
@@ -128,7 +139,14 @@ def retry_failed(run: Annotated[str, _RUN], store: Annotated[str | None, _STORE]
 
     found, run_id = _find(run, store)
     count = again(found, run_id, RunFolder(Path(found.run(run_id).folder)))
-    print(f"{count:,} chunks of run {run_id} are tried again." if count else f"Run {run_id} has nothing to try again.")
+    if not count:
+        print(f"Run {run_id} has nothing to try again.")
+        return
+    state = found.run(run_id).state
+    if state in ("paused", "cancelled"):
+        print(f"{count:,} chunks of run {run_id} are to be tried again, and it is {state}: autointerp resume {run_id}")
+        return
+    print(f"{count:,} chunks of run {run_id} are tried again.")
 
 
 def fetch(
@@ -150,7 +168,7 @@ def _find(run: str, store: str | None) -> tuple[LabelStore, str]:
 
 
 def _runs_of(target: str, store: str | None) -> list[tuple[LabelStore, str]]:
-    """The runs that are meant, each with its store. Errors: StoreError."""
+    """The runs that are meant, the last begun last, each with its store. Errors: StoreError."""
     from autointerp.pipeline.finding import find_run, open_target, shared_store, stores_below
     from sae_core.errors import StoreError
 
@@ -168,4 +186,5 @@ def _runs_of(target: str, store: str | None) -> list[tuple[LabelStore, str]]:
         stores = list(stores_below(folder)) if below else [open_target(target or ".")]
     if not stores:
         raise StoreError(f"no run was found below {str(folder.resolve())!r}: give an output folder, or a store's URL.")
-    return [(found, run.id) for found in stores for run in found.runs()]
+    runs = [(run.created_at, run.id, found) for found in stores for run in found.runs()]
+    return [(found, run_id) for _, run_id, found in sorted(runs, key=lambda run: run[:2])]

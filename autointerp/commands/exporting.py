@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,7 +14,8 @@ def export(
     run_id: Annotated[
         str,
         typer.Argument(
-            metavar="RUN", help="An output folder, a run id, or the beginning of one; with --verify the dictionary."
+            metavar="RUN",
+            help="An output folder, a run id, or the beginning of one; with --verify an output folder or a dictionary.",
         ),
     ],
     folder: Annotated[
@@ -48,12 +50,13 @@ def export(
     if verify:
         given = [store, source, status, where, columns, partition_by, verdicts or None]
         if folder is not None or any(value is not None for value in given):
-            raise ConfigError("--verify takes one folder or URL of a dictionary, and no other option.")
+            raise ConfigError("--verify takes one folder (a run's or a dictionary's) or URL, and no other option.")
         from autointerp.export import verify_dictionary
 
-        manifest = verify_dictionary(run_id)
+        there = _dictionary_of(run_id)
+        manifest = verify_dictionary(there)
         beside = f" and {manifest.verdicts.rows:,} verdicts" if manifest.verdicts is not None else ""
-        print(f"{run_id} is whole: {manifest.num_rows:,} latents in {len(manifest.files)} files{beside}")
+        print(f"{there} is whole: {manifest.num_rows:,} latents in {len(manifest.files)} files{beside}")
         return
     if folder is None:
         raise ConfigError("say where to: autointerp export RUN DIR.")
@@ -73,6 +76,23 @@ def export(
     more = f" ({manifest.left_out:,} left out by the filter)" if manifest.filter is not None else ""
     beside = f", with {manifest.verdicts.rows:,} verdicts" if manifest.verdicts is not None else ""
     print(f"{manifest.num_rows:,} latents written to {folder}{more}{beside}")
+
+
+def _dictionary_of(given: str) -> str:
+    """``given``, or the dictionary in it where it is a run's output folder. Errors: StoreError where that has none."""
+    from autointerp.export.manifest import MANIFEST_NAME
+    from autointerp.pipeline.folder import RunFolder
+    from sae_core.errors import StoreError
+
+    place = Path(given)
+    if not place.is_dir() or (place / MANIFEST_NAME).exists() or RunFolder(place).read_note() is None:
+        return given
+    dictionary = RunFolder(place).dictionary
+    if not dictionary.is_dir():
+        raise StoreError(
+            f"{given!r} is the output folder of a run that has no dictionary yet: go on with the run, or give a dictionary's folder."
+        )
+    return str(dictionary)
 
 
 def register(app: typer.Typer) -> None:

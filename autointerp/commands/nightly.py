@@ -121,13 +121,13 @@ def report(
     """Say what a night scored, what changed, and whether the judge drifted."""
     import json
 
-    from autointerp.nightly.book import find_schedule, nights
+    from autointerp.nightly.book import find_schedule, settled_dates, settled_report
     from autointerp.nightly.report import report_text
     from sae_core.errors import UnknownNameError, did_you_mean
 
     opened = _store(store)
     find_schedule(opened, name)
-    settled = {night.date: night.report for night in nights(opened, name, "settled")}
+    settled = settled_dates(opened, name)
     if not settled:
         raise UnknownNameError(
             f"the schedule {name!r} has no settled night yet: `autointerp nightly list` shows how far its nights are."
@@ -137,9 +137,8 @@ def report(
         raise UnknownNameError(
             f"the schedule {name!r} has no settled night {wanted!r}: {did_you_mean(wanted, settled)}"
         )
-    print(
-        json.dumps(settled[wanted], indent=1) if as_json else report_text(settled[wanted]), end="\n" if as_json else ""
-    )
+    found = settled_report(opened, name, wanted)
+    print(json.dumps(found, indent=1) if as_json else report_text(found), end="\n" if as_json else "")
 
 
 def _print_events(events: Iterable[NightEvent]) -> None:

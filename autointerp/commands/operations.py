@@ -118,16 +118,21 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and do nothing.")] = False,
     store: Annotated[str | None, typer.Option(help=_STORE_HELP)] = None,
 ) -> None:
-    """Forget raw replies of language models, of runs that have ended; labels, scores and the ledger stay."""
+    """Forget raw replies of language models, of runs that have ended; labels, scores and the ledger stay.
+
+    Folders that killed exports left beside their dictionaries go as well.
+    """
     from datetime import timedelta
 
-    from autointerp.operations.pruning import prunable
+    from autointerp.operations.pruning import prunable, remove_unfinished_exports
     from autointerp.operations.pruning import prune as prune_replies
     from autointerp.store.column_types import utc_now
 
     opened = _open(store)
     before = utc_now() - timedelta(days=older_than)
     found = prunable(opened, before, opened.run(run).id if run else None)
+    if not dry_run and (num := remove_unfinished_exports(opened)):
+        print(f"{num} unfinished exports of processes that were killed went")
     for one in found:
         if not dry_run:
             prune_replies(opened, one, before)
@@ -151,16 +156,35 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Really delete it.")] = False,
     keep_files: Annotated[bool, typer.Option("--keep-files", help="Delete the rows, and leave the folder.")] = False,
     wait: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="Time for workers to let go of it.")] = 120.0,
+    force: Annotated[bool, typer.Option("--force", help="Also where another run or a schedule needs it.")] = False,
     store: Annotated[str | None, typer.Option(help="Store in which to look for a run id.")] = None,
 ) -> None:
     """Delete a run for good: cancel it, wait until nobody works on it, delete its rows and its folder."""
-    from autointerp.operations.deleting import check_folder_is_its_own, delete_run
+    from autointerp.operations.deleting import (
+        check_folder_is_its_own,
+        check_nobody_needs_it,
+        delete_run,
+        left_behind,
+        remove_folder,
+    )
     from autointerp.pipeline.finding import find_run
     from sae_core.errors import StoreError
 
-    opened, run_id = find_run(run, store)
-    record = opened.run(run_id)
     given = Path(run) if Path(run).is_dir() else None
+    gone = None if given is None else left_behind(given)
+    if given is not None and gone is not None:
+        what = f"of the run {gone} only the folder {str(given)!r} is left, its rows are deleted"
+        if keep_files or not yes:
+            raise StoreError(f"{what}: add --yes, without --keep-files, to remove that too.")
+        remove_folder(given)
+        print(f"{what}: the folder is removed now")
+        return
+    opened, run_id = find_run(run, store)
+    if not opened.has_run(run_id):
+        raise StoreError(f"the rows of the run {run_id} are deleted: give its output folder to remove what is left.")
+    record = opened.run(run_id)
+    if not force:
+        check_nobody_needs_it(opened, run_id, given)
     folder = None if keep_files else check_folder_is_its_own(opened, run_id, given)
     if not yes:
         files = f" and the folder {str(folder)!r}" if folder is not None else ""
@@ -173,6 +197,7 @@ def delete(
         run_id,
         given=given,
         keep_files=keep_files,
+        force=force,
         wait_s=wait,
         tell=lambda said: console.print(said, markup=False),
     )

@@ -32,7 +32,7 @@ def building_folder(place: Path, goes_on: Callable[[Path], bool] = lambda left: 
     ``place`` are removed. A folder whose maker still runs is not.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
-    taken = _clear_left_behind(place, goes_on)
+    taken, _ = _clear_left_behind(place, goes_on)
     while taken is None:
         building = place.parent / f".{place.name}.{secrets.token_hex(8)}.tmp"
         building.mkdir()
@@ -46,6 +46,14 @@ def building_folder(place: Path, goes_on: Callable[[Path], bool] = lambda left: 
         # The folder may have changed places by now: under its name stands the old dictionary, or nothing.
         shutil.rmtree(building, ignore_errors=True)
         os.close(handle)
+
+
+def remove_left_behind(place: Path) -> int:
+    """Remove the folders that makers of ``place`` left when they were killed; returns how many. Those whose maker lives stay.
+
+    The next export does so too; this is for a place that gets none.
+    """
+    return _clear_left_behind(place, lambda left: False)[1] if place.parent.is_dir() else 0
 
 
 def put_in_place(building: Path, place: Path) -> None:
@@ -113,10 +121,11 @@ def _lock(folder: Path, wait: bool) -> int | None:
     return None
 
 
-def _clear_left_behind(place: Path, goes_on: Callable[[Path], bool]) -> tuple[Path, int] | None:
-    """Removes what killed makers left; the first folder that is gone on with stays, and comes back with its lock's handle."""
+def _clear_left_behind(place: Path, goes_on: Callable[[Path], bool]) -> tuple[tuple[Path, int] | None, int]:
+    """Removes what killed makers left, and counts it; the first folder that is gone on with stays, with its lock's handle."""
     name = re.compile(rf"\.{re.escape(place.name)}\.[0-9a-f]{{16}}(\.old)?\.tmp")
     taken: tuple[Path, int] | None = None
+    removed = 0
     for entry in list(place.parent.iterdir()):
         if not name.fullmatch(entry.name) or not entry.is_dir() or entry.is_symlink():
             continue
@@ -130,7 +139,8 @@ def _clear_left_behind(place: Path, goes_on: Callable[[Path], bool]) -> tuple[Pa
                 taken = entry, handle
             else:
                 shutil.rmtree(entry, ignore_errors=True)
+                removed += 1
         finally:
             if taken is None or taken[1] != handle:
                 os.close(handle)
-    return taken
+    return taken, removed

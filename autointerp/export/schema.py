@@ -6,7 +6,7 @@ changing what it means raises it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -382,6 +382,18 @@ def dictionary_columns(scorers: tuple[str, ...] = ()) -> tuple[Column, ...]:
             )
     at = next(index for index, column in enumerate(COLUMNS) if column.name == "judge_model")
     return COLUMNS[:at] + extra + COLUMNS[at:]
+
+
+def figures_of(kind: str, kinds: Iterable[str]) -> set[str]:
+    """Names, without the scorer's own before them, of the columns in which a scorer may leave a number.
+
+    ``kinds``: all scorers, whose names tell columns that belong to another one.
+    """
+    others = tuple(f"{other}_" for other in kinds if other != kind and not kind.startswith(f"{other}_"))
+    numbers = [c.name for c in dictionary_columns((kind,)) if c.type in (_REAL, _COUNT) and not c.required]
+    return {
+        name.removeprefix(f"{kind}_") for name in numbers if name.startswith(f"{kind}_") or not name.startswith(others)
+    }
 
 
 def dictionary_schema(scorers: Sequence[str] = ()) -> pa.Schema:

@@ -55,7 +55,9 @@ class BatchClient:
         self._full = asyncio.Event()
         self._collecting = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._earlier: dict[str, list[SentBatch]] | None = None
+        self._earlier: dict[str, list[SentBatch]] = {}
+        self._known: set[str] = set()
+        self._read = -1
         self._loading = asyncio.Lock()
         self._open_results: set[BatchResults] = set()
 
@@ -107,18 +109,18 @@ class BatchClient:
         await self._provider.close()
 
     async def _earlier_batches(self) -> dict[str, list[SentBatch]]:
-        """Batches of earlier processes by the requests in them."""
+        """Batches of other processes by the requests in them: of earlier ones, and of such as died while this one runs."""
         async with self._loading:
-            if self._earlier is None:
-                found: dict[str, list[SentBatch]] = {}
+            length = self._journal.length()
+            if length != self._read:
                 for record in await asyncio.to_thread(self._journal.load):
-                    if record.state != "lost":
-                        batch = SentBatch(
-                            record.token, record.custom_ids, record.planned_at, record.batch_id, adopted=True
-                        )
-                        for custom_id in record.custom_ids:
-                            found.setdefault(custom_id, []).append(batch)
-                self._earlier = found
+                    if record.state == "lost" or record.token in self._known:
+                        continue
+                    self._known.add(record.token)
+                    batch = SentBatch(record.token, record.custom_ids, record.planned_at, record.batch_id, adopted=True)
+                    for custom_id in record.custom_ids:
+                        self._earlier.setdefault(custom_id, []).append(batch)
+                self._read = length
         return self._earlier
 
     def _place(self, ticket: Ticket) -> None:
@@ -147,7 +149,6 @@ class BatchClient:
             self._parked_bytes -= len(ticket.line)
         elif ticket.batch is not None and not ticket.reply.done():
             ticket.batch.tickets.pop(ticket.custom_id, None)
-            assert self._earlier is not None
             self._earlier[ticket.custom_id] = [*ticket.elsewhere, ticket.batch]
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -195,6 +196,7 @@ class BatchClient:
         """Plan a batch, send it, keep its id, and watch it."""
         batch = SentBatch(uuid.uuid4().hex, tuple(t.custom_id for t in group), time.time())
         batch.tickets = {ticket.custom_id: ticket for ticket in group}
+        self._known.add(batch.token)
         try:
             with tempfile.TemporaryFile(dir=self._folder) as file:
                 file.writelines(ticket.line for ticket in group)
@@ -301,7 +303,11 @@ class BatchClient:
             outcome = batch.results.take(custom_id)
             if outcome is None:
                 outcome = batch.rest.get(numbers.get(custom_id), batch.rest[None])
-            if batch.adopted and isinstance(outcome, Transient | RateLimited | Denied):
+            if batch.adopted and isinstance(outcome, Transient) and outcome.maybe_paid and batch.batch_id:
+                # it is lost money, which whoever asks enters before asking again
+                self._earlier[custom_id] = ticket.elsewhere
+                ticket.answer(outcome)
+            elif batch.adopted and isinstance(outcome, Transient | RateLimited | Denied):
                 self._place(ticket)  # what kept an earlier process' batch from answering may be over
             else:
                 ticket.answer(outcome)

@@ -52,6 +52,10 @@ class BatchJournal(Protocol):
         """All batches in the order in which they were planned."""
         ...
 
+    def length(self) -> int:
+        """Grows whenever something is kept, by whichever process."""
+        ...
+
 
 class MemoryJournal:
     """A journal for where nothing needs to outlive the process."""
@@ -67,6 +71,10 @@ class MemoryJournal:
     def load(self) -> list[BatchRecord]:
         """All batches in the order in which they were planned."""
         return list(self._records.values())
+
+    def length(self) -> int:
+        """Of one process only, which knows what it kept."""
+        return 0
 
 
 class FileJournal:
@@ -114,6 +122,10 @@ class FileJournal:
                 record = record.model_copy(update={"custom_ids": before.custom_ids})
             found[record.token] = record
         return list(found.values())
+
+    def length(self) -> int:
+        """Of the file, in bytes."""
+        return self.path.stat().st_size if self.path.exists() else 0
 
     def _scopes(self) -> list[str]:
         return [line["scope"] for line in self._lines() if isinstance(line.get("scope"), str)]

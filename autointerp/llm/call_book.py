@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Literal, cast
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
@@ -25,6 +25,8 @@ from autointerp.store.calls import (
     Cap,
     StoredReply,
     account,
+    calls_under_way,
+    change_calls_under_way,
     end_group,
     enter,
     find_replies,
@@ -52,6 +54,12 @@ class _Open:
 
     key: str | None
     most: Amount
+    under: str | None = None
+    """Name of a call that outlives its process: reserved for under this, and not again where an earlier process did so."""
+
+
+_Ending = Literal["settled", "unsent", "left"]
+"""Of a call that outlives its process; ``left``: it goes on without us, and who asks again joins it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +68,8 @@ class _Close:
 
     record: CallRecord | None
     reserved: Amount
+    under: str | None = None
+    ending: _Ending = "settled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +116,7 @@ class CallBook:
         self._looks_for_others = False
         self._still: tuple[Account, float] | None = None
         self._beyond: dict[str, int] = {}
+        self._joined: set[str] = set()
 
     @property
     def refusal(self) -> str | None:
@@ -139,8 +150,11 @@ class CallBook:
         with self._store.writing() as connection:
             forget_reply(connection, key)
 
-    async def open(self, key: str | None, most: Amount) -> StoredReply | None:
+    async def open(self, key: str | None, most: Amount, under: str | None = None) -> StoredReply | None:
         """The reply that is stored under ``key``; else None, and ``most`` is reserved, to be settled by ``close``.
+
+        ``under``: name of a call that goes on when this process dies. What is reserved under it outlives the process too, until
+        some process settles it: the call is reserved for, and entered, once.
 
         A call for which there is no room waits for those under way, the process's own and others', which seldom take all
         that is reserved for them. Errors: BudgetError, for it and all that come after it, where even then there is none.
@@ -149,7 +163,7 @@ class CallBook:
             if self._refusal is not None:
                 raise BudgetError(self._refusal)
             try:
-                result = await self._submit_open(_Open(key, most))
+                result = await self._submit_open(_Open(key, most, under))
             except BaseException:
                 self._wake_next()  # who looked for all does so no more
                 raise
@@ -191,18 +205,22 @@ class CallBook:
             raise
         self._looks_for_others = False
 
-    async def close(self, record: CallRecord | None, reserved: Amount) -> StoredReply | None:
+    async def close(
+        self, record: CallRecord | None, reserved: Amount, under: str | None = None, ending: _Ending = "settled"
+    ) -> StoredReply | None:
         """Settle a reservation, and enter the call unless nothing was paid (None).
 
         Gives the stored reply where another process has been faster to enter one under the same key. Cancelling the
         caller does not undo it.
         """
-        done = self.close_soon(record, reserved)
+        done = self.close_soon(record, reserved, under, ending)
         return await asyncio.shield(done)
 
-    def close_soon(self, record: CallRecord | None, reserved: Amount) -> asyncio.Future[StoredReply | None]:
+    def close_soon(
+        self, record: CallRecord | None, reserved: Amount, under: str | None = None, ending: _Ending = "settled"
+    ) -> asyncio.Future[StoredReply | None]:
         """As ``close``, without waiting for it; for a caller that is being cancelled."""
-        done = self._writer.submit(_Close(record, reserved))
+        done = self._writer.submit(_Close(record, reserved, under, ending))
         done.add_done_callback(self._after_close)
         return cast("asyncio.Future[StoredReply | None]", done)
 
@@ -215,12 +233,12 @@ class CallBook:
         try:
             return await asyncio.shield(done)
         except asyncio.CancelledError:
-            done.add_done_callback(lambda granted: self._give_back(granted, operation.most))
+            done.add_done_callback(lambda granted: self._give_back(granted, operation))
             raise
 
-    def _give_back(self, granted: asyncio.Future[_Result], most: Amount) -> None:
+    def _give_back(self, granted: asyncio.Future[_Result], operation: _Open) -> None:
         if not granted.cancelled() and granted.exception() is None and granted.result() is None:
-            self.close_soon(None, most)
+            self.close_soon(None, operation.most, operation.under, "unsent")
 
     def _after_close(self, done: asyncio.Future[_Result]) -> None:
         if not done.cancelled():
@@ -303,12 +321,21 @@ class CallBook:
         released = taken = NOTHING
         opened = closed = 0
         found = find_replies(connection, [key for operation in operations if (key := _key(operation)) is not None])
+        named = [operation.under for operation in operations if operation.under is not None]
+        before = calls_under_way(connection, self._run_id, named) if named else {}
+        under_way, grown = dict(before), NOTHING
         spent = standing.spent
         for number, operation in enumerate(operations):  # first what makes room
             if isinstance(operation, _Open):
                 continue
             closed += 1
-            released = released.plus(operation.reserved)
+            under = operation.under
+            if under is None:
+                released = released.plus(operation.reserved)
+            elif operation.ending == "left" or (operation.ending == "unsent" and under in self._joined):
+                continue  # what an earlier process sent may be under way still
+            else:
+                grown = grown.minus(under_way.pop(under, NOTHING))
             record = operation.record
             if record is None:
                 continue
@@ -326,13 +353,22 @@ class CallBook:
             if operation.key is not None and operation.key in found:
                 results[number] = found[operation.key]
                 continue
-            reserved = standing.reserved.minus(released).plus(taken)
-            if self._cap.holds(spent.plus(reserved).plus(operation.most)):
+            under = operation.under
+            there = under_way.get(under) if under is not None else None
+            most = operation.most if there is None else there.missing_of(operation.most)
+            reserved = standing.reserved.minus(released).plus(taken).plus(grown)
+            if (there is not None and most == NOTHING) or self._cap.holds(spent.plus(reserved).plus(most)):
                 opened += 1
-                taken = taken.plus(operation.most)
+                if under is None:
+                    taken = taken.plus(most)
+                    continue
+                (self._joined.discard if there is None else self._joined.add)(under)
+                under_way[under] = most.plus(there or NOTHING)
+                grown = grown.plus(most)
             else:
                 results[number] = _Refused(Account(spent, reserved), self._closed_calls + closed)
         enter(connection, self._run_id, records)
+        change_calls_under_way(connection, self._run_id, before, under_way)
         more = taken.minus(released)
         end_group(connection, self._run_id, self._owner, self._group, self._held, more)
         return _Done(results, opened, closed, more)

@@ -162,6 +162,7 @@ class LLMRuntime:
             self._owner,
             book=self._book,
             asks_again=self._asks_again,
+            outlives="" if self._folder is None else endpoint.calls_scope(self._folder),
         )
 
     async def _capabilities(self, endpoint: Endpoint, book: CallBook) -> frozenset[Capability]:

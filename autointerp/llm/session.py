@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from autointerp.failure import FailureKind
 from autointerp.llm.asking import LLM
 from autointerp.llm.call_book import CallBook
 from autointerp.llm.call_errors import CallError, InvalidReply, NoReply, RateLimited, Transient
@@ -93,11 +94,12 @@ class LLMSession:
         *,
         book: CallBook | None = None,
         asks_again: bool = False,
+        outlives: str = "",
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """``book`` is what the sessions of a run share. ``asks_again``: whether a reply that was kept though it cannot be used
-        is asked for again.
+        is asked for again. ``outlives``: where calls outlive their process, a name for all those that ``client`` finds again.
 
         Errors: ConfigError, a budget in dollars without a price.
         """
@@ -117,6 +119,7 @@ class LLMSession:
         self._flights: dict[str, asyncio.Future[Completion | Exception | None]] = {}
         self._beyond = Usage()
         self._asks_again = asks_again
+        self._outlives = outlives
         self._asked_again: set[str] = set()
 
     @property
@@ -219,6 +222,7 @@ class LLMSession:
         amount: Amount,
     ) -> Completion:
         """The reply of one call, kept."""
+        under = self._under(key)
         begun_s = self._clock()
         self.counts.calls += 1
         try:
@@ -227,10 +231,16 @@ class LLMSession:
         except (CallError, EndpointError) as error:
             seconds = self._clock() - begun_s
             tries.elapsed_s += seconds
-            await self._book.close(self._lost_to(error, place, most, seconds), amount)
+            if self._goes_on(error):
+                await self._book.close(None, amount, under, "left")
+            else:
+                await self._book.close(self._lost_to(error, place, most, seconds), amount, under)
             raise
         except BaseException:  # cut off, in the middle of a call that may be paid
-            self._book.close_soon(self._lost(place, most, self._clock() - begun_s), amount)
+            if self._outlives:  # whoever collects it enters what it cost
+                self._book.close_soon(None, amount, under, "left")
+            else:
+                self._book.close_soon(self._lost(place, most, self._clock() - begun_s), amount)
             raise
         seconds = self._clock() - begun_s
         fault_point("llm", "after_reply")
@@ -244,13 +254,13 @@ class LLMSession:
             invalid, usage = error, billed_usage(body) or most
             tries.elapsed_s += seconds
         except Exception:  # a mistake of ours; the reply can be read when it is mended
-            self._book.close_soon(self._record(key, place, most, body, seconds), amount)
+            self._book.close_soon(self._record(key, place, most, body, seconds), amount, under)
             raise
         self._billed(request, usage)
         # what is invalid for the last time is kept under its key: a run that goes on fails there in the same way
         kept = invalid is None or tries.is_last(invalid)
         record = self._record(key if kept else None, place, usage, body, seconds)
-        earlier = await self._book.close(record, amount)
+        earlier = await self._book.close(record, amount, under)
         fault_point("llm", "after_save")
         if earlier is not None:  # another process was faster: both go on with the same reply
             return _with_cost(read_reply(earlier.body, request), earlier.cost_nano_usd)
@@ -264,25 +274,26 @@ class LLMSession:
 
         With a place comes one of ``_unsaved``.
         """
+        under = self._under(key)
         while True:
             most = self._most(request)
             amount = most_amount(most, self.endpoint)
-            stored = await self._book.open(key, amount)
+            stored = await self._book.open(key, amount, under)
             if stored is not None:
                 return stored
             try:
                 slot = await self._admitted_to_line()
             except EndpointError:
-                await self._book.close(None, amount)
+                await self._book.close(None, amount, under, "unsent")
                 raise
             except BaseException:  # nothing was sent
-                self._book.close_soon(None, amount)
+                self._book.close_soon(None, amount, under, "unsent")
                 raise
             if self._most(request) == most:
                 return slot, most, amount
             self._unsaved.release()
             self._line.give_up()  # while it waited, another call was billed more than was thought possible
-            await self._book.close(None, amount)
+            await self._book.close(None, amount, under, "unsent")
 
     async def _admitted_to_line(self) -> Place:
         await self._unsaved.acquire()
@@ -308,6 +319,17 @@ class LLMSession:
         if more != self._beyond:
             self._beyond = more
             self._book.reserves_more(self.endpoint.name, self._beyond.input_tokens + self._beyond.output_tokens)
+
+    def _under(self, key: str) -> str | None:
+        """Name of a call that outlives this process, in the book."""
+        return f"{self._outlives}/{key}" if self._outlives else None
+
+    def _goes_on(self, error: CallError | EndpointError) -> bool:
+        """Whether the call that ended so for us may be under way all the same, to be joined by whoever asks again."""
+        if not self._outlives:
+            return False
+        waited = isinstance(error, Transient) and error.maybe_paid and error.kind is FailureKind.TIMEOUT
+        return waited or isinstance(error, EndpointError)
 
     def _lost_to(self, error: Exception, place: CallPlace, most: Usage, seconds: float) -> CallRecord | None:
         """The ledger's row of a call that ended so, None where nothing was paid."""

@@ -96,6 +96,47 @@ def nights(store: LabelStore, schedule: str, *states: str, newest: int | None = 
     return rows
 
 
+def night_report(connection: Connection, night: NightRow, *, lock: bool = False) -> dict[str, Any]:
+    """What a night's row says of it now, empty before it has been reported on; ``lock``: nobody changes the row until the transaction ends."""
+    query = select(NightRow.report).where(NightRow.id == night.id)
+    found: dict[str, Any] | None = connection.execute(query.with_for_update() if lock else query).scalar()
+    return found or {}
+
+
+def last_compared(store: LabelStore, schedule: str, before: str) -> NightRow | None:
+    """The newest settled night before a date that has values of anchors, None where there is none."""
+    query = select(NightRow).where(NightRow.schedule == schedule, NightRow.state == "settled", NightRow.date < before)
+    with store.reading() as connection, Session(bind=connection, expire_on_commit=False) as session:
+        found = session.scalars(query.order_by(NightRow.date.desc()), execution_options={"yield_per": 1})
+        last = next((night for night in found if night.anchors.get("values")), None)
+        session.expunge_all()
+    return last
+
+
+def settled_dates(store: LabelStore, schedule: str) -> list[str]:
+    """Dates of the settled nights, ascending."""
+    query = select(NightRow.date).where(NightRow.schedule == schedule, NightRow.state == "settled")
+    with store.reading() as connection:
+        return [str(date) for date in connection.execute(query.order_by(NightRow.date)).scalars()]
+
+
+def settled_report(store: LabelStore, schedule: str, date: str) -> dict[str, Any]:
+    """The report of one settled night."""
+    query = select(NightRow.report).where(NightRow.schedule == schedule, NightRow.date == date)
+    with store.reading() as connection:
+        found: dict[str, Any] = connection.execute(query).scalar_one()
+    return found
+
+
+def settled_reports(store: LabelStore, schedule: str, before: str) -> Iterator[dict[str, Any]]:
+    """Reports of the settled nights before a date, the oldest first, a few in memory at a time."""
+    query = select(NightRow.report).where(
+        NightRow.schedule == schedule, NightRow.state == "settled", NightRow.date < before
+    )
+    with store.reading() as connection:
+        yield from connection.execute(query.order_by(NightRow.date), execution_options={"yield_per": 8}).scalars()
+
+
 def change_night(connection: Connection, night: NightRow, was: Sequence[str], **values: Any) -> bool:
     """Change a night that is in one of the states ``was``; False where it is not any more."""
     changed = connection.execute(

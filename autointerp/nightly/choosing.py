@@ -64,7 +64,8 @@ def choose(store: LabelStore, schedule: Schedule, base: Base) -> Chosen:
         sources.append(np.full(len(labelled), number))
         latents.append(labelled)
         ranks.append(urgency)
-        ages.append(np.stack([scored_s, keys[labelled]]))
+        # anchors by their own order: where not all have room, the same ones come every night
+        ages.append(np.stack([np.where(urgency == 0, 0.0, scored_s), keys[labelled]]))
     source_n, latent_n, rank_n = (np.concatenate(parts) for parts in (sources, latents, ranks))
     age_2n = np.concatenate(ages, axis=1)
     order = np.lexsort(

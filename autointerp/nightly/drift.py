@@ -12,6 +12,7 @@ larger of the two p-values counts; over all scores and controls they are correct
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -235,28 +236,61 @@ class Moved(NamedTuple):
     q: float
 
 
-def moved_labels(
-    rescored: Sequence[tuple[str, int, str, Counted, Counted]], level: float = 0.05
-) -> tuple[list[Moved], int]:
-    """Labels that changed, of ``(source, latent, key, before, now)``, false discoveries held down over all; and how many were tested.
+class Rescored:
+    """Labels that have been scored again, one after the other in columns: 44 bytes each, since they may be millions.
 
-    Windows count as drawn anew each time, which is cautious where they stay the same.
+    Only those whose values are rates of counted windows are kept: of others it is not known what their windows explain.
     """
-    from scipy.special import ndtr
 
-    from autointerp.statistics.multiplicity import benjamini_yekutieli
+    def __init__(self) -> None:
+        self._places: dict[tuple[str, str], int] = {}
+        """Number of each source and key."""
+        self._place, self._latent = array("i"), array("q")
+        self._figures = tuple(array("d") for _ in range(4))
 
-    tested = [one for one in rescored if one[3].variance is not None and one[4].variance is not None]
-    if not tested:
-        return [], 0
-    z = [abs(now.value - old.value) / math.sqrt((old.variance or 0) + (now.variance or 0)) for *_, old, now in tested]
-    q = benjamini_yekutieli(2 * ndtr(-np.asarray(z)))
-    found = [
-        Moved(source, latent, key, old.value, now.value, float(value))
-        for (source, latent, key, old, now), value in zip(tested, q, strict=True)
-        if value < level
-    ]
-    return sorted(found, key=lambda one: (one.q, one.source, one.latent)), len(tested)
+    def __len__(self) -> int:
+        return len(self._latent)
+
+    def add(self, source: str, latent: int, key: str, before: Counted, now: Counted) -> None:
+        """One label, of which ``before`` and ``now`` are the same value of the same scorer."""
+        if before.variance is None or now.variance is None:
+            return
+        self._place.append(self._places.setdefault((source, key), len(self._places)))
+        self._latent.append(latent)
+        figures = (before.value, before.variance, now.value, now.variance)
+        for column, figure in zip(self._figures, figures, strict=True):
+            column.append(figure)
+
+    def moved(self, level: float = 0.05, most: int | None = None) -> tuple[list[Moved], int]:
+        """Labels that changed, the surest (and at most ``most``) first, false discoveries held down over all; and how many changed.
+
+        Windows count as drawn anew each time, which is cautious where they stay the same.
+        """
+        from scipy.special import ndtr
+
+        from autointerp.statistics.multiplicity import benjamini_yekutieli
+
+        if not len(self):
+            return [], 0
+        before_N, old_variance_N, now_N, variance_N = (np.frombuffer(column) for column in self._figures)
+        q_N = benjamini_yekutieli(2 * ndtr(-np.abs(now_N - before_N) / np.sqrt(old_variance_N + variance_N)))
+        found = np.flatnonzero(q_N < level)
+        names = list(self._places)
+        rank = np.argsort(np.argsort([source for source, _ in names], kind="stable"))  # of each place its source's
+        place_N, latent_N = np.frombuffer(self._place, np.int32), np.frombuffer(self._latent, np.int64)
+        order = found[np.lexsort((latent_N[found], rank[place_N[found]], q_N[found]))][:most]
+        shown = [
+            Moved(
+                names[place_N[n]][0],
+                int(latent_N[n]),
+                names[place_N[n]][1],
+                float(before_N[n]),
+                float(now_N[n]),
+                float(q_N[n]),
+            )
+            for n in order
+        ]
+        return shown, len(found)
 
 
 def change_json(change: Change) -> dict[str, Any]:

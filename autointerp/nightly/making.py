@@ -14,6 +14,7 @@ from autointerp.nightly.fingerprints import scorer_prints
 from autointerp.nightly.schedule import Schedule
 from autointerp.pipeline.code_version import code_version
 from autointerp.pipeline.folder import RunFolder, RunNote, usable_folder
+from autointerp.shown_url import shown_url
 from autointerp.store import LabelStore
 from autointerp.store.column_types import utc_now
 from autointerp.store.models import Artefact, NightRow, Run
@@ -96,7 +97,7 @@ def _made(
                 raise
     made = store.run(run_id)
     if folder.read_note() is None:
-        folder.claim_note(RunNote(run_id, made.digest, store.engine.url.render_as_string(hide_password=True)))
+        folder.claim_note(RunNote(run_id, made.digest, shown_url(store.engine.url)))
     return run_id
 
 

@@ -183,6 +183,7 @@ def load_schedule(path: Path | str) -> Schedule:
     except (ValueError, OSError) as error:
         raise ConfigError(f"{str(path)!r} cannot be read as text: give the path of a TOML file ({error}).") from error
     schedule = parse_schedule(data, str(path))
+    _check_bars(schedule, str(path))
     base = path.resolve().parent
     folder = base / Path(schedule.folder or f"nightly/{schedule.name}").expanduser()
     local = base / Path(schedule.run).expanduser()
@@ -211,6 +212,28 @@ def parse_schedule(data: dict[str, Any], origin: str) -> Schedule:
             "before the dot."
         )
     return schedule
+
+
+def _check_bars(schedule: Schedule, origin: str) -> None:
+    """Errors: ConfigError for a bar's value that its scorer leaves in no column of the dictionary.
+
+    Not where a stored schedule is read, which may be an older version's.
+    """
+    if not schedule.bars:
+        return
+    from autointerp.components import known_components
+    from autointerp.export.schema import figures_of
+    from autointerp.nightly.drift import TESTED
+    from sae_core.errors import did_you_mean
+
+    for bar in schedule.bars:
+        kind, _, name = bar.partition(".")
+        known = figures_of(kind, known_components("scorers")) | set(TESTED)
+        if name not in known:
+            raise ConfigError(
+                f"bars names {bar!r} in {origin}, and the dictionary has no such figure of {kind!r}: "
+                f"{did_you_mean(bar, {f'{kind}.{figure}' for figure in known})}"
+            )
 
 
 def _sentence(loc: tuple[int | str, ...], kind: str, message: str, given: Any, origin: str) -> str:

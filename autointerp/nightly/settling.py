@@ -7,12 +7,20 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from autointerp.nightly.book import change_night, keep_scores, newest_scores, nights
+from autointerp.nightly.book import (
+    change_night,
+    keep_scores,
+    last_compared,
+    newest_scores,
+    night_report,
+    settled_reports,
+)
 from autointerp.nightly.choosing import label_print
-from autointerp.nightly.drift import TESTED, Counted, change_json, changes, moved_labels, variance_of
+from autointerp.nightly.drift import TESTED, Counted, Rescored, change_json, changes, variance_of
 from autointerp.nightly.schedule import Schedule
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.control_kinds import VERDICTS
+from autointerp.pipeline.faults import fault_point
 from autointerp.pipeline.starting import open_run
 from autointerp.score import Score
 from autointerp.store import LabelStore
@@ -27,27 +35,70 @@ _SHOWN = 1_000
 _PRINTS = ("coder", "corpus", "prompt", "judge", "settings", "label")
 
 
+class _Below:
+    """Labels of one bar that are below it: how many, and those that a report names."""
+
+    def __init__(self) -> None:
+        self.count, self.fell = 0, 0
+        self._named: list[dict[str, Any]] = []
+
+    def add(self, entry: dict[str, Any]) -> None:
+        """One of them."""
+        self.count += 1
+        self.fell += entry["fell"]
+        self._named.append(entry)
+        if len(self._named) > 4 * _SHOWN:
+            self._named = self.named()
+
+    def named(self) -> list[dict[str, Any]]:
+        """Those that fell tonight first, the lowest of them before the others."""
+        return sorted(self._named, key=lambda one: (not one["fell"], one["now"]))[:_SHOWN]
+
+
 @dataclass
 class _Gathered:
-    """What is seen on the way through a night's scores."""
+    """What is seen on the way through a night's scores; nothing in it grows by more than some numbers a label."""
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
     values: dict[str, dict[str, tuple[float, float | None]]] = field(default_factory=dict)
     """Of the anchors: by key and anchor value, variance and print of the label."""
     labels: dict[str, str] = field(default_factory=dict)
-    rescored: list[tuple[str, int, str, Counted, Counted]] = field(default_factory=list)
-    below: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    rescored: Rescored = field(default_factory=Rescored)
+    below: dict[str, _Below] = field(default_factory=dict)
     judges: set[str] = field(default_factory=set)
     scored: int = 0
     failed: dict[str, int] = field(default_factory=dict)
 
 
 def settle_night(store: LabelStore, schedule: Schedule, night: NightRow, now: datetime) -> dict[str, Any] | None:
-    """Fold the night's scores in and report on them; the report, None where another process was quicker."""
+    """Fold the night's scores in and report on them; the report, None where another process was quicker.
+
+    The report compares with what was there before, so it is kept before the first score is: a process that dies between leaves it to
+    the next one, which goes on with the scores. Those are kept page by page, each as often as need be.
+    """
     assert night.run_id is not None, "only nights with a run are settled"
-    run = store.run(night.run_id)
-    context = open_run(store, run.id)
-    gathered = _gather(context, schedule, night, now)
+    context = open_run(store, night.run_id)
+    _keep_report(store, schedule, night, context)
+    fault_point("night", "compared")
+    with store.reading() as connection:
+        report = night_report(connection, night)
+    for rows in _pages(context, schedule, night, now):
+        with store.writing() as connection:
+            keep_scores(connection, rows)
+        fault_point("night", "kept")
+    with store.writing() as connection:
+        if not change_night(connection, night, ["running"], state="settled", settled_at=now):
+            return None
+    fault_point("night", "settled")
+    return report
+
+
+def _keep_report(store: LabelStore, schedule: Schedule, night: NightRow, context: RunContext) -> None:
+    """Compare the night's scores with those before them, unless that has been done."""
+    with store.reading() as connection:
+        if night_report(connection, night):
+            return
+    run = store.run(context.run_id)
+    gathered = _gather(context, schedule, night)
     controls = _controls(context)
     report = _report(store, schedule, night, gathered, controls)
     total = spend(store, run.id)
@@ -60,47 +111,53 @@ def settle_night(store: LabelStore, schedule: Schedule, night: NightRow, now: da
     kept["judges"] = sorted(gathered.judges)
     counts = night.counts | {"scored": gathered.scored, "failed": gathered.failed, "snapshot": None}
     with store.writing() as connection:
-        if not change_night(
-            connection, night, ["running"], state="settled", counts=counts, anchors=kept, report=report, settled_at=now
-        ):
-            return None
-        keep_scores(connection, gathered.rows)
-    return report
+        # the first one stands: it alone has surely seen no score of tonight in an earlier one's place
+        if not night_report(connection, night, lock=True):
+            change_night(connection, night, ["running"], counts=counts, anchors=kept, report=report)
 
 
-def _gather(context: RunContext, schedule: Schedule, night: NightRow, now: datetime) -> _Gathered:
-    gathered = _Gathered()
+def _pages(
+    context: RunContext, schedule: Schedule, night: NightRow, now: datetime | None
+) -> Iterator[list[dict[str, Any]]]:
+    """The night's scores as rows of the newest ones, some thousand latents of one source at a time, ascending."""
     prints = night.anchors["prints"]
     for source in context.sources:
         if source.control:
             continue
         latents = context.latents(source.name)
-        anchors = set(night.anchors["anchors"].get(source.name, ()))
         for start in range(0, len(latents), _BLOCK):
             block = latents[start : start + _BLOCK]
-            with context.store.reading() as connection:
-                newest = newest_scores(connection, schedule.name, source.name, range(block[0], block[-1] + 1))
-                before = {
-                    (latent, score.scorer): score
-                    for latent, scores in newest
-                    for score in scores
-                    if score.night < night.date
-                }
-            texts = {e.latent: e.text for e in context.store.explanations(context.run_id, source.name, block)}
-            seen: set[int] = set()
-            for score, values in _scores(context, source, block):
-                if score.scorer not in prints["scorers"] or not texts.get(score.latent):
-                    continue
-                seen.add(score.latent)
-                row = _row(schedule, source, night, score, values, texts[score.latent], prints, now)
-                gathered.rows.append(row)
-                if score.failure is not None:
-                    kind = score.failure.kind.value
-                    gathered.failed[kind] = gathered.failed.get(kind, 0) + 1
-                if isinstance(model := values.get("judge_model"), str):
-                    gathered.judges.add(f"{score.scorer}: {model}")
-                _compare(gathered, schedule, row, before.get((score.latent, score.scorer)), score.latent in anchors)
-            gathered.scored += len(seen)
+            texts = context.store.texts(context.run_id, source.name, block)
+            yield [
+                _row(schedule, source, night, score, values, texts[score.latent], prints, now)
+                for score, values in _scores(context, source, block)
+                if score.scorer in prints["scorers"] and texts.get(score.latent)
+            ]
+
+
+def _gather(context: RunContext, schedule: Schedule, night: NightRow) -> _Gathered:
+    gathered = _Gathered()
+    anchors = {source: set(latents) for source, latents in night.anchors["anchors"].items()}
+    for rows in _pages(context, schedule, night, None):
+        if not rows:
+            continue
+        latents = [row["latent"] for row in rows]
+        with context.store.reading() as connection:
+            newest = newest_scores(connection, schedule.name, rows[0]["source"], range(min(latents), max(latents) + 1))
+            before = {
+                (latent, score.scorer): score
+                for latent, scores in newest
+                for score in scores
+                if score.night < night.date
+            }
+        for row in rows:
+            if (kind := row["failure_kind"]) is not None:
+                gathered.failed[kind] = gathered.failed.get(kind, 0) + 1
+            if isinstance(model := row["values"].get("judge_model"), str):
+                gathered.judges.add(f"{row['scorer']}: {model}")
+            anchor = row["latent"] in anchors.get(row["source"], ())
+            _compare(gathered, schedule, row, before.get((row["latent"], row["scorer"])), anchor)
+        gathered.scored += len(set(latents))
     return gathered
 
 
@@ -132,7 +189,7 @@ def _row(
     values: dict[str, Any],
     text: str,
     prints: Mapping[str, Any],
-    now: datetime,
+    now: datetime | None,
 ) -> dict[str, Any]:
     return {
         "schedule": schedule.name,
@@ -167,7 +224,7 @@ def _compare(
         old = before.values.get(name) if before is not None and unchanged and name == "score" else None
         if before is not None and isinstance(old, int | float):
             earlier = Counted(float(old), variance_of(before.values, name))
-            gathered.rescored.append((row["source"], row["latent"], f"{scorer}.{name}", earlier, found))
+            gathered.rescored.add(row["source"], row["latent"], f"{scorer}.{name}", earlier, found)
     for key, bar in schedule.bars.items():
         kind, _, name = key.partition(".")
         if kind != scorer or not isinstance(value := values.get(name), int | float) or value >= bar:
@@ -175,7 +232,7 @@ def _compare(
         old = None if before is None else before.values.get(name)
         fell = isinstance(old, int | float) and old >= bar
         entry = {"source": row["source"], "latent": row["latent"], "now": value, "before": old, "fell": fell}
-        gathered.below.setdefault(key, []).append(entry)
+        gathered.below.setdefault(key, _Below()).add(entry)
 
 
 def _controls(context: RunContext) -> dict[str, list[float]]:
@@ -192,10 +249,9 @@ def _controls(context: RunContext) -> dict[str, list[float]]:
 def _report(
     store: LabelStore, schedule: Schedule, night: NightRow, gathered: _Gathered, controls: Mapping[str, Sequence[float]]
 ) -> dict[str, Any]:
-    earlier = [one for one in nights(store, schedule.name, "settled") if one.date < night.date]
-    last = next((one for one in earlier if one.anchors.get("values")), None)
+    last = last_compared(store, schedule.name, night.date)
     purposes = {} if last is None else _on_purpose(last.anchors["prints"], night.anchors["prints"])
-    moved, tested = moved_labels(gathered.rescored, schedule.noise.level)
+    moved, num_moved = gathered.rescored.moved(schedule.noise.level, _SHOWN)
     report: dict[str, Any] = {
         "schedule": schedule.name,
         "date": night.date,
@@ -207,8 +263,12 @@ def _report(
         "judges_before": [] if last is None else last.anchors.get("judges", []),
         "changes": [],
         "drift": False,
-        "labels": {"tested": tested, "num_moved": len(moved), "moved": [one._asdict() for one in moved[:_SHOWN]]},
-        "bars": {key: _bar(schedule.bars[key], gathered.below.get(key, [])) for key in schedule.bars},
+        "labels": {
+            "tested": len(gathered.rescored),
+            "num_moved": num_moved,
+            "moved": [one._asdict() for one in moved],
+        },
+        "bars": {key: _bar(schedule.bars[key], gathered.below.get(key, _Below())) for key in schedule.bars},
     }
     if last is None:
         return report
@@ -227,17 +287,17 @@ def _report(
         for key, values in controls.items()
         if not purposes.get(key.partition(" ")[2].partition(".")[0])
     }
-    found = changes(before, now, _history(earlier, fixed), pairs, schedule.noise)
+    found = changes(before, now, _history(store, schedule, night, fixed), pairs, schedule.noise)
     report["changes"] = [change_json(change) for change in found]
     report["drift"] = any(change.drifted for change in found)
     return report
 
 
-def _history(earlier: Sequence[NightRow], keys: set[str]) -> dict[str, list[float]]:
+def _history(store: LabelStore, schedule: Schedule, night: NightRow, keys: set[str]) -> dict[str, list[float]]:
     """By key the changes of earlier nights in which nothing was changed on purpose, oldest first."""
     found: dict[str, list[float]] = {key: [] for key in keys}
-    for night in reversed(earlier):
-        for change in night.report.get("changes", ()):
+    for report in settled_reports(store, schedule.name, night.date):
+        for change in report.get("changes", ()):
             if change["key"] in found:
                 found[change["key"]].append(change["difference"])
     return found
@@ -256,11 +316,5 @@ def _on_purpose(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, 
     return found
 
 
-def _bar(bar: float, below: list[dict[str, Any]]) -> dict[str, Any]:
-    below.sort(key=lambda one: (not one["fell"], one["now"]))
-    return {
-        "bar": bar,
-        "num_below": len(below),
-        "num_fell": sum(one["fell"] for one in below),
-        "latents": below[:_SHOWN],
-    }
+def _bar(bar: float, below: _Below) -> dict[str, Any]:
+    return {"bar": bar, "num_below": below.count, "num_fell": below.fell, "latents": below.named()}

@@ -20,6 +20,7 @@ from autointerp.nightly.schedule import Schedule
 from autointerp.nightly.settling import settle_night
 from autointerp.nightly.snapshot import write_snapshot
 from autointerp.nightly.times import begins_at, ends_at, last_due
+from autointerp.pipeline.faults import fault_point
 from autointerp.store import ChunkState, LabelStore
 from autointerp.store.models import NightRow
 from sae_core.errors import AutointerpError
@@ -136,6 +137,7 @@ def _go_on(
     report = settle_night(store, schedule, night, now)
     if report is not None:
         write_report(schedule, report)
+        fault_point("night", "reported")
         yield NightEvent(schedule.name, night.date, "settled", run.id, drift=bool(report["drift"]))
 
 
@@ -143,6 +145,7 @@ def _snapshot(store: LabelStore, schedule: Schedule, night: NightRow) -> Iterato
     """Write the snapshot of the newest settled night, and note that it is there."""
     write_report(schedule, night.report)  # a kill may have come between the store and the files
     place = write_snapshot(store, schedule, night)
+    fault_point("night", "snapshot")
     with store.writing() as connection:
         connection.execute(
             update(NightRow).where(NightRow.id == night.id).values(counts=night.counts | {"snapshot": place.name})

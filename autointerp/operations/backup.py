@@ -23,9 +23,9 @@ from sqlalchemy import Connection, create_engine, func, inspect, select, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
-from autointerp.operations.environment import without_password
 from autointerp.pipeline.code_version import code_version
 from autointerp.pipeline.folder import usable_folder
+from autointerp.shown_url import shown_url, without_password
 from autointerp.store.dialects import BUSY_TIMEOUT_S, make_engine, parse_url
 from autointerp.store.models import Base, Run
 from autointerp.store.opening import HEAD, current_revision
@@ -131,7 +131,7 @@ def restore(backup: Path, url: str) -> BackupManifest:
     kind = parsed.get_backend_name()
     if kind != manifest.database:
         raise StoreError(
-            f"{str(backup)!r} is a backup of {_called(manifest.database)} and {parsed.render_as_string()!r} is {_called(kind)}: "
+            f"{str(backup)!r} is a backup of {_called(manifest.database)} and {shown_url(parsed)!r} is {_called(kind)}: "
             f"give a URL of {_called(manifest.database)}."
         )
     if manifest.revision.isdecimal() and manifest.revision > HEAD:
@@ -151,7 +151,7 @@ def restore(backup: Path, url: str) -> BackupManifest:
     )
     if different:
         raise StoreError(
-            f"what was restored at {parsed.render_as_string()!r} has other rows than the backup (table {different[0]!r}): remove it "
+            f"what was restored at {shown_url(parsed)!r} has other rows than the backup (table {different[0]!r}): remove it "
             "and restore again."
         )
     return manifest
@@ -217,7 +217,7 @@ def _restore_postgres(source: Path, url: URL) -> None:
         names = inspect(connection).get_table_names()
     if names:
         raise StoreError(
-            f"the database {url.render_as_string()!r} is not empty (it has a table {sorted(names)[0]!r}): make a new one (createdb) "
+            f"the database {shown_url(url)!r} is not empty (it has a table {sorted(names)[0]!r}): make a new one (createdb) "
             "and give its URL."
         )
     options = ["--no-owner", "--no-privileges", "--exit-on-error", "--single-transaction"]
@@ -264,7 +264,7 @@ def _plain(url: URL) -> Iterator[Connection]:
             yield connection
     except DBAPIError as error:
         said = without_password(" ".join(str(error.orig).split()))[:200]
-        raise StoreError(f"the database {url.render_as_string()!r} cannot be used ({said}): see to it.") from error
+        raise StoreError(f"the database {shown_url(url)!r} cannot be used ({said}): see to it.") from error
     finally:
         engine.dispose()
 

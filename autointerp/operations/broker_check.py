@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from autointerp.operations.environment import BROKER_VARIABLE, is_loopback, without_password
+from autointerp.operations.environment import BROKER_VARIABLE, is_loopback
 from autointerp.operations.findings import Finding, ok, warning, wrong
+from autointerp.shown_url import HIDDEN, secrets_in, without_password
 from sae_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def _refusal(client: redis.Redis, shown: str) -> Finding | None:
     try:
         client.ping()
     except redis.AuthenticationError:
-        given = "this password" if ":***@" in shown else "no password"
+        given = "this password" if HIDDEN in shown else "no password"
         return wrong(
             "broker",
             f"the Redis at {shown} does not let us in with {given}: write user and password into {BROKER_VARIABLE} as "
@@ -113,7 +114,7 @@ def _settings(client: redis.Redis, url: str, shown: str, prefix: str) -> Iterato
                 f"maxmemory-policy is {policy!r}, with which a full Redis throws queues away: set maxmemory-policy noeviction.",
             )
         yield _persistence(info)
-    yield exposure(urlsplit(url).hostname, bool(urlsplit(url).password) or url.startswith("unix"), _asked(client))
+    yield exposure(urlsplit(url).hostname, any(secrets_in(url)) or url.startswith("unix"), _asked(client))
 
 
 def _version(version: str) -> Finding:

@@ -9,8 +9,12 @@ from pathlib import Path
 
 from sqlalchemy import Table, delete, func, inspect, select
 
-from autointerp.pipeline.folder import RunFolder
+from autointerp.operations.run_users import users_of
+from autointerp.pipeline.faults import fault_point
+from autointerp.pipeline.finding import open_of_note
+from autointerp.pipeline.folder import DATABASE, NOTE, RunFolder
 from autointerp.pipeline.owner import is_dead
+from autointerp.shown_url import shown_url
 from autointerp.store.chunks import ChunkState
 from autointerp.store.dialects import database_time
 from autointerp.store.models import Base, Chunk, Run
@@ -18,6 +22,7 @@ from autointerp.store.store import LabelStore
 from sae_core.errors import StoreError
 
 ROWS_A_BATCH = 5_000
+_MOST_NAMED = 3
 _POLL_S = 0.5
 
 
@@ -70,21 +75,80 @@ def _place(store: LabelStore, run_id: str, given: Path | None) -> Path:
     return given
 
 
+def check_nobody_needs_it(store: LabelStore, run_id: str, given: Path | None = None) -> None:
+    """Errors: StoreError where another run or a schedule needs the run."""
+    users = users_of(store, run_id, given or Path(store.run(run_id).folder))
+    if users:
+        more = f", and {len(users) - _MOST_NAMED} more" if len(users) > _MOST_NAMED else ""
+        raise StoreError(
+            f"the run {run_id} is needed: {'; '.join(users[:_MOST_NAMED])}{more}: delete these first, or add --force to delete it all the same."
+        )
+
+
+def left_behind(given: Path) -> str | None:
+    """Id of a run that was deleted by halves: its rows are gone, and its folder ``given`` is there; None for all else.
+
+    Errors: StoreError where it cannot be told, since the store at hand is not the one that the folder names.
+    """
+    note = RunFolder(given).read_note() if given.is_dir() and not given.is_symlink() else None
+    if note is None:
+        return None
+    if note.store is None and not (given / DATABASE).is_file():
+        return note.run_id
+    store = open_of_note(given, note)
+    try:
+        if store.has_run(note.run_id):
+            return None
+        if note.store is not None and note.shown_store != shown_url(store.engine.url):
+            raise StoreError(
+                f"the folder {str(given)!r} is of the run {note.run_id} in the store {note.shown_store!r}, and the one at hand is "
+                f"{shown_url(store.engine.url)!r}: set AUTOINTERP_STORE__URL to the first, or remove the folder by hand."
+            )
+        others = [run.id for run in store.runs()] if note.store is None else []
+        if others:
+            raise StoreError(
+                f"the folder {str(given)!r} of the deleted run {note.run_id} holds the store of {len(others)} other runs "
+                f"({others[0]}, ...): delete these first."
+            )
+        return note.run_id
+    finally:
+        store.close()
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a run's folder, its note last: as long as anything is left, it says whose it was."""
+    for path in folder.iterdir():
+        if path.name == NOTE:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+        fault_point("delete", "file")
+    (folder / NOTE).unlink(missing_ok=True)
+    folder.rmdir()
+
+
 def delete_run(
     store: LabelStore,
     run_id: str,
     *,
     given: Path | None = None,
     keep_files: bool = False,
+    force: bool = False,
     wait_s: float = 120.0,
     tell: Callable[[str], None] = lambda said: None,
 ) -> int:
     """Cancel the run, wait until no process holds a chunk of it, delete its rows and its folder; returns the number of rows.
 
-    ``given``: the folder by which a person named the run. Processes that hold a chunk give it back when they hear of it, or lose their lease; either takes no longer than a lease.
-    Errors: StoreError where somebody still works on it after ``wait_s`` seconds, and for another's folder, with nothing deleted.
+    ``given``: the folder by which a person named the run. ``force``: also where another run or a schedule needs it. Processes that hold
+    a chunk give it back when they hear of it, or lose their lease; either takes no longer than a lease. One that is killed meanwhile
+    leaves a run that can be deleted again, or a folder that ``left_behind`` knows.
+    Errors: StoreError where somebody needs it or still works on it after ``wait_s`` seconds, and for another's folder, with nothing deleted.
     """
     folder = None if keep_files else check_folder_is_its_own(store, run_id, given)
+    if not force:
+        check_nobody_needs_it(store, run_id, given)
     store.set_run_state(run_id, "cancelled", "it is being deleted", unless=("done", "failed", "cancelled"))
     _wait_for_leases(store, run_id, wait_s, tell)
     rows = sum(_delete_rows(store, table, run_id) for table in _tables(store))
@@ -92,7 +156,8 @@ def delete_run(
         rows += connection.execute(delete(Run).where(Run.id == run_id)).rowcount
     if folder is not None:
         store.close()  # its database may lie in there
-        shutil.rmtree(folder)
+        fault_point("delete", "rows")
+        remove_folder(folder)
     return rows
 
 

@@ -10,12 +10,13 @@ from typing import get_args
 
 from autointerp.config import RunConfig
 from autointerp.operations.broker_check import check_broker
-from autointerp.operations.environment import STORE_VARIABLE, given_broker, given_store, key_prefix, without_password
+from autointerp.operations.environment import STORE_VARIABLE, given_broker, given_store, key_prefix
 from autointerp.operations.findings import Finding, State, warning, wrong
 from autointerp.operations.gpu_check import check_gpu
 from autointerp.operations.machine_check import check_folder, check_time_zones
 from autointerp.operations.store_check import check_store
 from autointerp.pipeline.stage import Queue
+from autointerp.shown_url import without_password
 from sae_core.errors import AutointerpError, did_you_mean
 
 QUEUES: tuple[str, ...] = get_args(Queue)
@@ -79,7 +80,7 @@ def _config(given: Examined) -> tuple[RunConfig | None, Finding | None]:
     try:
         return load_config(given.config, list(given.sets), os.environ), None
     except AutointerpError as error:
-        return None, wrong("config", " ".join(str(error).split()))
+        return None, wrong("config", without_password(" ".join(str(error).split())))
 
 
 def _endpoints(config: RunConfig) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""The variables of the environment that say where a cluster's broker and store are, and how their URLs are shown."""
+"""The variables of the environment that say where a cluster's broker and store are, with their passwords."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 
 BROKER_VARIABLE = "AUTOINTERP_BROKER__URL"
 STORE_VARIABLE = "AUTOINTERP_STORE__URL"
-_PASSWORD = re.compile(r"(?<=://)([^:/?#@\s]*):([^@/?#\s]*)@")
 _LOOPBACK = re.compile(r"localhost|127(\.\d+){3}|::1")
 
 
@@ -32,11 +31,6 @@ def key_prefix() -> str:
     from autointerp.cluster.settings import load_settings
 
     return load_settings().broker.key_prefix
-
-
-def without_password(url: str) -> str:
-    """A URL, or a text with URLs in it, in which passwords are ``***``."""
-    return _PASSWORD.sub(r"\1:***@", url)
 
 
 def is_loopback(host: str | None) -> bool:

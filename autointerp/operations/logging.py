@@ -12,9 +12,9 @@ import traceback
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import IO, Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
-from autointerp.operations.environment import without_password
+from autointerp.shown_url import secrets_in, without_password
 
 FIELDS = ("event", "run", "stage", "chunk", "queue", "worker")
 """What a line may be about, beside time, level, logger and message; given as ``extra``, or by :func:`log_event`."""
@@ -45,7 +45,7 @@ def redact_values(values: Iterable[str]) -> None:
 
 
 def redact_environment(environment: Mapping[str, str], named: Iterable[str] = ()) -> None:
-    """Redact the variables that hold secrets by their name, the ``named`` ones, and the passwords in URLs.
+    """Redact the variables that hold secrets by their name, the ``named`` ones, and the passwords and keys in URLs.
 
     ``named``: what endpoints name in ``api_key_env``.
     """
@@ -55,10 +55,9 @@ def redact_environment(environment: Mapping[str, str], named: Iterable[str] = ()
             redact_values([value])
         if "://" in value:
             try:
-                password = urlsplit(value).password
+                redact_values(list(secrets_in(value)))
             except ValueError:
                 continue
-            redact_values([password or ""])
 
 
 def redact_config(config: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> None:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
 QUEUES = ("llm", "gpu", "export", "control")
+_MESSAGES = (*QUEUES, "reconcile")
+"""Queues of the broker."""
 KEPT_S = 5.0
 """Time for which an answer is given again, so that several who ask cost no more than one."""
 MOST_SERIES = 200
@@ -242,7 +244,7 @@ class Scraper:
 
         try:
             pipeline = broker.pipeline(transaction=False)
-            for queue in QUEUES:
+            for queue in _MESSAGES:
                 pipeline.llen(f"{self._prefix}{queue}")
             lengths = pipeline.execute()
         except redis.RedisError:
@@ -250,7 +252,7 @@ class Scraper:
         return {
             "autointerp_broker_up": {(): 1.0},
             "autointerp_broker_messages": {
-                (queue,): float(length) for queue, length in zip(QUEUES, lengths, strict=True)
+                (queue,): float(length) for queue, length in zip(_MESSAGES, lengths, strict=True)
             },
         }
 

@@ -1,13 +1,15 @@
-"""Retention: the raw replies of language models go after some time, the ledger and all results stay."""
+"""Retention: the raw replies of language models go after some time, the ledger and all results stay; so does nothing half-made."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from sqlalchemy import func, select
 
+from autointerp.pipeline.folder import RunFolder
 from autointerp.store.calls import drop_replies
 from autointerp.store.models import LLMCall, Run
 from autointerp.store.store import LabelStore
@@ -47,6 +49,18 @@ def prunable(store: LabelStore, older_than: datetime, run_id: str | None = None)
         query = query.where(LLMCall.run_id == run_id)
     with store.reading() as connection:
         return [Prunable(str(r[0]), int(r[1]), int(r[2] or 0), int(r[3]), int(r[4])) for r in connection.execute(query)]
+
+
+def remove_unfinished_exports(store: LabelStore) -> int:
+    """Remove what killed exports left beside the dictionaries of runs that have ended; returns the number of folders.
+
+    A process that was killed after another one had finished its chunk leaves a folder that no further export comes by.
+    """
+    from autointerp.export.folder_swap import remove_left_behind
+
+    with store.reading() as connection:
+        folders = connection.execute(select(Run.folder).where(Run.state.in_(ENDED)).distinct()).scalars().all()
+    return sum(remove_left_behind(RunFolder(Path(folder)).dictionary) for folder in folders)
 
 
 def prune(

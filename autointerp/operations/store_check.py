@@ -12,9 +12,10 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from autointerp.operations.environment import STORE_VARIABLE, without_password
+from autointerp.operations.environment import STORE_VARIABLE
 from autointerp.operations.findings import Finding, ok, warning, wrong
 from autointerp.pipeline.owner import Owner
+from autointerp.shown_url import shown_url, without_password
 from autointerp.store.dialects import READ_ONLY, database_time, journal_mode, make_engine, parse_url
 from autointerp.store.opening import HEAD, current_revision
 from autointerp.store.presence import live_workers
@@ -36,7 +37,7 @@ def check_store(url: str | None, clock: Callable[[], float] = time.time) -> Iter
     except StoreError as error:
         yield wrong("database", str(error))
         return
-    shown = parsed.render_as_string()
+    shown = shown_url(parsed)
     if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
         folder = Path(parsed.database or "").absolute().parent
         yield (

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from sqlalchemy.exc import DatabaseError
 
-from autointerp.operations.environment import given_store, without_password
+from autointerp.operations.environment import given_store
 from autointerp.pipeline.folder import DATABASE, RunFolder
+from autointerp.shown_url import shown_url, without_password
 from autointerp.store.dialects import READ_ONLY, make_engine, parse_url
 from autointerp.store.failures import own_errors
 from autointerp.store.opening import HEAD, current_revision, sqlite_url
@@ -49,7 +50,7 @@ class Revisions:
 def revisions(url: str) -> Revisions:
     """The revision of the tables at ``url``. Errors: StoreError."""
     parsed = parse_url(url)
-    shown = parsed.render_as_string()
+    shown = shown_url(parsed)
     if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
         return Revisions(None)
     engine = make_engine(parsed)

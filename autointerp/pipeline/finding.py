@@ -34,7 +34,9 @@ def find_run(given: str, store: str | None = None, around: Path | None = None) -
     shared = shared_store()
     if shared is not None and any(run.id.startswith(given) for run in shared.runs()):
         return shared, shared.run(given).id
-    matches = {note.run_id: (place, note) for place, note in _notes(around or Path()) if note.run_id.startswith(given)}
+    matches = {
+        note.run_id: (place, note) for place, note in notes_below(around or Path()) if note.run_id.startswith(given)
+    }
     if given in matches:
         matches = {given: matches[given]}
     if len(matches) == 1:
@@ -80,7 +82,7 @@ def open_target(given: str) -> LabelStore:
 def stores_below(around: Path) -> Iterator[LabelStore]:
     """The stores of the output folders at most two levels below a folder, each once."""
     seen: set[str] = set()
-    for place, note in _notes(around):
+    for place, note in notes_below(around):
         url = note.store or sqlite_url(place / DATABASE)
         if url not in seen:
             seen.add(url)
@@ -95,7 +97,8 @@ def open_of_note(folder: Path, note: RunNote) -> LabelStore:
     return open_store(_url_of_environment() or note.store, create=False)
 
 
-def _notes(around: Path) -> Iterator[tuple[Path, RunNote]]:
+def notes_below(around: Path) -> Iterator[tuple[Path, RunNote]]:
+    """The output folders at most two levels below a folder (or it itself), with what their notes say. Errors: StoreError."""
     for pattern in (NOTE, f"*/{NOTE}", f"*/*/{NOTE}"):
         for path in sorted(around.glob(pattern)):
             note = RunFolder(path.parent).read_note()

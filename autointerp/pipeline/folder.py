@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autointerp.pipeline.atomic_files import atomic_write, create_once
+from autointerp.shown_url import without_password
 from sae_core.errors import StoreError
 
 NOTE = "run.json"
@@ -54,6 +55,11 @@ class RunNote:
     """Digest of the configuration."""
     store: str | None
     """URL of the store without its password; None for the folder's own database."""
+
+    @property
+    def shown_store(self) -> str | None:
+        """The same to be shown and compared: earlier versions left a password in it that was a parameter."""
+        return None if self.store is None else without_password(self.store)
 
 
 @dataclass(frozen=True, slots=True)

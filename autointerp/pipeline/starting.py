@@ -36,6 +36,7 @@ from autointerp.pipeline.reusing import Reused, find_reused, runs_subject
 from autointerp.pipeline.steered_texts import check_steered_texts
 from autointerp.predictions.finding import can_predict
 from autointerp.scorers.base import Scorer
+from autointerp.shown_url import shown_url
 from autointerp.store import ChunkState, LabelStore, open_store
 from autointerp.store.dialects import parse_url
 from autointerp.store.models import Run
@@ -194,7 +195,7 @@ def _create_run(
 
 def _shown_url(config: RunConfig) -> str | None:
     """``store.url`` as notes have it: without its password; None for the folder's own database."""
-    return None if config.store.url is None else parse_url(config.store.url).render_as_string(hide_password=True)
+    return None if config.store.url is None else shown_url(parse_url(config.store.url))
 
 
 def _note_for(config: RunConfig, folder: RunFolder) -> RunNote | None:
@@ -203,9 +204,10 @@ def _note_for(config: RunConfig, folder: RunFolder) -> RunNote | None:
     Errors: StoreError for a folder of another run, or one whose results are kept in another store.
     """
     note = folder.check_free_for(config.digest, lambda note: _what_changed(config, folder, note))
-    if note is not None and note.store != _shown_url(config):
-        kept, now = (repr(url) if url else "its own autointerp.db" for url in (note.store, _shown_url(config)))
-        do = f"set store.url to {note.store!r}" if note.store else "leave store.url out"
+    there, asked = None if note is None else note.shown_store, _shown_url(config)
+    if note is not None and there != asked:
+        kept, now = (repr(url) if url else "its own autointerp.db" for url in (there, asked))
+        do = f"set store.url to {there!r}" if there else "leave store.url out"
         raise StoreError(
             f"the run in {str(folder.root)!r} is kept in {kept}, and store.url now asks for {now}: {do}, or choose another --out."
         )
@@ -263,7 +265,7 @@ def _is_own(store: LabelStore, note: RunNote, folder: RunFolder) -> bool:
 def _check_own(store: LabelStore, note: RunNote, folder: RunFolder) -> None:
     if not _is_own(store, note, folder):
         raise StoreError(
-            f"the run {note.run_id} in {note.store!r} is that of the folder {store.run(note.run_id).folder!r}: go on "
+            f"the run {note.run_id} in {note.shown_store!r} is that of the folder {store.run(note.run_id).folder!r}: go on "
             f"there, or choose another --out than {str(folder.root)!r}."
         )
 

@@ -201,7 +201,7 @@ def _further(status: RunStatus) -> list[str]:
             for queue in worker.queues:
                 by_queue[queue] = by_queue.get(queue, 0) + 1
         lines.append("processes: " + ", ".join(f"{queue} {count}" for queue, count in sorted(by_queue.items())))
-    happened = {name: count for name, count in status.events.items() if name != "retried"}
+    happened = {name: count for name, count in status.events.items() if name not in ("retried", "retries_done")}
     if happened:
         lines.append("mended: " + ", ".join(f"{name} {count}" for name, count in sorted(happened.items())))
     return lines

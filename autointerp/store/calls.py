@@ -7,7 +7,7 @@ everything anyway), so a reservation is granted against sums that nobody else ca
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -36,8 +36,14 @@ class Amount(NamedTuple):
         """The difference."""
         return Amount(self.tokens - other.tokens, self.nano_usd - other.nano_usd)
 
+    def missing_of(self, other: Amount) -> Amount:
+        """By how much ``other`` is more, each of the two by itself."""
+        return Amount(max(0, other.tokens - self.tokens), max(0, other.nano_usd - self.nano_usd))
+
 
 NOTHING = Amount(0, 0)
+_CALL_OWNER = "call/"
+"""Begins the owner of what is reserved for one call that goes on when its process dies (in a batch); no process is called so."""
 
 
 class Cap(NamedTuple):
@@ -140,8 +146,8 @@ _MOST_PARAMETERS = 500
 def find_replies(connection: Connection, keys: Sequence[str]) -> dict[str, StoredReply]:
     """The stored replies of those of ``keys`` that have one."""
     found: dict[str, StoredReply] = {}
-    for start in range(0, len(keys), _MOST_PARAMETERS):  # databases limit the number of parameters
-        for key, reply, cost in connection.execute(_FIND, {"keys": keys[start : start + _MOST_PARAMETERS]}):
+    for some in _in_parts(keys):
+        for key, reply, cost in connection.execute(_FIND, {"keys": some}):
             found[key] = StoredReply(zlib.decompress(reply).decode("utf-8"), cost)
     return found
 
@@ -204,6 +210,38 @@ def end_group(connection: Connection, run_id: str, owner: str, number: int, held
         connection.execute(insert(LLMReservation), [row])
 
 
+def calls_under_way(connection: Connection, run_id: str, keys: Sequence[str]) -> dict[str, Amount]:
+    """What is reserved for those of the calls ``keys`` that outlive their process and were not settled."""
+    found: dict[str, Amount] = {}
+    for some in _in_parts([_CALL_OWNER + key for key in keys]):
+        rows = connection.execute(
+            select(_RESERVATION.c.owner, _RESERVATION.c.tokens, _RESERVATION.c.nano_usd).where(
+                _RESERVATION.c.run_id == run_id, _RESERVATION.c.owner.in_(some)
+            )
+        )
+        found |= {owner.removeprefix(_CALL_OWNER): Amount(int(tokens), int(nano)) for owner, tokens, nano in rows}
+    return found
+
+
+def change_calls_under_way(
+    connection: Connection, run_id: str, before: Mapping[str, Amount], after: Mapping[str, Amount]
+) -> None:
+    """Make what is reserved for calls that outlive their process ``after``, where it was ``before``. The caller has held it
+    against the cap."""
+    gone = [_CALL_OWNER + key for key, amount in before.items() if after.get(key) != amount]
+    for some in _in_parts(gone):
+        connection.execute(
+            delete(LLMReservation).where(_RESERVATION.c.run_id == run_id, _RESERVATION.c.owner.in_(some))
+        )
+    rows = [
+        {"run_id": run_id, "owner": _CALL_OWNER + key, "tokens": a.tokens, "nano_usd": a.nano_usd, "last_group": 0}
+        for key, a in after.items()
+        if before.get(key) != a
+    ]
+    if rows:
+        connection.execute(insert(LLMReservation), rows)
+
+
 def last_group(connection: Connection, run_id: str, owner: str) -> int | None:
     """Number of the process's last group that is committed; None where its row is gone.
 
@@ -244,7 +282,10 @@ def enter(connection: Connection, run_id: str, calls: Iterable[CallRecord]) -> N
 
 
 def settle_abandoned(store: LabelStore, run_id: str, is_gone: Callable[[str], bool]) -> Amount:
-    """Enter what processes that are gone had reserved as lost calls, since it may have been paid; returns how much."""
+    """Enter what processes that are gone had reserved as lost calls, since it may have been paid; returns how much.
+
+    Not what is reserved for calls that go on without their process: whoever collects them settles that.
+    """
     total = NOTHING
     with store.writing() as connection:
         account(connection, run_id, lock=True)
@@ -254,7 +295,7 @@ def settle_abandoned(store: LabelStore, run_id: str, is_gone: Callable[[str], bo
             )
         ).all()
         for owner, tokens, nano_usd in rows:
-            if not is_gone(owner):
+            if owner.startswith(_CALL_OWNER) or not is_gone(owner):
                 continue
             amount = Amount(int(tokens), int(nano_usd))
             connection.execute(
@@ -279,6 +320,12 @@ def drop_replies(store: LabelStore, run_id: str, older_than: datetime, ids: rang
             update(LLMCall).where(*some).values(reply=None, key=None).execution_options(synchronize_session=False)
         )
         return int(result.rowcount)
+
+
+def _in_parts(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Databases limit the number of parameters."""
+    for start in range(0, len(texts), _MOST_PARAMETERS):
+        yield texts[start : start + _MOST_PARAMETERS]
 
 
 def _lost_with_its_process(amount: Amount) -> CallRecord:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -9,11 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, Text, create_engine, event, func, select, text, type_coerce
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from autointerp.shown_url import shown_url, without_password
 from sae_core.errors import StoreError
 
 BUSY_TIMEOUT_S = 20
@@ -47,7 +49,7 @@ def parse_url(url: str) -> URL:
         parsed = make_url(url)
     except (ArgumentError, ValueError) as error:  # ValueError: a port that is no number
         raise StoreError(
-            f"store.url is {url.split('@')[-1]!r}, which is no database URL known here: give for instance "
+            f"store.url is {without_password(url).split('@')[-1]!r}, which is no database URL known here: give for instance "
             "'sqlite:////absolute/path/autointerp.db' or 'postgresql+psycopg://user@host/database'."
         ) from error
     if parsed.drivername == "postgresql":
@@ -76,8 +78,7 @@ def make_engine(url: URL) -> Engine:
         )
     except ModuleNotFoundError as error:
         raise StoreError(
-            f"the store {url.render_as_string()!r} needs the package {error.name!r}: "
-            "pip install 'autointerp[postgres]'."
+            f"the store {shown_url(url)!r} needs the package {error.name!r}: pip install 'autointerp[postgres]'."
         ) from error
 
 
@@ -137,6 +138,16 @@ def insert_new(connection: Connection, table: type[Any]) -> Any:
     if connection.dialect.name == "postgresql":
         return postgresql.insert(table).on_conflict_do_nothing()
     return sqlite.insert(table).on_conflict_do_nothing()
+
+
+def text_digest(connection: Connection, column: Any, where: Any) -> str | None:
+    """sha256 of the text that a column holds in one row, None where there is no such row; PostgreSQL reckons it, so that the text stays there."""
+    stored = type_coerce(column, Text)
+    if connection.dialect.name == "postgresql":
+        hashed = func.encode(func.sha256(func.convert_to(stored, "UTF8")), "hex")
+        return connection.execute(select(hashed).where(where)).scalar()
+    found = connection.execute(select(stored).where(where)).scalar()
+    return None if found is None else hashlib.sha256(found.encode()).hexdigest()
 
 
 def count_anew(connection: Connection, table: str) -> None:

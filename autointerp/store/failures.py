@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from autointerp.shown_url import without_password
 from autointerp.store.dialects import BUSY_TIMEOUT_S
 from sae_core.errors import AutointerpError, DiskFullError, StoreError, StoreUnavailableError
 
@@ -140,4 +141,4 @@ def _line(reason: str) -> str:
     """The last thing that the driver says, on one line."""
     lines = [line.strip().rstrip(".") for line in reason.splitlines() if line.strip()]
     hinted = [line for line in lines if not line.startswith(("Is the server running", "Multiple connection", "- "))]
-    return (hinted or lines or ["no reason given"])[0][:200]
+    return without_password((hinted or lines or ["no reason given"])[0])[:200]

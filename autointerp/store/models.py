@@ -390,7 +390,8 @@ class LLMBudget(Base):
 
 
 class LLMReservation(Base):
-    """What one process has reserved for its calls under way; it counts as spent until it is settled."""
+    """What one process has reserved for its calls under way, or what is reserved for one call that outlives its process (in a
+    batch); it counts as spent until it is settled."""
 
     __tablename__ = "llm_reservation"
 

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Engine, inspect, select, table
 from sqlalchemy import column as sql_column
 from sqlalchemy.exc import DatabaseError, OperationalError
 
+from autointerp.shown_url import shown_url, without_password
 from autointerp.store import dialects
 from autointerp.store.dialects import READ_ONLY, make_engine, migrating, parse_url, sort_alike
 from autointerp.store.failures import own_errors
@@ -36,14 +37,16 @@ def open_store(url: str, *, create: bool = True, upgrade: bool = False) -> Label
             f"there is no store at {parsed.database!r}: give the output folder of a run, or its store's URL."
         )
     engine = make_engine(parsed)
-    shown = parsed.render_as_string()
+    shown = shown_url(parsed)
     try:
         with own_errors():
             _upgrade(engine, shown, upgrade or parsed.get_backend_name() == "sqlite")
     except OperationalError as error:
-        raise StoreError(f"the store {shown!r} cannot be opened: {error.orig}.") from error
+        raise StoreError(f"the store {shown!r} cannot be opened: {without_password(str(error.orig))}.") from error
     except DatabaseError as error:
-        raise StoreError(f"the store {shown!r} is not a database that can be read: {error.orig}.") from error
+        raise StoreError(
+            f"the store {shown!r} is not a database that can be read: {without_password(str(error.orig))}."
+        ) from error
     return LabelStore(engine)
 
 

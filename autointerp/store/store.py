@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from autointerp.store import chunks, presence
 from autointerp.store.bulk import insert_values
 from autointerp.store.chunks import ChunkKey, ChunkState, Lease, NewChunk, Successor
 from autointerp.store.column_types import utc_now
-from autointerp.store.dialects import READ_ONLY, count_anew
+from autointerp.store.dialects import READ_ONLY, count_anew, text_digest
 from autointerp.store.failures import own_errors
 from autointerp.store.models import (
     Artefact,
@@ -54,6 +55,16 @@ class StageCount(NamedTuple):
     """Planned units of these chunks."""
     seconds: float
     """Time spent on them so far."""
+
+
+class RunHead(NamedTuple):
+    """A run without its configuration, which may be tens of kB long: enough to find it among many."""
+
+    id: str
+    name: str
+    state: str
+    folder: str
+    created_at: datetime
 
 
 class LabelStore:
@@ -102,13 +113,15 @@ class LabelStore:
         same: list[Run] = self._all(select(Run).where(Run.id == run_id))
         if same:
             return same[0]
-        found = [run for run in self.runs() if run.id.startswith(run_id)]
+        runs = self.runs()
+        found = [run.id for run in runs if run.id.startswith(run_id)]
         if len(found) == 1:
-            return found[0]
+            return self.run(found[0])
         if found:
-            ids = ", ".join(run.id for run in found[:5])
-            raise StoreError(f"{run_id!r} is the beginning of {len(found)} runs ({ids}): give more of the id.")
-        known = ", ".join(run.id for run in self.runs()[-5:]) or "none"
+            raise StoreError(
+                f"{run_id!r} is the beginning of {len(found)} runs ({', '.join(found[:5])}): give more of the id."
+            )
+        known = ", ".join(run.id for run in runs[-5:]) or "none"
         raise StoreError(
             f"the store has no run {run_id!r}; it has {known}: "
             "give one of these, a beginning of one, or an output folder."
@@ -119,9 +132,11 @@ class LabelStore:
         with self.reading() as connection:
             return connection.execute(select(Run.id).where(Run.id == run_id)).first() is not None
 
-    def runs(self) -> list[Run]:
-        """All runs, oldest first."""
-        return self._all(select(Run).order_by(Run.created_at, Run.id))
+    def runs(self) -> list[RunHead]:
+        """All runs, oldest first, without their configurations."""
+        query = select(Run.id, Run.name, Run.state, Run.folder, Run.created_at).order_by(Run.created_at, Run.id)
+        with self.reading() as connection:
+            return [RunHead(*row) for row in connection.execute(query)]
 
     def submitted_and_running(self) -> list[str]:
         """Ids of the runs that a cluster's workers are to do now, oldest first."""
@@ -149,6 +164,11 @@ class LabelStore:
         """Keep the configuration as it was given last; what decides the results is the same."""
         with self.writing() as connection:
             connection.execute(update(Run).where(Run.id == run_id, Run.config != config).values(config=config))
+
+    def config_digest(self, run_id: str) -> str | None:
+        """Hash of a run's configuration as it is stored now, None for a run that is gone: whether it has changed, without reading it."""
+        with self.reading() as connection:
+            return text_digest(connection, Run.config, Run.id == run_id)
 
     # sources
 
@@ -430,6 +450,22 @@ class LabelStore:
         query = select(ExplanationRow).where(ExplanationRow.run_id == run_id, ExplanationRow.source == source)
         query = query.order_by(ExplanationRow.latent, ExplanationRow.explainer, ExplanationRow.side)
         return [read_explanation(row) for row in self._of_latents(query, ExplanationRow, latents)]
+
+    def texts(self, run_id: str, source: str, latents: Sequence[int]) -> dict[int, str]:
+        """By latent the text of its explanation, for runs that have one of each; the last one where there are several."""
+        if not latents:
+            return {}
+        query = select(ExplanationRow.latent, ExplanationRow.text).where(
+            ExplanationRow.run_id == run_id,
+            ExplanationRow.source == source,
+            ExplanationRow.latent.between(min(latents), max(latents)),
+        )
+        query, wanted = (
+            query.order_by(ExplanationRow.latent, ExplanationRow.explainer, ExplanationRow.side),
+            set(latents),
+        )
+        with self.reading() as connection:
+            return {int(latent): text for latent, text in connection.execute(query) if latent in wanted}
 
     def explained_latents(self, run_id: str, source: str, explainers: Sequence[str]) -> list[int]:
         """Latents of a source with a text of one of these explainers on the input side, ascending."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from fsspec import register_implementation
+from fsspec.implementations.memory import MemoryFileSystem
 from sqlalchemy import insert
 
 from autointerp.artefacts.catalogue import Catalogue, SharedFile, files_row
@@ -353,3 +356,82 @@ def test_the_environment_says_whether_files_are_exchanged(
     places = [exchange_for(store, "r", folder, retried) for retried in (0, 1)]
     assert [place.root for place, _ in places] == [tmp_path / "cache" / "r", tmp_path / "cache" / "r-1"]
     assert all(exchange is not None for _, exchange in places)
+
+
+# ---- many chunks
+
+
+class _Counted(MemoryFileSystem):  # type: ignore[misc]
+    """An object store that counts what it is asked."""
+
+    protocol = ("memory", "counted")
+    calls = 0
+
+    def __getattribute__(self, name: str) -> object:
+        if name in ("ls", "info", "_open", "mkdir", "makedirs", "cp_file", "rm_file", "cat_file", "pipe_file"):
+            _Counted.calls += 1
+        return super().__getattribute__(name)
+
+
+def _asked_for(chunks: int, store: LabelStore, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
+    """Questions to the remote place, and to the local file system, while one machine makes so many chunks and another reads them."""
+    remote, other = Remote("counted://bucket/prefix"), _stage("explain")
+    here, there = Exchange(remote, store, "r", folder / "a"), Exchange(remote, store, "r", folder / "b")
+    looks, look = 0, Path.stat
+
+    def counted(path: Path, **settings: bool) -> os.stat_result:
+        nonlocal looks
+        looks += 1
+        return look(path, **settings)
+
+    _Counted.calls = 0
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "stat", counted)
+        for number in range(chunks):
+            spec = ChunkSpec(number, "s")
+            _write(folder / "a", f"sources/s/evidence/suffix-{number:06d}.safetensors", b"%d" % number)
+            assert _publish(here, store, "probe", spec) == 1
+            assert there.fetch(other, spec) == 1  # type: ignore[arg-type]
+            assert there.fetch(other, spec) == 0  # type: ignore[arg-type]
+            assert here.fetch(other, spec) == 0  # type: ignore[arg-type]
+    return _Counted.calls, looks
+
+
+def test_what_a_chunk_asks_does_not_grow_with_the_run(
+    store: LabelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register_implementation("counted", _Counted, clobber=True)
+    calls, looks = _asked_for(150, store, tmp_path, monkeypatch)
+    assert calls <= 150 * 10
+    assert looks <= 150 * 40  # each looking at all files at every chunk would be 3 * 150 * 150 / 2 and more
+    assert len({path.name for path in (tmp_path / "b").rglob("*.safetensors")}) == 150
+
+
+def test_what_has_gone_from_here_comes_again(
+    pair: tuple[Exchange, Exchange], store: LabelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = pair
+    for number in range(3):
+        _write(tmp_path / "a", f"sources/s/evidence/suffix-{number:06d}.safetensors", b"content")
+        _publish(here, store, "probe", ChunkSpec(number, "s"))
+    fetch: Callable[[], int] = lambda: there.fetch(_stage("explain"), PROBE)  # type: ignore[arg-type]  # noqa: E731
+    assert (fetch(), fetch()) == (3, 0)
+    shutil.rmtree(tmp_path / "b" / "sources")
+    assert (fetch(), fetch()) == (3, 0)
+    monkeypatch.setattr("autointerp.artefacts.exchange._AGAIN_S", 0.0)
+    (tmp_path / "b" / "sources/s/evidence/suffix-000001.safetensors").unlink()
+    assert (fetch(), fetch()) == (1, 0)
+
+
+def test_stages_get_what_they_read_and_later_ones_the_rest(
+    pair: tuple[Exchange, Exchange], store: LabelStore, tmp_path: Path
+) -> None:
+    here, there = pair
+    _write(tmp_path / "a", "sources/s/partials/000000.safetensors", b"partial")
+    _write(tmp_path / "a", "corpus/corpus.json", b"{}")
+    _publish(here, store, "extract", ChunkSpec(0, "s"))
+    _publish(here, store, "tokenize", ChunkSpec(0))
+    assert there.fetch(_stage("explain"), PROBE) == 0  # type: ignore[arg-type]
+    assert there.fetch(_stage("probe"), PROBE) == 1  # type: ignore[arg-type]
+    assert there.fetch(_stage("merge"), ChunkSpec(0, "other")) == 0  # type: ignore[arg-type]
+    assert there.fetch(_stage("merge"), ChunkSpec(0, "s")) == 1  # type: ignore[arg-type]

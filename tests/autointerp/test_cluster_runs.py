@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,42 @@ def test_failed_preparations_are_tried_again(tmp_path: Path, url: str, store: La
     assert store.run(run_id).state == "running"
     assert [c.state for c in store.chunks(run_id) if c.stage == "prepare"] == [ChunkState.READY]
     assert store.event_counts(run_id).get(RETRIED) is None
+
+
+def test_what_is_to_be_tried_again_does_not_wake_a_paused_or_cancelled_run(
+    tmp_path: Path, url: str, store: LabelStore
+) -> None:
+    run_id = submit_run(config_of(tmp_path, url), "run", tmp_path / "out").run_id
+    plan_preparations(store, run_id)
+    environment = {"AUTOINTERP_STORE__URL": url, "PATH": "/usr/bin", "HF_HUB_OFFLINE": "1"}
+    for state in ("paused", "cancelled"):
+        lease = store.claim_next("gpu", "me", 60)
+        assert lease is not None
+        store.fail(lease, "there is no subject")
+        store.set_run_state(run_id, state, "by hand")
+        done = run_cli(["retry-failed", run_id], environment)
+        assert done.returncode == 0, done.stderr
+        assert f"and it is {state}: autointerp resume {run_id}" in done.stdout
+        assert store.run_state(run_id) == state
+        assert store.ready_by_queue() == {}
+        resume_run(store, run_id)
+        assert store.ready_by_queue() == {"gpu": 1, "llm": 1}
+
+
+def test_replies_are_asked_for_again_until_the_run_is_done_and_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = pipeline_world.open_context(tmp_path / "local")
+    store, run_id = context.store, context.run_id
+    monkeypatch.setattr("autointerp.cluster.contexts.open_run", lambda store, run_id: replace(context))
+    contexts, reconciler = RunContexts(store, 2), ClusterReconciler(store, Deaf(), WorkerSettings())
+    for _ in range(2):
+        assert not contexts.of(run_id).asks_again
+        store.count_event(run_id, RETRIED)
+        assert contexts.of(run_id).asks_again
+        reconciler._end(contexts.of(run_id))
+        assert store.run_state(run_id) == "done"
+        assert not contexts.of(run_id).asks_again
 
 
 class Deaf:

@@ -41,6 +41,7 @@ from sae_core.errors import InputError, MissingFileError, StoreError, UnknownNam
 from sae_core.lens_evidence import LensEvidence
 from tests.autointerp.export_by_rows import dictionary_rows
 from tests.autointerp.export_world import WINDOWS, make_world, open_world
+from tests.autointerp.operated_store import make_run_folder
 from tests.cli_process import run_cli
 
 SIZE = 230
@@ -249,6 +250,22 @@ def test_verify_says_that_all_is_well(world: Path, tmp_path: Path) -> None:
     done = run_cli(["export", "--verify", str(tmp_path / "d")])
     assert done.returncode == 0
     assert f"is whole: {2 * SIZE:,} latents in 1 files and " in done.stdout
+
+
+def test_verify_takes_a_runs_folder_for_its_dictionary(world: Path, tmp_path: Path) -> None:
+    folder = make_run_folder(tmp_path / "out", "a-1")
+    none = run_cli(["export", "--verify", str(folder.root)])
+    assert none.returncode == 2
+    assert "a run that has no dictionary yet" in none.stderr
+    export_run(open_world(world), folder.dictionary)
+    done = run_cli(["export", "--verify", str(folder.root)])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{folder.dictionary} is whole: {2 * SIZE:,} latents")
+    part = next(folder.dictionary.glob("*.parquet"))
+    part.write_bytes(part.read_bytes()[:-1])
+    broken = run_cli(["export", "--verify", str(folder.root)])
+    assert broken.returncode == 2
+    assert str(part) in broken.stderr
 
 
 # kills, and two at once

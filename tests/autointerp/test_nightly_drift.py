@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from autointerp.nightly.drift import Counted, changes, flipped_signs, holm, moved_labels, variance_of
+from autointerp.nightly.drift import Counted, Rescored, changes, flipped_signs, holm, variance_of
 from autointerp.nightly.schedule import NoiseConfig
 
 ANCHORS, WINDOWS = 100, 20
@@ -123,9 +123,17 @@ def test_a_label_is_named_where_its_windows_cannot_explain_the_change() -> None:
         values = {"tpr": rng.binomial(20, p) / 20, "fpr": rng.binomial(20, 0.1) / 20, "firing": 20, "silent": 20}
         return Counted((values["tpr"] + 1 - values["fpr"]) / 2, variance_of({**values, "score": 0.5}, "score"))
 
-    rescored = [("a", latent, "detection.score", rate(0.8), rate(0.8)) for latent in range(500)]
-    assert moved_labels(rescored) == ([], 500)
-    fallen = [("a", 1000 + latent, "detection.score", rate(0.95), rate(0.05)) for latent in range(5)]
-    found, tested = moved_labels(rescored + fallen)
-    assert tested == 505
-    assert {one.latent for one in found} == {1000, 1001, 1002, 1003, 1004}
+    rescored = Rescored()
+    for latent in range(500):
+        rescored.add("a", latent, "detection.score", rate(0.8), rate(0.8))
+    rescored.add("a", 500, "rating.score", Counted(0.0, None), Counted(1.0, None))  # no rate of windows: not tested
+    assert len(rescored) == 500
+    assert rescored.moved() == ([], 0)
+    for latent in (1004, 1000, 1003, 1001, 1002):
+        rescored.add("b", latent, "detection.score", rate(0.95), rate(0.05))
+    found, num_moved = rescored.moved()
+    assert num_moved == 5
+    assert {(one.source, one.latent) for one in found} == {("b", 1000 + n) for n in range(5)}
+    assert all(one.before > 0.8 > 0.6 > one.now for one in found)
+    assert [one.q for one in found] == sorted(one.q for one in found)
+    assert rescored.moved(most=2) == (found[:2], 5)

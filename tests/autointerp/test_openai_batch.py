@@ -212,6 +212,9 @@ def test_a_batch_that_the_provider_has_forgotten_is_asked_again(tmp_path: Path) 
         assert isinstance(first, Transient)
         assert first.maybe_paid
         server.batches.clear()
+        lost = ask(server, tmp_path, ["q"])["q"]
+        assert isinstance(lost, Transient)
+        assert lost.maybe_paid, "whoever asks enters it as lost before asking again"
         assert ask(server, tmp_path, ["q"]) == answers(["q"])
 
 

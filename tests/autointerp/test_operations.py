@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import insert, select, text, update
 
 from autointerp.operations import deleting, pruning
 from autointerp.operations.backup import back_up, read_manifest, restore
@@ -27,7 +28,7 @@ from autointerp.store import LabelStore, open_store
 from autointerp.store.calls import find_replies
 from autointerp.store.dialects import migrating
 from autointerp.store.ledger import spend
-from autointerp.store.models import Chunk, LLMCall
+from autointerp.store.models import Chunk, LLMCall, NightRow, Run, ScheduleRow
 from autointerp.store.opening import HEAD, MIGRATIONS, sqlite_url
 from sae_core.errors import StoreError
 from tests.autointerp.operated_store import REPLY, age_calls, contents, fill, make_run_folder
@@ -237,6 +238,26 @@ def test_prune_by_the_command_line(place: Place) -> None:
     assert "no run that has ended" in cli("prune", "--older-than", 30, url=place.url).stdout
 
 
+def test_prune_removes_what_killed_exports_left_and_nothing_of_the_living(place: Place, tmp_path: Path) -> None:
+    fill(place.store, "old-1", str(tmp_path / "old"))
+    fill(place.store, "on-1", str(tmp_path / "on"), state="running")
+    left = [
+        tmp_path / run / f".dictionary.{16 * digit}.tmp" for run, digit in (("old", "a"), ("old", "b"), ("on", "c"))
+    ]
+    for folder in left:
+        folder.mkdir(parents=True)
+        (folder / "part-00000.parquet").write_bytes(b"x")
+    held = os.open(left[1], os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)  # as its maker does for as long as it lives
+    assert "exports" not in cli("prune", "--older-than", 30, "--dry-run", url=place.url).stdout
+    assert all(folder.exists() for folder in left)
+    done = cli("prune", "--older-than", 30, url=place.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "1 unfinished exports" in done.stdout
+    assert [folder.exists() for folder in left] == [False, True, True]
+    os.close(held)
+
+
 # deletion
 
 
@@ -332,6 +353,100 @@ def test_a_copy_of_a_run_in_a_shared_store_is_no_name_for_it(place: Place, tmp_p
     assert cli("delete", folder.root, "--yes", url=place.url).returncode == 0
     assert not folder.root.exists()
     assert (tmp_path / "copy").is_dir()
+
+
+@pytest.mark.parametrize(
+    "by", ["reuse", "labels", "dictionary", "schedule id", "schedule name", "schedule folder", "night"]
+)
+def test_a_run_that_others_need_is_deleted_by_force_only(place: Place, tmp_path: Path, by: str) -> None:
+    folder = make_run_folder(tmp_path / "base", "base-1", place.url)
+    fill(place.store, "base-1", str(folder.root))
+    root = str(folder.root)
+    configs = {
+        "reuse": {"extraction": {"reuse": root}},
+        "labels": {"labels": {"from": root}},
+        "dictionary": {"labels": {"from": f"{root}/dictionary"}},
+    }
+    named = {"schedule id": "base-1", "schedule name": "n", "schedule folder": root}
+    with place.store.writing() as connection:
+        if by in configs:
+            fields = {"name": "m", "digest": "m", "ordinal": 1, "code_version": "0", "state": "done", "folder": "/m"}
+            connection.execute(insert(Run).values(id="user-1", config=configs[by], **fields))
+        else:
+            connection.execute(insert(ScheduleRow).values(name="user-1", config={"run": named.get(by, "other")}))
+            night = {"counts": {}, "anchors": {}, "report": {}, "ends_at": datetime.now(UTC), "date": "2026-01-31"}
+            if by == "night":
+                connection.execute(
+                    insert(NightRow).values(schedule="user-1", state="running", run_id="base-1", **night)
+                )
+    before = contents(place.store)
+    for more in ([], ["--yes"]):
+        refused = cli("delete", root, *more, url=place.url)
+        assert refused.returncode == 2
+        assert "user-1" in refused.stderr
+        assert "--force" in refused.stderr
+    assert contents(place.store) == before
+    assert cli("delete", root, "--yes", "--force", url=place.url).returncode == 0
+    assert not folder.root.exists()
+    assert not place.store.has_run("base-1")
+
+
+def test_a_run_that_a_neighbour_with_a_store_of_its_own_needs_is_kept(tmp_path: Path) -> None:
+    base, user = make_run_folder(tmp_path / "base", "base-1"), make_run_folder(tmp_path / "user", "user-1")
+    for folder, run_id in ((base, "base-1"), (user, "user-1")):
+        store = open_store(sqlite_url(folder.database))
+        fill(store, run_id, str(folder.root))
+        if run_id == "user-1":
+            with store.writing() as connection:
+                connection.execute(update(Run).values(config={"extraction": {"reuse": str(base.root)}}))
+        store.close()
+    refused = cli("delete", base.root, "--yes")
+    assert (refused.returncode, "user-1 reads its exemplars" in refused.stderr) == (2, True)
+    assert cli("delete", user.root, "--yes").returncode == 0
+    assert cli("delete", base.root, "--yes").returncode == 0
+
+
+def test_an_older_run_of_a_name_that_a_schedule_gives_is_not_needed(place: Place, tmp_path: Path) -> None:
+    folder = make_run_folder(tmp_path / "base", "old-1", place.url)
+    fill(place.store, "old-1", str(folder.root))
+    time.sleep(0.01)
+    fill(place.store, "young-1")
+    with place.store.writing() as connection:
+        connection.execute(insert(ScheduleRow).values(name="nights", config={"run": "n"}))
+    with pytest.raises(StoreError, match="'nights' scores it every night"):
+        delete_run(place.store, "young-1", keep_files=True)
+    delete_run(place.store, "old-1")
+
+
+@pytest.mark.parametrize("event", ["rows:1", "file:1", "file:2"])
+@pytest.mark.parametrize("own", [False, True])
+def test_a_deletion_that_was_killed_is_finished_by_the_next(
+    place: Place, tmp_path: Path, event: str, own: bool
+) -> None:
+    folder = make_run_folder(tmp_path / "out", "gone-1", None if own else place.url)
+    (folder.root / "notes.txt").write_text("x")
+    store = open_store(sqlite_url(folder.database)) if own else place.store
+    fill(store, "gone-1", str(folder.root))
+    if own:
+        store.close()
+    around = {**os.environ, "AUTOINTERP_FAULT": f"delete:{event}", "AUTOINTERP_STORE__URL": "" if own else place.url}
+    killed = run_cli(["delete", str(folder.root), "--yes"], around)
+    assert killed.returncode == -signal.SIGKILL
+    assert (folder.root / "run.json").is_file()
+    url = "" if own else place.url
+    asked = cli("delete", folder.root, url=url)
+    assert (asked.returncode, "only the folder" in asked.stderr, "--yes" in asked.stderr) == (2, True, True)
+    done = cli("delete", folder.root, "--yes", url=url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "the folder is removed now" in done.stdout
+    assert not folder.root.exists()
+
+
+def test_a_folder_of_a_run_in_another_store_is_not_taken_for_a_leftover(place: Place, tmp_path: Path) -> None:
+    folder = make_run_folder(tmp_path / "out", "gone-1", sqlite_url(tmp_path / "elsewhere.db"))
+    refused = cli("delete", folder.root, "--yes", url=place.url)
+    assert (refused.returncode, "elsewhere.db" in refused.stderr) == (2, True)
+    assert (folder.root / "sources" / "s" / "x.bin").is_file()
 
 
 def test_delete_waits_for_who_works_on_it(place: Place, tmp_path: Path) -> None:
@@ -473,3 +588,34 @@ def test_the_sizing_table_in_the_docs_is_what_the_script_prints() -> None:
     )
     assert done.stdout in (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     assert done.stdout.count("\n") == 17
+
+
+# status
+
+
+def test_status_shows_the_last_runs_and_says_how_many_more_there_are(place: Place) -> None:
+    for number in range(23):
+        fill(place.store, f"run{number:02d}-1", latents=2)
+    begun = datetime.now(UTC)
+    with place.store.writing() as connection:
+        for number in range(23):  # the last by id began first
+            moment = begun - timedelta(hours=number)
+            connection.execute(update(Run).where(Run.id == f"run{number:02d}-1").values(created_at=moment))
+
+    def shown(*arguments: str) -> tuple[list[str], str]:
+        done = cli("status", *arguments, url=place.url)
+        assert (done.returncode, done.stderr) == (0, "")
+        return [line.split()[1] for line in done.stdout.splitlines() if line.startswith("run run")], done.stdout
+
+    newest = [f"run{number:02d}-1" for number in reversed(range(23))]
+    runs, said = shown()
+    assert runs == newest[3:]
+    assert "3 earlier runs are not shown: add --all" in said
+    runs, said = shown("--follow")  # all have ended
+    assert runs == newest[3:]
+    assert "3 earlier runs are not shown" in said
+    runs, said = shown("--all")
+    assert runs == newest
+    assert "not shown" not in said
+    assert len(json.loads(cli("status", "--json", url=place.url).stdout)) == 23
+    assert shown("run22-1")[0] == ["run22-1"]

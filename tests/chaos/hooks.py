@@ -97,3 +97,19 @@ def fast_ticks() -> None:
     import workers.configuration as configuration
 
     configuration._TICK_S = 1.0
+
+
+def moved_clock() -> None:
+    """Nights are told by a clock that stands at the instant that the file CHAOS_CLOCK holds; they are looked after every half second."""
+    from datetime import datetime, tzinfo
+
+    import workers.configuration as configuration
+    import workers.process as process
+
+    class Standing(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Standing:
+            return cls.fromisoformat(Path(os.environ["CHAOS_CLOCK"]).read_text())
+
+    configuration._TICK_S = 0.5
+    process.datetime = Standing  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""python -m tests.chaos.report RECORD > docs/chaos.md: the page of what the experiments found, from the record that they wrote."""
+"""python -m tests.chaos.report RECORD... > docs/chaos.md: the page of what the experiments found, from the records that they wrote."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ of its own; rows 20, 27, 29, 31 and 37 check what they are about):
 
 * every latent has exactly one label, and every component one row of it;
 * every label has its raw reply in the store, or says how it failed;
-* no call was made twice, but for those under way when a process died: at the server (at most 4 of a process here), or answered and not yet stored;
+* no call was made twice, but for those under way when a process died: at the server, or answered and not yet stored (together at most 8 of a process
+  here, twice `max_concurrency`);
 * what was spent is the sum of the calls, within the budget, and nothing is reserved;
 * what `status` counts is what the rows are;
 * no lease, no chunk that runs, no temporary file is left;
@@ -72,7 +73,7 @@ of its own; rows 20, 27, 29, 31 and 37 check what they are about):
 
 Leases last 1.5 s here and the reconciler looks every 0.3 s, so that a kill costs seconds; a cluster's own settings are 60 s and 2 s, and a process
 that died on a host with another worker is noticed at the next look, whatever its lease. If it was itself the one that looked, others wait up to
-10 s before they take its place (30 s when this was measured), which is where recoveries of more than a few seconds come from. Recoveries count from the kill to the next call, the start of a new
+10 s before they take its place, which is where recoveries of more than a few seconds come from. Recoveries count from the kill to the next call, the start of a new
 worker in it.
 """
 
@@ -95,7 +96,7 @@ def page(lines: Iterable[str]) -> str:
             "",
             *_table(["row", "what was done", "what was seen"], rows),
             "",
-            "Rows are those of the table of experiments that the suite follows. Figures are of two cores that did other work besides, and of each experiment's last pass.",
+            "Rows are those of the table of experiments that the suite follows. Figures are of two cores.",
             "",
             "## Where the other rows are tested",
             "",
@@ -145,4 +146,5 @@ def _servers() -> list[str]:
 
 
 if __name__ == "__main__":
-    print(page(Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()))
+    records = [Path(name) for name in sys.argv[1:] if Path(name).exists()]
+    print(page(line for record in records for line in record.read_text(encoding="utf-8").splitlines()))

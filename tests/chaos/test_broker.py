@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 
 import pytest
+from celery import Celery
 
 from tests import invariants
 from tests.chaos.conftest import Experiment, OpenCluster
@@ -36,6 +38,34 @@ def test_redis_is_killed_and_comes_back(cluster: OpenCluster, bases: Bases, saw:
         world.end_workers()
     kept = "with" if appendonly else "without"
     saw("6", f"Redis killed and started again, {kept} AOF", extra_calls=extra, done_after_s=time.monotonic() - begun)
+
+
+def test_redis_goes_again_and_again_while_hints_wait_in_workers(
+    cluster: OpenCluster, bases: Bases, saw: Experiment
+) -> None:
+    """Row 6: a worker that has taken more hints than it has processes lives through each loss of the broker."""
+    outages, rng = 12, random.Random(6)
+    whole = bases.reference(LATENTS)
+    with RedisServer() as redis:
+        world = cluster(LATENTS, latency_s=2.0, broker=redis.url)
+        run = world.submit(world.config())
+        worker = world.worker(processes=1)
+        world.until_calls(2)
+        hints = Celery(broker=redis.url)
+        hints.conf.broker_transport_options = {"global_keyprefix": "autointerp:"}
+        for number in range(outages):
+            for _ in range(6):  # as many as the worker takes, and more
+                hints.send_task("workers.tasks.work", ("llm",), queue="llm")
+            time.sleep(rng.uniform(0.2, 0.8))
+            redis.kill()
+            time.sleep(rng.uniform(0.1, 1.5))
+            redis.start()
+            time.sleep(rng.uniform(0.5, 3))
+            assert worker.process.poll() is None, f"after loss {number + 1}: {worker.log[-3000:]}"
+        world.wait(run)
+        extra = invariants.all_hold(world, run, whole)
+        world.end_workers()
+    saw("6", f"Redis killed {outages} times while hints wait in a worker", processes_that_died=0, extra_calls=extra)
 
 
 @pytest.mark.parametrize("away_s", [60.0])

@@ -8,17 +8,20 @@ import random
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 
+from autointerp.export.folder_swap import remove_left_behind
 from autointerp.llm.server import Call
+from autointerp.pipeline.folder import RunFolder
 from autointerp.report.run_status import read_status
 from tests import invariants
 from tests.chaos.conftest import Experiment, OpenCluster
-from tests.cluster_world import UNDER_WAY, Bases, Cluster, Worker
+from tests.cluster_world import UNDER_WAY, Bases, Cluster, Worker, wait_until
 from tests.servers import PostgresServer, RedisServer
 
 SOAK_S = float(os.environ.get("CHAOS_SOAK_S", "120"))
@@ -121,7 +124,7 @@ def _size(process: psutil.Process) -> tuple[int, int]:
 def _look(world: Cluster, worker: Worker, redis: RedisServer, postgres: PostgresServer) -> dict[str, float]:
     """Sizes now; what cannot be seen during an outage is left out."""
     found: dict[str, float] = {}
-    with contextlib.suppress(psutil.Error):
+    with contextlib.suppress(psutil.Error, ValueError):
         sizes = [_size(process) for process in worker.group()]
         found |= {"rss": max(size[0] for size in sizes), "fds": max(size[1] for size in sizes)}
     with contextlib.suppress(Exception), redis.client() as client:
@@ -167,6 +170,7 @@ def test_faults_for_as_long_as_asked(cluster: OpenCluster, bases: Bases, saw: Ex
                 assert faults.error is None, faults.error
                 late = time.monotonic() - started > 240
                 assert not late, (run, world.store.counts(run), faults.steady.log[-3000:])
+                assert faults.steady.group(), f"the worker that nobody kills has ended: {faults.steady.log[-9000:]}"
                 samples.append((time.monotonic() - begun, _look(world, faults.steady, redis, postgres)))
                 time.sleep(1)
             slowest = max(slowest, time.monotonic() - started)
@@ -214,6 +218,13 @@ def test_faults_for_as_long_as_asked(cluster: OpenCluster, bases: Bases, saw: Ex
 
 
 def _checked(world: Cluster, run: str, whole: Any, allowed: int) -> int:
+    # who slept in an export that others did removes its folder when it wakes, unless it is killed then: that is for `prune`
+    dictionary = RunFolder(Path(world.store.run(run).folder)).dictionary
+    wait_until(
+        lambda: not remove_left_behind(dictionary) and not list(dictionary.parent.glob(".dictionary.*")),
+        20,
+        "exports that nobody needs are gone",
+    )
     try:
         return invariants.all_hold(world, run, whole, interrupted=allowed, alone=False)
     except invariants.Broken as broken:

@@ -61,6 +61,13 @@ class Endpoint(BaseModel, ABC):
         """A client that keeps what it must remember over a crash in ``folder``, which is the run's; most need nothing."""
         return self.open()
 
+    def calls_scope(self, folder: Path) -> str:
+        """Where ``open_in(folder)``'s calls outlive their process, what tells those that it finds again from all others; else "".
+
+        Errors: StoreError where the folder cannot be written to.
+        """
+        return ""
+
     def open_for_probing(self) -> LLMClient:
         """A client of the same model at the same server, for the few calls that find out what it can do."""
         return self.open()

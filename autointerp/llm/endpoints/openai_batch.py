@@ -62,7 +62,11 @@ class OpenAIBatchEndpoint(OpenAIEndpoint):
 
         Errors: ConfigError where there is no key, StoreError where the folder cannot be written to.
         """
-        return self._client(FileJournal(folder / f"batches-{self.name}.jsonl"), folder)
+        return self._client(self._journal(folder), folder)
+
+    def calls_scope(self, folder: Path) -> str:
+        """Its journal's: another machine's folder has another one, and finds none of its batches."""
+        return self._journal(folder).scope
 
     def open_for_probing(self) -> LLMClient:
         """A client that asks the same server at once and at full price: the few calls of probing need no day."""
@@ -92,6 +96,9 @@ class OpenAIBatchEndpoint(OpenAIEndpoint):
         if bound and self.json_mode == "object" and request.json_schema is not None:
             body.setdefault("response_format", {"type": "json_object", "schema": request.json_schema})
         return route, body
+
+    def _journal(self, folder: Path) -> FileJournal:
+        return FileJournal(folder / f"batches-{self.name}.jsonl")
 
     def _client(self, journal: BatchJournal, folder: Path | None) -> LLMClient:
         # late: importing the openai client takes most of a second, which a run without LLMs need not wait for
