@@ -346,15 +346,21 @@ def _add_causal(reading: SourceReading, labels: Sequence[_Label], rows: Sequence
 
 def _add_judged(said: Sequence[tuple[Row, Row]]) -> None:
     """Windows that language models judged, where none were counted."""
-    names = [name for name in set().union(*(values for values, _ in said)) if name.endswith("_judged")]
-    failures = [f"{name.removesuffix('_judged')}_failed" for name in names]
+    judged = [name for name in set().union(*(values for values, _ in said)) if name.endswith("_judged")]
+    counts = [(name, f"{name.removesuffix('_judged')}_failed") for name in judged]
     for values, row in said:
-        judged = [value for name in names if isinstance(value := values.get(name), int)]
-        if judged:
-            failed = [value for name in failures if isinstance(value := values.get(name), int)]
+        answered = failed = 0
+        any_judged = False
+        for judged_name, failed_name in counts:
+            value, failures = values.get(judged_name), values.get(failed_name)
+            if isinstance(value, int):
+                answered, any_judged = answered + value, True
+            if isinstance(failures, int):
+                failed += failures
+        if any_judged:
             if row.get("num_judged") is None:
-                row["num_judged"] = sum(judged)
-            row["num_failed"] = sum(failed)
+                row["num_judged"] = answered
+            row["num_failed"] = failed
 
 
 def _between(reading: SourceReading, labels: Sequence[_Label], table: Any) -> tuple[Any, ...]:

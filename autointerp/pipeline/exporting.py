@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -152,8 +153,7 @@ class _Reading:
         """The wanted rows; a page may leave none."""
         for name, latent in self._after(after):
             source = SourceReading.of(self.context, self.context.source(name), self.run.code_version)
-            for page in pages(source, latent):
-                yield self.wanted.rows(page.table(schema))
+            yield from _one_ahead(self.wanted.rows(page.table(schema)) for page in pages(source, latent))
 
     def verdicts(self, after: tuple[str, int] | None, building: Path, done: Sequence[DonePart]) -> Iterator[pa.Table]:
         """Verdicts on the latents that the dictionary has, as its files say."""
@@ -188,6 +188,15 @@ class _Reading:
             if seen:
                 found[source] = {str(latent): list(places) for latent, places in seen.items()}
         return found
+
+
+def _one_ahead(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same tables, the next one read in a thread while one is written: compressing and hashing leave Python to others."""
+    with ThreadPoolExecutor(1, thread_name_prefix="export-reader") as thread:
+        coming = thread.submit(next, tables, None)
+        while (table := coming.result()) is not None:
+            coming = thread.submit(next, tables, None)
+            yield table
 
 
 def _latents_of(source: str, building: Path, done: Sequence[DonePart]) -> list[int]:

@@ -1,0 +1,66 @@
+"""Which rows have certain words in their labels: SQLite's full-text index, in a file of its own beside the columns."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+from queue import SimpleQueue
+
+import numpy as np
+from numpy.typing import NDArray
+
+_WORD = re.compile(r"\w+", re.UNICODE)
+_MOST_WORDS = 16
+"""Words of a question that are looked up; labels are short."""
+_CONNECTIONS = 4
+"""Questions at a time; others wait."""
+
+
+class WordIndex:
+    """Rows by the words of their texts. Threads may share one."""
+
+    def __init__(self, path: Path) -> None:
+        """Errors: sqlite3.Error."""
+        # opened at once: the file may be replaced by that of another dictionary, and this one goes on with its own
+        self._free: SimpleQueue[sqlite3.Connection] = SimpleQueue()
+        for _ in range(_CONNECTIONS):
+            uri = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
+            connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
+            connection.execute("SELECT 1 FROM words WHERE words MATCH 'a' LIMIT 1")
+            self._free.put(connection)
+
+    @classmethod
+    def build(cls, path: Path, texts: Iterable[tuple[int, str]]) -> None:
+        """Write the index of ``(row, text)``. Several texts of one row are one text."""
+        with sqlite3.connect(path) as connection:
+            connection.execute("PRAGMA journal_mode = OFF")
+            connection.execute("PRAGMA synchronous = OFF")  # the folder is put in place when it is whole
+            # contentless: the texts stand beside it; a language model's labels are plain words, so no stemming
+            connection.execute(
+                "CREATE VIRTUAL TABLE words USING fts5(text, content='', columnsize=0, tokenize='unicode61 remove_diacritics 2')"
+            )
+            connection.executemany("INSERT INTO words (rowid, text) VALUES (? + 1, ?)", texts)
+            connection.execute("INSERT INTO words (words) VALUES ('optimize')")
+        connection.close()
+
+    def find(self, question: str) -> NDArray[np.int64]:
+        """[F] rows that have all words of the question, ascending; the last word may be the beginning of one. Empty without words."""
+        words = _WORD.findall(question)[:_MOST_WORDS]
+        if not words:
+            return np.empty(0, np.int64)
+        # quoted, so that nothing of it is an operator of the index
+        match = " ".join(f'"{word}"' for word in words) + "*"
+        # one text instead of a row each: a word that half of a million labels have is found in half the time
+        connection = self._free.get()
+        try:
+            query = "SELECT group_concat(rowid) FROM words WHERE words MATCH ?"
+            (found,) = connection.execute(query, (match,)).fetchone()
+        finally:
+            self._free.put(connection)
+        if not found:
+            return np.empty(0, np.int64)
+        rows = np.fromstring(found, dtype=np.int64, sep=",") - 1
+        rows.sort()
+        return rows
