@@ -17,10 +17,14 @@ RETRIES_DONE = "retries_done"
 """As many of these as the run had seen to when it was done the last time."""
 
 
-def settle_retries(store: LabelStore, run_id: str) -> None:
-    """Note that what was to be tried again has been: from now on a kept reply that cannot be used is what it was."""
-    counts = store.event_counts(run_id)
-    more = counts.get(RETRIED, 0) - counts.get(RETRIES_DONE, 0)
+def asked_to_retry(store: LabelStore, run_id: str) -> int:
+    """Times that somebody asked for what failed to be tried again."""
+    return store.event_counts(run_id).get(RETRIED, 0)
+
+
+def settle_retries(store: LabelStore, run_id: str, asked: int) -> None:
+    """Note that what was to be tried again up to then has been: from now on a kept reply that cannot be used is what it was."""
+    more = asked - store.event_counts(run_id).get(RETRIES_DONE, 0)
     if more > 0:
         store.count_event(run_id, RETRIES_DONE, more)
 

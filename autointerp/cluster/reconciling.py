@@ -11,7 +11,7 @@ from collections import Counter
 from contextlib import suppress
 
 from autointerp.cluster.broker import Broker, BrokerAwayError
-from autointerp.cluster.contexts import RunContexts, settle_retries
+from autointerp.cluster.contexts import RunContexts, asked_to_retry, settle_retries
 from autointerp.cluster.preparing import plan_preparations
 from autointerp.cluster.settings import WorkerSettings
 from autointerp.pipeline.atomic_files import sweep
@@ -23,6 +23,7 @@ from autointerp.pipeline.reconciler import Reconciler
 from autointerp.pipeline.stages import PREPARATIONS, STAGES
 from autointerp.store import ChunkState, LabelStore
 from autointerp.store.calls import settle_abandoned
+from autointerp.store.models import ENDED
 from sae_core.errors import AutointerpError, StoreUnavailableError
 
 _LOG = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class ClusterReconciler:
                 # a long round must not look like a dead one
                 self._store.take_duty(DUTY, self._owner, max(_DUTY_S, 5 * self._settings.reconcile_s))
             for run_id in self._store.halted_with_reservations():
-                self._settle(run_id)
+                self._settle(run_id, ended=self._store.run_state(run_id) in ENDED)
             with suppress(BrokerAwayError):  # who has died is told about the next time
                 self._hint()
         finally:
@@ -126,20 +127,27 @@ class ClusterReconciler:
             _LOG.error("run failed: %s", why, extra={"run": run_id})
 
     def _end(self, context: RunContext) -> None:
+        run_id = context.run_id
+        asked = asked_to_retry(self._store, run_id)
         sweep(context.folder.root)
-        self._settle(context.run_id)
-        settle_retries(self._store, context.run_id)
-        if self._store.set_run_state(context.run_id, "done", unless=HALTED):
-            _LOG.info("run done", extra={"run": context.run_id})
-        self._contexts.drop(context.run_id)
+        self._settle(run_id, ended=True)
+        if self._store.set_run_state(run_id, "done", unless=HALTED):
+            if self._store.chunks(run_id, ChunkState.READY):  # somebody asked to retry in this moment
+                self._store.set_run_state(run_id, "running", unless=HALTED)
+                return
+            settle_retries(self._store, run_id, asked)
+            _LOG.info("run done", extra={"run": run_id})
+        self._contexts.drop(run_id)
 
-    def _settle(self, run_id: str) -> None:
-        """Enter what processes that are gone had reserved as spent, since it may have been."""
+    def _settle(self, run_id: str, *, ended: bool = False) -> None:
+        """Enter what processes that are gone had reserved as spent, since it may have been; of a run that has ended also what batches
+        may cost that nobody collects."""
         live = {worker.owner for worker in self._store.live_workers()}
         settle_abandoned(
             self._store,
             run_id,
             lambda owner: is_dead(owner) or (owner not in live and not self._store.holds_chunk(owner)),
+            calls_too=ended,
         )
 
     def _hint(self) -> None:

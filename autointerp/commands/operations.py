@@ -131,13 +131,13 @@ def prune(
     opened = _open(store)
     before = utc_now() - timedelta(days=older_than)
     found = prunable(opened, before, opened.run(run).id if run else None)
-    if not dry_run and (num := remove_unfinished_exports(opened)):
-        print(f"{num} unfinished exports of processes that were killed went")
     for one in found:
         if not dry_run:
             prune_replies(opened, one, before)
         said = "would go" if dry_run else "went"
         print(f"{one.run_id}: {one.replies:,} replies, {one.num_bytes / 2**20:,.1f} MiB {said}")
+    if not dry_run and (num := remove_unfinished_exports(opened, opened.run(run).id if run else None)):
+        print(f"{num} unfinished exports of processes that were killed went")
     if not found:
         print(f"no run that has ended has replies older than {older_than:g} days.")
     elif not dry_run:
@@ -181,7 +181,10 @@ def delete(
         return
     opened, run_id = find_run(run, store)
     if not opened.has_run(run_id):
-        raise StoreError(f"the rows of the run {run_id} are deleted: give its output folder to remove what is left.")
+        raise StoreError(
+            f"the store has no rows of the run {run_id}: they were deleted and the folder was kept, or the store is another one by now; see to "
+            "the folder by hand."
+        )
     record = opened.run(run_id)
     if not force:
         check_nobody_needs_it(opened, run_id, given)

@@ -21,8 +21,8 @@ from autointerp.llm.batch_journal import BatchJournal, BatchRecord
 from autointerp.llm.batch_provider import TERMINAL, BatchProvider, RemoteBatch
 from autointerp.llm.batch_results import BatchResults
 from autointerp.llm.batch_travel import BatchSettings, SentBatch, Ticket, custom_id_of, rest_of
-from autointerp.llm.call_errors import CallError, Denied, RateLimited, Rejected, Transient
-from autointerp.llm.protocol import CompletionRequest
+from autointerp.llm.call_errors import CallError, Denied, InvalidReply, RateLimited, Rejected, Transient
+from autointerp.llm.protocol import CompletionRequest, Journey
 from sae_core.errors import StoreError
 
 _LOOKS = 3
@@ -63,6 +63,10 @@ class BatchClient:
 
     async def send(self, request: CompletionRequest, deadline_s: float, *, bound: bool) -> str:
         """The raw reply, after as long as a batch takes. Errors: CallError."""
+        return await self.send_noting(request, deadline_s, Journey(), bound=bound)
+
+    async def send_noting(self, request: CompletionRequest, deadline_s: float, journey: Journey, *, bound: bool) -> str:
+        """See ``protocol.OutlivingClient``. Errors: CallError."""
         route, body = self._body_of(request, bound)
         custom_id = custom_id_of(route, body, request.sample)
         ticket: Ticket | None = None
@@ -92,10 +96,16 @@ class BatchClient:
                     if not ticket.waiting:
                         self._drop(ticket)
         except TimeoutError:
-            maybe_paid = ticket is not None and ticket.batch is not None
+            maybe_paid = ticket is not None and (ticket.taken or ticket.batch is not None)
             raise Transient(
                 f"no batch answered within {deadline_s:g} s", timed_out=True, maybe_paid=maybe_paid
             ) from None
+        finally:
+            if ticket is not None:
+                journey.answered = ticket.ended is not None
+                journey.sent = journey.answered or ticket.taken or ticket.batch is not None
+                if ticket.ended is not None and ticket.ended.adopted:
+                    journey.earlier_at = ticket.ended.planned_at
 
     async def close(self) -> None:
         """Stop waiting; batches that are under way stay so, and the next process takes them over."""
@@ -169,6 +179,8 @@ class BatchClient:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._full.wait(), self._settings.window_s)
         parked, self._parked, self._parked_bytes = list(self._parked.values()), {}, 0
+        for ticket in parked:
+            ticket.taken = True
         self._full.clear()
         self._collecting = False
         for group in self._groups(parked):
@@ -197,6 +209,7 @@ class BatchClient:
         batch = SentBatch(uuid.uuid4().hex, tuple(t.custom_id for t in group), time.time())
         batch.tickets = {ticket.custom_id: ticket for ticket in group}
         self._known.add(batch.token)
+        begun = False
         try:
             with tempfile.TemporaryFile(dir=self._folder) as file:
                 file.writelines(ticket.line for ticket in group)
@@ -204,11 +217,13 @@ class BatchClient:
                 uploaded = await self._provider.upload(f"{batch.token}.jsonl", file)
             await self._save(batch, "planned")
             for ticket in group:
-                ticket.batch = batch
+                ticket.batch, ticket.taken = batch, False
             try:
+                begun = True
                 window, scope = self._settings.completion_window, self._journal.scope
                 remote = await self._provider.create(uploaded, group[0].route, window, scope, batch.token)
             except (Denied, RateLimited, Rejected):
+                begun = False
                 await self._save(batch, "lost")
                 raise
             except Transient:
@@ -218,7 +233,7 @@ class BatchClient:
                 await self._save(batch, "created")
         except CallError as error:
             for ticket in group:
-                ticket.batch = None
+                ticket.batch, ticket.taken = batch if begun else None, False
                 ticket.answer(error)
             return
         await self._watch(batch)
@@ -250,6 +265,8 @@ class BatchClient:
         except CallError as error:  # nothing more can be learned until a person has seen to it
             batch.watched = False
             for ticket in batch.tickets.values():
+                if isinstance(error, InvalidReply):  # its answers are there, and of no use
+                    ticket.batch, ticket.ended = None, batch
                 ticket.answer(error)
             batch.tickets.clear()
             return
@@ -300,14 +317,16 @@ class BatchClient:
         waiting, batch.tickets = batch.tickets, {}
         numbers = {custom_id: number for number, custom_id in enumerate(batch.custom_ids, 1)} if batch.rest else {}
         for custom_id, ticket in waiting.items():
+            ticket.batch, ticket.ended = None, batch
             outcome = batch.results.take(custom_id)
             if outcome is None:
                 outcome = batch.rest.get(numbers.get(custom_id), batch.rest[None])
             if batch.adopted and isinstance(outcome, Transient) and outcome.maybe_paid and batch.batch_id:
-                # it is lost money, which whoever asks enters before asking again
+                # it is lost money, which whoever asks enters before asking again, unless that has been done
                 self._earlier[custom_id] = ticket.elsewhere
                 ticket.answer(outcome)
             elif batch.adopted and isinstance(outcome, Transient | RateLimited | Denied):
+                ticket.ended = None
                 self._place(ticket)  # what kept an earlier process' batch from answering may be over
             else:
                 ticket.answer(outcome)

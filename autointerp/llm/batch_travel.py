@@ -40,6 +40,10 @@ class Ticket:
     waiting: int = 0
     batch: SentBatch | None = None
     """The batch in which the provider has it, or may have it."""
+    taken: bool = False
+    """Whether it is in a file that is on its way: a batch may begin of which nobody here hears."""
+    ended: SentBatch | None = None
+    """The batch that gave the answer."""
     elsewhere: list[SentBatch] = field(default_factory=list)
     """Batches of earlier processes that hold the request, the latest last."""
 

@@ -7,6 +7,7 @@ operation, as is what it needs afterwards (keep the reply, enter the cost, settl
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from autointerp.store.calls import (
     Account,
     Amount,
     CallRecord,
+    CallUnderWay,
     Cap,
     StoredReply,
     account,
@@ -44,6 +46,7 @@ _LOOK_S = 0.5
 """Pause between two looks at whether calls of other processes have left some of what was reserved for them."""
 _PATIENCE_S = 60.0
 """Longest that the run's account may stand still while others have reserved what is missing; then there is no more budget."""
+_MICRO = 10**6
 _MOST_RACES = 3
 """Times that a group is done again because another process has entered the same reply at the same moment."""
 
@@ -58,8 +61,9 @@ class _Open:
     """Name of a call that outlives its process: reserved for under this, and not again where an earlier process did so."""
 
 
-_Ending = Literal["settled", "unsent", "left"]
-"""Of a call that outlives its process; ``left``: it goes on without us, and who asks again joins it."""
+_Ending = Literal["settled", "collected", "unsent", "left"]
+"""Of a call that outlives its process; ``collected``: another process has sent it, and may have settled it too; ``left``: it goes
+on without us, and who asks again joins it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,8 @@ class _Done:
     closed: int
     more: Amount
     """Reserved, less what was settled."""
+    ended: frozenset[str]
+    """Names of calls that outlive their process and have ended for us."""
 
 
 class CallBook:
@@ -117,6 +123,7 @@ class CallBook:
         self._still: tuple[Account, float] | None = None
         self._beyond: dict[str, int] = {}
         self._joined: set[str] = set()
+        self._begun: dict[str, int] = {}
 
     @property
     def refusal(self) -> str | None:
@@ -126,6 +133,13 @@ class CallBook:
     def reserves_more(self, endpoint: str, tokens: int) -> None:
         """``endpoint`` has billed so many tokens more for a call than it can take: as much is reserved on top from now on."""
         self._beyond[endpoint] = tokens
+
+    def begun_at(self, under: str) -> float:
+        """When the call that outlives its process, which ``open`` has given out last under this name, was first reserved for.
+
+        In seconds since 1970. What was sent under the name before has been settled.
+        """
+        return self._begun[under] / _MICRO
 
     def has_answered(self, endpoint: str) -> bool:
         """Whether the run has a reply of the endpoint."""
@@ -313,6 +327,9 @@ class CallBook:
         self._held = self._held.plus(done.more)
         self._open_calls += done.opened - done.closed
         self._closed_calls += done.closed
+        for under in done.ended:
+            self._begun.pop(under, None)
+            self._joined.discard(under)
         return done.results
 
     def _write(self, connection: Connection, standing: Account, operations: Sequence[_Operation]) -> _Done:
@@ -324,28 +341,37 @@ class CallBook:
         named = [operation.under for operation in operations if operation.under is not None]
         before = calls_under_way(connection, self._run_id, named) if named else {}
         under_way, grown = dict(before), NOTHING
+        ended: set[str] = set()
         spent = standing.spent
         for number, operation in enumerate(operations):  # first what makes room
             if isinstance(operation, _Open):
                 continue
             closed += 1
-            under = operation.under
+            under, record, ours = operation.under, operation.record, True
             if under is None:
                 released = released.plus(operation.reserved)
-            elif operation.ending == "left" or (operation.ending == "unsent" and under in self._joined):
-                continue  # what an earlier process sent may be under way still
             else:
-                grown = grown.minus(under_way.pop(under, NOTHING))
-            record = operation.record
+                ended.add(under)
+                call = under_way.get(under)
+                ours = call is not None and call.begun == self._begun.get(under)
+                shared = under in self._joined or (call is not None and call.shared)
+                if operation.ending == "left" or (operation.ending == "unsent" and shared):
+                    continue  # what another process sent may be under way still
+                if ours:
+                    grown = grown.minus(under_way.pop(under).amount)
+                elif operation.ending == "collected" and (record is None or record.key is None):
+                    continue  # who was faster has settled it
             if record is None:
                 continue
-            spent = spent.plus(record.amount)
             key = record.key
             if key is not None and key in found:
                 results[number] = found[key]
+                if not ours and record.body == found[key].body:
+                    continue  # it is that very answer, and entered
                 record = replace(record, key=None)  # paid twice, kept once
             elif key is not None and record.body is not None:
                 found[key] = StoredReply(record.body, record.cost_nano_usd)
+            spent = spent.plus(record.amount)
             records.append(record)
         for number, operation in enumerate(operations):
             if not isinstance(operation, _Open):
@@ -355,15 +381,21 @@ class CallBook:
                 continue
             under = operation.under
             there = under_way.get(under) if under is not None else None
-            most = operation.most if there is None else there.missing_of(operation.most)
+            most = operation.most if there is None else there.amount.missing_of(operation.most)
             reserved = standing.reserved.minus(released).plus(taken).plus(grown)
             if (there is not None and most == NOTHING) or self._cap.holds(spent.plus(reserved).plus(most)):
                 opened += 1
                 if under is None:
                     taken = taken.plus(most)
                     continue
-                (self._joined.discard if there is None else self._joined.add)(under)
-                under_way[under] = most.plus(there or NOTHING)
+                if there is None:
+                    self._joined.discard(under)
+                    under_way[under] = CallUnderWay(most, int(time.time() * _MICRO))
+                else:
+                    self._joined.add(under)
+                    under_way[under] = CallUnderWay(there.amount.plus(most), there.begun, shared=True)
+                self._begun[under] = under_way[under].begun
+                ended.discard(under)
                 grown = grown.plus(most)
             else:
                 results[number] = _Refused(Account(spent, reserved), self._closed_calls + closed)
@@ -371,7 +403,7 @@ class CallBook:
         change_calls_under_way(connection, self._run_id, before, under_way)
         more = taken.minus(released)
         end_group(connection, self._run_id, self._owner, self._group, self._held, more)
-        return _Done(results, opened, closed, more)
+        return _Done(results, opened, closed, more, frozenset(ended))
 
 
 def _key(operation: _Operation) -> str | None:

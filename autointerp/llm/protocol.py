@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -132,6 +133,18 @@ class Completion(BaseModel):
     """What it took."""
 
 
+@dataclass(slots=True)
+class Journey:
+    """What became of one call that goes on when its process dies: its money depends on it."""
+
+    sent: bool = False
+    """Whether the server has the call, or may have it."""
+    answered: bool = False
+    """Whether it has ended there, well or not."""
+    earlier_at: float | None = None
+    """When it was sent, seconds since 1970, where another process has sent it; None for a call of our own."""
+
+
 class LLMClient(Protocol):
     """A live connection to one endpoint. It sends once: retries, limits, budget and storing are not its work."""
 
@@ -145,4 +158,13 @@ class LLMClient(Protocol):
 
     async def close(self) -> None:
         """Close all connections."""
+        ...
+
+
+@runtime_checkable
+class OutlivingClient(Protocol):
+    """A client whose calls go on when its process dies, and are found by the next one."""
+
+    async def send_noting(self, request: CompletionRequest, deadline_s: float, journey: Journey, *, bound: bool) -> str:
+        """As ``LLMClient.send``; ``journey`` says afterwards, also after an error, what became of the call."""
         ...

@@ -106,6 +106,13 @@ class LLMRuntime:
         self.open([name])
         return self._sessions[self.endpoint(name).name].capabilities
 
+    def find_out(self, name: str) -> frozenset[Capability]:
+        """As ``capabilities``, without opening the endpoint, which may load a model. Each call is entered when it is paid."""
+        endpoint = self.endpoint(name)
+        check_price(endpoint, self._budget)
+        with self._opening:
+            return self._wait(lambda: self._capabilities(endpoint, self._own_book()))
+
     def run(self, make: Callable[[], Coroutine[Any, Any, T]], poll: Callable[[], None] = lambda: None) -> T:
         """What the coroutine gives that ``make`` makes in the loop; all endpoints are opened first.
 
@@ -146,10 +153,7 @@ class LLMRuntime:
                 self._sessions = {}
 
     async def _open(self, endpoint: Endpoint) -> LLMSession:
-        if self._book is None:
-            settle_abandoned(self._store, self._run_id, self._is_gone)
-            self._book = CallBook(self._store, self._run_id, cap_of(self._budget), self._owner)
-        capabilities = await self._capabilities(endpoint, self._book)
+        capabilities = await self._capabilities(endpoint, self._own_book())
         client = endpoint.open() if self._folder is None else endpoint.open_in(self._folder)
         return LLMSession(
             endpoint,
@@ -164,6 +168,13 @@ class LLMRuntime:
             asks_again=self._asks_again,
             outlives="" if self._folder is None else endpoint.calls_scope(self._folder),
         )
+
+    def _own_book(self) -> CallBook:
+        """The one of this process in the run; to be asked for in the loop."""
+        if self._book is None:
+            settle_abandoned(self._store, self._run_id, self._is_gone)
+            self._book = CallBook(self._store, self._run_id, cap_of(self._budget), self._owner)
+        return self._book
 
     async def _capabilities(self, endpoint: Endpoint, book: CallBook) -> frozenset[Capability]:
         """What the server can do: known, found in this run before, or probed now."""

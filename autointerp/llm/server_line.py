@@ -12,7 +12,7 @@ from autointerp.llm.call_errors import CallError, Denied, Forbidden, NoReply, Ra
 from autointerp.llm.concurrency import AdaptiveLimit, Place
 from autointerp.llm.endpoints.base import Endpoint
 from autointerp.llm.http_failures import false_success
-from autointerp.llm.protocol import CompletionRequest, LLMClient
+from autointerp.llm.protocol import CompletionRequest, Journey, LLMClient, OutlivingClient
 from autointerp.llm.retrying import FIRST_WAIT_S
 from sae_core.errors import EndpointError
 
@@ -108,14 +108,28 @@ class ServerLine:
         while self._sending:
             await asyncio.sleep(_LOOK_S)
 
-    async def send(self, place: Place, request: CompletionRequest, *, bound: bool, key: str = "") -> str:
-        """The raw reply, of the API at least; ``key`` tells requests apart. Errors: CallError, EndpointError."""
+    async def send(
+        self,
+        place: Place,
+        request: CompletionRequest,
+        *,
+        bound: bool,
+        key: str = "",
+        journey: Journey | None = None,
+    ) -> str:
+        """The raw reply, of the API at least; ``key`` tells requests apart, ``journey`` is as for ``OutlivingClient``.
+
+        Errors: CallError, EndpointError.
+        """
         timeout_s = self._endpoint.timeout_s
         self._sending += 1
         one_first = False
         try:
             async with asyncio.timeout(timeout_s + _GRACE_S):
-                body = await self._client.send(request, timeout_s, bound=bound)
+                if journey is not None and isinstance(self._client, OutlivingClient):
+                    body = await self._client.send_noting(request, timeout_s, journey, bound=bound)
+                else:
+                    body = await self._client.send(request, timeout_s, bound=bound)
             failure = false_success(body, key_name="the key")
             if failure is not None:
                 raise failure

@@ -12,11 +12,10 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from autointerp.failure import FailureKind
 from autointerp.llm.asking import LLM
 from autointerp.llm.call_book import CallBook
 from autointerp.llm.call_errors import CallError, InvalidReply, NoReply, RateLimited, Transient
@@ -35,7 +34,7 @@ from autointerp.llm.pricing import (
     most_usage,
     nano_cost,
 )
-from autointerp.llm.protocol import Capability, Completion, CompletionRequest, LLMClient, Usage
+from autointerp.llm.protocol import Capability, Completion, CompletionRequest, Journey, LLMClient, Usage
 from autointerp.llm.retrying import Tries
 from autointerp.llm.server_line import ServerLine
 from autointerp.llm.validation import read_reply
@@ -223,22 +222,23 @@ class LLMSession:
     ) -> Completion:
         """The reply of one call, kept."""
         under = self._under(key)
+        journey = None if under is None else Journey()
         begun_s = self._clock()
         self.counts.calls += 1
         try:
             bound = request.json_schema is not None and Capability.JSON_SCHEMA in self.capabilities
-            body = await self._line.send(slot, request, bound=bound, key=key)
+            body = await self._line.send(slot, request, bound=bound, key=key, journey=journey)
         except (CallError, EndpointError) as error:
             seconds = self._clock() - begun_s
             tries.elapsed_s += seconds
-            if self._goes_on(error):
-                await self._book.close(None, amount, under, "left")
-            else:
-                await self._book.close(self._lost_to(error, place, most, seconds), amount, under)
+            ending = self._ending(under, journey, error)
+            settles = ending in ("settled", "collected")
+            lost = self._lost_to(error, place, most, seconds) if settles else None
+            await self._book.close(lost, amount, under, ending)
             raise
         except BaseException:  # cut off, in the middle of a call that may be paid
-            if self._outlives:  # whoever collects it enters what it cost
-                self._book.close_soon(None, amount, under, "left")
+            if journey is not None:  # whoever collects it enters what it cost
+                self._book.close_soon(None, amount, under, "left" if journey.sent else "unsent")
             else:
                 self._book.close_soon(self._lost(place, most, self._clock() - begun_s), amount)
             raise
@@ -260,7 +260,8 @@ class LLMSession:
         # what is invalid for the last time is kept under its key: a run that goes on fails there in the same way
         kept = invalid is None or tries.is_last(invalid)
         record = self._record(key if kept else None, place, usage, body, seconds)
-        earlier = await self._book.close(record, amount, under)
+        ending = self._ending(under, journey, None if kept else invalid)
+        earlier = await self._book.close(record if ending != "unsent" else None, amount, under, ending)
         fault_point("llm", "after_save")
         if earlier is not None:  # another process was faster: both go on with the same reply
             return _with_cost(read_reply(earlier.body, request), earlier.cost_nano_usd)
@@ -324,12 +325,21 @@ class LLMSession:
         """Name of a call that outlives this process, in the book."""
         return f"{self._outlives}/{key}" if self._outlives else None
 
-    def _goes_on(self, error: CallError | EndpointError) -> bool:
-        """Whether the call that ended so for us may be under way all the same, to be joined by whoever asks again."""
-        if not self._outlives:
-            return False
-        waited = isinstance(error, Transient) and error.maybe_paid and error.kind is FailureKind.TIMEOUT
-        return waited or isinstance(error, EndpointError)
+    def _ending(
+        self, under: str | None, journey: Journey | None, error: CallError | EndpointError | None
+    ) -> Literal["settled", "collected", "unsent", "left"]:
+        """What the book is told of a call that ended so for us: it may be under way all the same, to be joined by whoever asks again."""
+        if under is None or journey is None:
+            return "settled"
+        if not journey.sent:
+            return "unsent"
+        if not journey.answered:
+            return "left"
+        if journey.earlier_at is None:
+            return "settled"
+        # a process that was killed before it asked again has entered what is of no use, and its batch is found again
+        entered = error is not None and journey.earlier_at < self._book.begun_at(under)
+        return "unsent" if entered else "collected"
 
     def _lost_to(self, error: Exception, place: CallPlace, most: Usage, seconds: float) -> CallRecord | None:
         """The ledger's row of a call that ended so, None where nothing was paid."""

@@ -276,7 +276,7 @@ class Rescored:
         q_N = benjamini_yekutieli(2 * ndtr(-np.abs(now_N - before_N) / np.sqrt(old_variance_N + variance_N)))
         found = np.flatnonzero(q_N < level)
         names = list(self._places)
-        rank = np.argsort(np.argsort([source for source, _ in names], kind="stable"))  # of each place its source's
+        rank = np.unique([source for source, _ in names], return_inverse=True)[1]  # of each place its source's
         place_N, latent_N = np.frombuffer(self._place, np.int32), np.frombuffer(self._latent, np.int64)
         order = found[np.lexsort((latent_N[found], rank[place_N[found]], q_N[found]))][:most]
         shown = [

@@ -21,9 +21,11 @@ from autointerp.nightly.schedule import Schedule
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.control_kinds import VERDICTS
 from autointerp.pipeline.faults import fault_point
+from autointerp.pipeline.owner import is_dead
 from autointerp.pipeline.starting import open_run
 from autointerp.score import Score
 from autointerp.store import LabelStore
+from autointerp.store.calls import settle_abandoned
 from autointerp.store.ledger import spend
 from autointerp.store.models import LatestScore, NightRow
 from sae_core.records import Source
@@ -77,6 +79,8 @@ def settle_night(store: LabelStore, schedule: Schedule, night: NightRow, now: da
     """
     assert night.run_id is not None, "only nights with a run are settled"
     context = open_run(store, night.run_id)
+    # its report says what it spent, and batches that it did not wait for are billed all the same
+    settle_abandoned(store, night.run_id, is_dead, calls_too=True)
     _keep_report(store, schedule, night, context)
     fault_point("night", "compared")
     with store.reading() as connection:

@@ -22,6 +22,8 @@ from autointerp.store.store import LabelStore
 from sae_core.errors import StoreError
 
 ROWS_A_BATCH = 5_000
+MARK = ".deleting"
+"""File in a run's folder from before its rows go until all is gone: the id of the run."""
 _MOST_NAMED = 3
 _POLL_S = 0.5
 
@@ -86,13 +88,18 @@ def check_nobody_needs_it(store: LabelStore, run_id: str, given: Path | None = N
 
 
 def left_behind(given: Path) -> str | None:
-    """Id of a run that was deleted by halves: its rows are gone, and its folder ``given`` is there; None for all else.
+    """Id of a run that was deleted by halves: its rows are gone, and its folder ``given`` is marked for removal; None for all else.
 
-    Errors: StoreError where it cannot be told, since the store at hand is not the one that the folder names.
+    A database that is not there is no proof: it may have been moved. Errors: StoreError where it cannot be told, since the store at hand is
+    not the one that the folder names.
     """
-    note = RunFolder(given).read_note() if given.is_dir() and not given.is_symlink() else None
-    if note is None:
+    try:
+        marked = (given / MARK).read_text(encoding="utf-8").strip() if not given.is_symlink() else ""
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    note = RunFolder(given).read_note()
+    if note is None or note.run_id != marked:
+        return marked if note is None and marked else None
     if note.store is None and not (given / DATABASE).is_file():
         return note.run_id
     store = open_of_note(given, note)
@@ -116,16 +123,17 @@ def left_behind(given: Path) -> str | None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a run's folder, its note last: as long as anything is left, it says whose it was."""
+    """Remove a run's folder, the mark last: as long as anything is left, it says whose it was."""
     for path in folder.iterdir():
-        if path.name == NOTE:
+        if path.name in (NOTE, MARK):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()
         fault_point("delete", "file")
-    (folder / NOTE).unlink(missing_ok=True)
+    for name in (NOTE, MARK):
+        (folder / name).unlink(missing_ok=True)
     folder.rmdir()
 
 
@@ -151,6 +159,8 @@ def delete_run(
         check_nobody_needs_it(store, run_id, given)
     store.set_run_state(run_id, "cancelled", "it is being deleted", unless=("done", "failed", "cancelled"))
     _wait_for_leases(store, run_id, wait_s, tell)
+    if folder is not None:
+        (folder / MARK).write_text(run_id, encoding="utf-8")
     rows = sum(_delete_rows(store, table, run_id) for table in _tables(store))
     with store.writing() as connection:
         rows += connection.execute(delete(Run).where(Run.id == run_id)).rowcount

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -51,16 +52,23 @@ def prunable(store: LabelStore, older_than: datetime, run_id: str | None = None)
         return [Prunable(str(r[0]), int(r[1]), int(r[2] or 0), int(r[3]), int(r[4])) for r in connection.execute(query)]
 
 
-def remove_unfinished_exports(store: LabelStore) -> int:
+def remove_unfinished_exports(store: LabelStore, run_id: str | None = None) -> int:
     """Remove what killed exports left beside the dictionaries of runs that have ended; returns the number of folders.
 
     A process that was killed after another one had finished its chunk leaves a folder that no further export comes by.
     """
     from autointerp.export.folder_swap import remove_left_behind
 
+    query = select(Run.folder).where(Run.state.in_(ENDED)).distinct()
+    if run_id is not None:
+        query = query.where(Run.id == run_id)
     with store.reading() as connection:
-        folders = connection.execute(select(Run.folder).where(Run.state.in_(ENDED)).distinct()).scalars().all()
-    return sum(remove_left_behind(RunFolder(Path(folder)).dictionary) for folder in folders)
+        folders = connection.execute(query).scalars().all()
+    removed = 0
+    for folder in folders:
+        with suppress(OSError):  # a folder that this host does not reach, or another user's
+            removed += remove_left_behind(RunFolder(Path(folder)).dictionary)
+    return removed
 
 
 def prune(

@@ -18,12 +18,13 @@ from autointerp.pipeline.beside import Beside
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.execution import LEASE_S, Outcome, execute
 from autointerp.pipeline.interruption import HALTED, Halted, Interrupted, Stopped
-from autointerp.pipeline.owner import Owner
+from autointerp.pipeline.owner import Owner, is_dead
 from autointerp.pipeline.reconciler import Reconciler
 from autointerp.pipeline.retrying import retry_failures
 from autointerp.pipeline.stage import ChunkSpec, Stage
 from autointerp.store import MAX_ATTEMPTS, ChunkState, Lease
-from autointerp.store.models import Chunk
+from autointerp.store.calls import settle_abandoned
+from autointerp.store.models import ENDED, Chunk
 from autointerp.store.store import StageCount
 from sae_core.errors import BudgetError, EndpointError, InputError, StoreError
 
@@ -84,6 +85,11 @@ class LocalDriver:
             except (EndpointError, BudgetError) as error:
                 store.set_run_state(run_id, "paused", str(error))
                 raise
+            except Halted as halted:
+                self._context.close()  # first, what has come is written
+                if halted.state in ENDED:
+                    settle_abandoned(store, run_id, is_dead, calls_too=True)
+                raise
             finally:
                 self._context.close()
         return self._worked
@@ -101,6 +107,7 @@ class LocalDriver:
             progress = reconciler.release()
             self._tell()
             if progress.finished:
+                settle_abandoned(store, run_id, is_dead, calls_too=True)
                 if store.run(run_id).state != "done":
                     store.set_run_state(run_id, "done")
                 return

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select, upda
 
 from autointerp.store.column_types import utc_now
 from autointerp.store.dialects import insert_new
-from autointerp.store.models import LLMBudget, LLMCall, LLMReservation
+from autointerp.store.models import CALL_OWNER, LLMBudget, LLMCall, LLMReservation
 from autointerp.store.store import LabelStore
 
 
@@ -42,8 +42,16 @@ class Amount(NamedTuple):
 
 
 NOTHING = Amount(0, 0)
-_CALL_OWNER = "call/"
-"""Begins the owner of what is reserved for one call that goes on when its process dies (in a batch); no process is called so."""
+
+
+class CallUnderWay(NamedTuple):
+    """What is reserved for a call that outlives its process: it may be billed, and nobody has entered it."""
+
+    amount: Amount
+    begun: int
+    """When it was first reserved for, microseconds since 1970; tells it from an earlier call under the same name."""
+    shared: bool = False
+    """Whether somebody has joined it since."""
 
 
 class Cap(NamedTuple):
@@ -210,33 +218,41 @@ def end_group(connection: Connection, run_id: str, owner: str, number: int, held
         connection.execute(insert(LLMReservation), [row])
 
 
-def calls_under_way(connection: Connection, run_id: str, keys: Sequence[str]) -> dict[str, Amount]:
-    """What is reserved for those of the calls ``keys`` that outlive their process and were not settled."""
-    found: dict[str, Amount] = {}
-    for some in _in_parts([_CALL_OWNER + key for key in keys]):
+def calls_under_way(connection: Connection, run_id: str, keys: Sequence[str]) -> dict[str, CallUnderWay]:
+    """Those of the calls ``keys`` that outlive their process and were not settled."""
+    found: dict[str, CallUnderWay] = {}
+    for some in _in_parts([CALL_OWNER + key for key in keys]):
         rows = connection.execute(
-            select(_RESERVATION.c.owner, _RESERVATION.c.tokens, _RESERVATION.c.nano_usd).where(
-                _RESERVATION.c.run_id == run_id, _RESERVATION.c.owner.in_(some)
-            )
+            select(
+                _RESERVATION.c.owner, _RESERVATION.c.tokens, _RESERVATION.c.nano_usd, _RESERVATION.c.last_group
+            ).where(_RESERVATION.c.run_id == run_id, _RESERVATION.c.owner.in_(some))
         )
-        found |= {owner.removeprefix(_CALL_OWNER): Amount(int(tokens), int(nano)) for owner, tokens, nano in rows}
+        for owner, tokens, nano, mark in rows:  # these have no groups: the column has when they began, and who waits
+            call = CallUnderWay(Amount(int(tokens), int(nano)), int(mark) // 2, bool(mark % 2))
+            found[owner.removeprefix(CALL_OWNER)] = call
     return found
 
 
 def change_calls_under_way(
-    connection: Connection, run_id: str, before: Mapping[str, Amount], after: Mapping[str, Amount]
+    connection: Connection, run_id: str, before: Mapping[str, CallUnderWay], after: Mapping[str, CallUnderWay]
 ) -> None:
     """Make what is reserved for calls that outlive their process ``after``, where it was ``before``. The caller has held it
     against the cap."""
-    gone = [_CALL_OWNER + key for key, amount in before.items() if after.get(key) != amount]
+    gone = [CALL_OWNER + key for key, call in before.items() if after.get(key) != call]
     for some in _in_parts(gone):
         connection.execute(
             delete(LLMReservation).where(_RESERVATION.c.run_id == run_id, _RESERVATION.c.owner.in_(some))
         )
     rows = [
-        {"run_id": run_id, "owner": _CALL_OWNER + key, "tokens": a.tokens, "nano_usd": a.nano_usd, "last_group": 0}
-        for key, a in after.items()
-        if before.get(key) != a
+        {
+            "run_id": run_id,
+            "owner": CALL_OWNER + key,
+            "tokens": call.amount.tokens,
+            "nano_usd": call.amount.nano_usd,
+            "last_group": 2 * call.begun + call.shared,
+        }
+        for key, call in after.items()
+        if before.get(key) != call
     ]
     if rows:
         connection.execute(insert(LLMReservation), rows)
@@ -281,10 +297,13 @@ def enter(connection: Connection, run_id: str, calls: Iterable[CallRecord]) -> N
         connection.execute(_SPEND, {"run": run_id, "tokens": spent.tokens, "nano": spent.nano_usd})
 
 
-def settle_abandoned(store: LabelStore, run_id: str, is_gone: Callable[[str], bool]) -> Amount:
+def settle_abandoned(
+    store: LabelStore, run_id: str, is_gone: Callable[[str], bool], *, calls_too: bool = False
+) -> Amount:
     """Enter what processes that are gone had reserved as lost calls, since it may have been paid; returns how much.
 
-    Not what is reserved for calls that go on without their process: whoever collects them settles that.
+    What is reserved for calls that go on without their process is settled by whoever collects them, and here only where nobody will
+    (``calls_too``: the run has ended).
     """
     total = NOTHING
     with store.writing() as connection:
@@ -294,16 +313,19 @@ def settle_abandoned(store: LabelStore, run_id: str, is_gone: Callable[[str], bo
                 _RESERVATION.c.run_id == run_id
             )
         ).all()
-        for owner, tokens, nano_usd in rows:
-            if owner.startswith(_CALL_OWNER) or not is_gone(owner):
-                continue
-            amount = Amount(int(tokens), int(nano_usd))
+        gone = {
+            str(owner): Amount(int(tokens), int(nano_usd))
+            for owner, tokens, nano_usd in rows
+            if (calls_too if owner.startswith(CALL_OWNER) else is_gone(owner))
+        }
+        for some in _in_parts(list(gone)):
             connection.execute(
-                delete(LLMReservation).where(_RESERVATION.c.run_id == run_id, _RESERVATION.c.owner == owner)
+                delete(LLMReservation).where(_RESERVATION.c.run_id == run_id, _RESERVATION.c.owner.in_(some))
             )
-            if amount != NOTHING:
-                enter(connection, run_id, [_lost_with_its_process(amount)])
-                total = total.plus(amount)
+        lost = [amount for amount in gone.values() if amount != NOTHING]
+        enter(connection, run_id, [_lost_with_its_process(amount) for amount in lost])
+        for amount in lost:
+            total = total.plus(amount)
     return total
 
 

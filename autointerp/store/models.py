@@ -389,6 +389,12 @@ class LLMBudget(Base):
     spent_nano_usd: Mapped[int] = mapped_column(BigInteger, default=0)
 
 
+CALL_OWNER = "call/"
+"""Begins the owner of what is reserved for one call that goes on when its process dies (in a batch); no process is called so."""
+ENDED = ("done", "cancelled")
+"""States of a run in which nobody waits for such calls any more: it is not expected to go on."""
+
+
 class LLMReservation(Base):
     """What one process has reserved for its calls under way, or what is reserved for one call that outlives its process (in a
     batch); it counts as spent until it is settled."""
@@ -400,7 +406,10 @@ class LLMReservation(Base):
     tokens: Mapped[int] = mapped_column(BigInteger, default=0)
     nano_usd: Mapped[int] = mapped_column(BigInteger, default=0)
     last_group: Mapped[int] = mapped_column(BigInteger, default=0)
-    """Number of the process's last group of calls that is committed: tells what became of a commit whose answer was lost."""
+    """Number of the process's last group of calls that is committed: tells what became of a commit whose answer was lost.
+
+    For one call: when it was first reserved for, microseconds since 1970, times two, and one more where somebody joined it since.
+    """
 
 
 class WorkerRow(Base):

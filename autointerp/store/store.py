@@ -21,6 +21,8 @@ from autointerp.store.column_types import utc_now
 from autointerp.store.dialects import READ_ONLY, count_anew, text_digest
 from autointerp.store.failures import own_errors
 from autointerp.store.models import (
+    CALL_OWNER,
+    ENDED,
     Artefact,
     Base,
     ChoiceRow,
@@ -327,12 +329,19 @@ class LabelStore:
             return chunks.holds(connection, owner)
 
     def halted_with_reservations(self) -> list[str]:
-        """Ids of runs that do not go on while something is still reserved of their budget."""
+        """Ids of runs that do not go on while something is still reserved of their budget that nobody will settle.
+
+        Calls that outlive their process wait for a run to go on, unless it has ended.
+        """
         with self.reading() as connection:
             rows = connection.execute(
                 select(LLMReservation.run_id)
                 .join(Run, Run.id == LLMReservation.run_id)
-                .where(Run.state != "running", or_(LLMReservation.tokens > 0, LLMReservation.nano_usd > 0))
+                .where(
+                    Run.state != "running",
+                    or_(LLMReservation.tokens > 0, LLMReservation.nano_usd > 0),
+                    or_(Run.state.in_(ENDED), LLMReservation.owner.not_like(f"{CALL_OWNER}%")),
+                )
                 .distinct()
             )
             return [str(run_id) for run_id in rows.scalars()]

@@ -58,6 +58,8 @@ class BatchServer:
         """``answer``: the text that answers a request's body, by default one that says what was asked."""
         self.plays = plays or []
         self.answer = answer or (lambda body: f"answer to {body['messages'][-1]['content']}")
+        self.finish: Callable[[str], str] = lambda question: "stop"
+        """Why the model stopped, by question."""
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict[str, Any]] = {}
         self.paid: Counter[str] = Counter()
@@ -200,7 +202,7 @@ class BatchServer:
             elif number not in play.silent:
                 question = line["body"]["messages"][-1]["content"]
                 self.paid[question] += 1
-                output.append(_answer(line["custom_id"], self.answer(line["body"])))
+                output.append(_answer(line["custom_id"], self.answer(line["body"]), self.finish(question)))
                 if number in play.garbage:
                     output[-1] = output[-1][:-30]
                 if number in play.twice:
@@ -226,17 +228,17 @@ class BatchServer:
         return response
 
 
-def _answer(custom_id: str, text: str) -> bytes:
-    return _line(custom_id, {"status_code": 200, "request_id": "r", "body": _completion(text)}, None)
+def _answer(custom_id: str, text: str, finish: str = "stop") -> bytes:
+    return _line(custom_id, {"status_code": 200, "request_id": "r", "body": _completion(text, finish)}, None)
 
 
-def _completion(text: str) -> dict[str, Any]:
+def _completion(text: str, finish: str = "stop") -> dict[str, Any]:
     message = {"role": "assistant", "content": text}
     return {
         "id": "chatcmpl-1",
         "object": "chat.completion",
         "model": "m",
-        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "choices": [{"index": 0, "message": message, "finish_reason": finish}],
         "usage": {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13},
     }
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 
 from autointerp.cluster.controlling import pause_run
 from autointerp.llm.server import RunningServer
@@ -28,10 +28,10 @@ from autointerp.nightly.schedule import Schedule, load_schedule
 from autointerp.nightly.ticking import NightEvent, tick
 from autointerp.nightly.working import tick_and_work
 from autointerp.store import ChunkState, LabelStore, open_store
-from autointerp.store.models import LatestScore, LLMCall, Run, ScheduleRow
+from autointerp.store.models import LatestScore, LLMCall, LLMReservation, Run, ScheduleRow
 from sae_core.errors import ConfigError
 from tests import planted_world
-from tests.autointerp.batch_server import BatchServer
+from tests.autointerp.batch_server import BatchServer, Play
 from tests.autointerp.test_llm_runs import CONFIG, KEY, environment, oracle, run
 from tests.cli_process import run_cli
 from tests.pipeline_world import SilentDisplay
@@ -351,6 +351,36 @@ def test_nights_by_the_batch_api(world: Path, base: Path, store: LabelStore, tmp
     assert drifted == [False, False, True]
     assert max(batches) < 20
     assert len(pd.read_parquet(schedule.snapshots)) == 3 * planted_world.NUM_LATENTS
+
+
+def test_a_night_that_ends_inside_a_batch_reports_what_the_batch_may_cost(
+    world: Path, base: Path, store: LabelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody collects it, since the next night has a run of its own; the provider bills it all the same."""
+    monkeypatch.setattr("autointerp.llm.runtime._DRAIN_S", 0.1)
+    slow = Play(polls=10**6)
+    with BatchServer([slow]) as server:
+        text = SCHEDULE.replace("BASE", str(base)).replace("URL", server.base_url)
+        text = text.replace('kind = "openai"', 'kind = "openai_batch"\nwindow_s = 0.2\npoll_s = 0.05')
+        path = tmp_path / "schedule.toml"
+        path.write_text(text.replace("chunk_latents = 4\n", ""))
+        schedule = load_schedule(path)
+        set_schedule(store, schedule, MONDAY - DAY / 2)
+
+        def clock() -> datetime:
+            return MONDAY + timedelta(hours=4) if server.seen["polled"] > 3 else MONDAY
+
+        assert whats(tick_and_work(store, clock, SilentDisplay())) == ["begun", "cancelled", "settled", "snapshot"]
+        asked = sum(content.count(b"custom_id") for content in server.files.values())
+        billed = (asked + server.seen["chats"]) * 13
+    assert asked > LABELLED
+    spent = report_of(schedule, "2026-01-05")["spent"]
+    assert spent["calls"] == asked + server.seen["chats"]
+    assert spent["tokens"] >= billed
+    with store.reading() as connection:
+        entered = connection.execute(select(LLMCall.input_tokens + LLMCall.output_tokens)).scalars().all()
+        assert connection.execute(select(func.sum(LLMReservation.tokens))).scalar() == 0
+    assert sum(entered) == spent["tokens"]
 
 
 CHILD = """

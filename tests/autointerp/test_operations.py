@@ -444,9 +444,23 @@ def test_a_deletion_that_was_killed_is_finished_by_the_next(
 
 def test_a_folder_of_a_run_in_another_store_is_not_taken_for_a_leftover(place: Place, tmp_path: Path) -> None:
     folder = make_run_folder(tmp_path / "out", "gone-1", sqlite_url(tmp_path / "elsewhere.db"))
-    refused = cli("delete", folder.root, "--yes", url=place.url)
-    assert (refused.returncode, "elsewhere.db" in refused.stderr) == (2, True)
+    for mark in ("", "gone-1"):
+        if mark:
+            (folder.root / ".deleting").write_text(mark)
+        refused = cli("delete", folder.root, "--yes", url=place.url)
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+        assert "gone-1" in refused.stderr
+        assert (folder.root / "sources" / "s" / "x.bin").is_file()
+
+
+def test_a_folder_whose_database_is_away_or_that_was_kept_is_not_taken_for_a_leftover(tmp_path: Path) -> None:
+    folder = make_run_folder(tmp_path / "out", "gone-1")
+    refused = cli("delete", folder.root, "--yes")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert (folder.root / "sources" / "s" / "x.bin").is_file()
+    (folder.root / ".deleting").write_text("gone-1")
+    done = cli("delete", folder.root, "--yes")
+    assert (done.returncode, folder.root.exists()) == (0, False), done.stderr
 
 
 def test_delete_waits_for_who_works_on_it(place: Place, tmp_path: Path) -> None:

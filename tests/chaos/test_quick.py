@@ -52,6 +52,23 @@ def test_three_kills_of_all_processes_change_nothing(cluster: OpenCluster, bases
     )
 
 
+def test_a_kill_while_the_endpoint_is_probed(cluster: OpenCluster, bases: Bases, saw: Experiment) -> None:
+    """Row 1: the few calls that find out what a server can do are paid too."""
+    whole = bases.reference(3)
+    world = cluster(3, latency_s=0.3)
+    run = world.submit(world.config())
+    for _ in range(2):
+        worker, before = world.worker(), len(world.llm.calls)
+        wait_until(lambda before=before: len(world.llm.calls) > before + 2, 60, "probes", world)  # type: ignore[misc]
+        worker.kill()
+        assert not any(invariants.is_work(call) for call in world.llm.calls), "it was killed in time"
+    probes = len(world.llm.calls)
+    world.worker()
+    world.wait(run)
+    extra = invariants.all_hold(world, run, whole)
+    saw("1", "kill -9 while the endpoint is probed, twice", kills=2, probes_before=probes, extra_calls=extra)
+
+
 def test_a_kill_at_each_next_point(cluster: OpenCluster, bases: Bases, saw: Experiment) -> None:
     """Row 2 in one run: the n-th process dies at the n-th fault point that it passes, until one of them lives."""
     whole = bases.reference(3)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from autointerp.llm.prior_calls import PriorCalls
 from autointerp.pipeline.context import RunContext
-from autointerp.pipeline.endpoint_check import check_endpoints, needs_of
-from autointerp.pipeline.owner import Owner
+from autointerp.pipeline.endpoint_check import check_needs, needs_of
 from autointerp.pipeline.stage import ChunkResult, ChunkSpec, Progress, Stage
 
 
@@ -20,11 +18,10 @@ class CheckEndpoints(Stage):
         return [ChunkSpec(0)] if needs_of(context.config) else []
 
     def run(self, context: RunContext, spec: ChunkSpec, progress: Progress) -> ChunkResult:
-        calls = PriorCalls(context.config.budget)
-        try:
-            found = check_endpoints(context.config, calls)
-        finally:
-            calls.enter(context.store, context.run_id, str(Owner.of_this_process()))
+        needs, endpoints = needs_of(context.config), context.config.build_endpoints()
+        asked = {need.endpoint or endpoints[0].name for _, need in needs}
+        found = {name: context.llms.find_out(name) for name in sorted(asked)}
+        check_needs(needs, endpoints, found)
         for name, capabilities in found.items():
             context.store.add_artefact(context.run_id, f"capabilities/{name}", {"capabilities": sorted(capabilities)})
         return ChunkResult()
