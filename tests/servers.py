@@ -228,6 +228,7 @@ class PostgresServer(_Server):
             "fsync": "off",
             "full_page_writes": "off",
             "shared_buffers": "32MB",
+            "dynamic_shared_memory_type": "mmap",  # in the folder, so that a killed server leaves nothing in /dev/shm
             "max_connections": "100",
             "listen_addresses": HOST,
             "unix_socket_directories": str(self.folder),
