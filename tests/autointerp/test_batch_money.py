@@ -87,6 +87,7 @@ def child(server: BatchServer, folder: Path, questions: list[str]) -> subprocess
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=120)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("event", ["uploaded", "created", "polled", "downloading"])
 def test_a_killed_process_batches_are_entered_once(tmp_path: Path, event: str) -> None:
     questions = [f"q{number}" for number in range(10)]
@@ -252,6 +253,7 @@ def test_what_one_process_has_entered_as_lost_the_next_one_does_not_enter_again(
         assert len(server.batches) == 2
 
 
+@pytest.mark.long
 def test_what_was_lost_before_a_kill_in_the_next_try_is_not_entered_again(tmp_path: Path) -> None:
     """Then a reservation stands, but it is younger than the batch that is found in the journal."""
     with BatchServer([Play(silent={0})]) as server, closing(new_store(tmp_path / "a.db")) as store:

@@ -379,6 +379,7 @@ kind = "pattern"
 """
 
 
+@pytest.mark.long
 def test_a_process_has_one_subject_at_a_time(tmp_path: Path, store: LabelStore, url: str) -> None:
     """Three runs, two of them of one subject: the second of these is prepared and worked on it, that of the third one ends its stay."""
     for name in ("world", "other"):

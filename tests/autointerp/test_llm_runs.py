@@ -287,6 +287,7 @@ def test_a_budget_below_one_call_is_refused_before_anything_is_asked(world: Path
     assert not (world / "tiny").exists()
 
 
+@pytest.mark.long
 def test_the_calls_of_a_run_proceed_together(world: Path) -> None:
     with RunningServer(oracle(world), latency_s=0.5) as server:
         done = run(write_config(world, "together", server.url), world / "together")
@@ -297,6 +298,7 @@ def test_the_calls_of_a_run_proceed_together(world: Path) -> None:
     assert sum(spent[stage] for stage in ("explain", "score", "controls")) < one_by_one / 3
 
 
+@pytest.mark.long
 def test_transient_faults_change_nothing(world: Path, labelled: tuple[Path, list[Call]]) -> None:
     """429 with and without Retry-After, 500, resets, and garbage the first time: all rows as in the run without faults."""
     faults = [
@@ -319,6 +321,7 @@ def test_transient_faults_change_nothing(world: Path, labelled: tuple[Path, list
     pd.testing.assert_frame_equal(before, after)
 
 
+@pytest.mark.long
 def test_bad_answers_end_in_their_own_states(world: Path) -> None:
     """Whatever a model says about one latent is that latent's failure; the others are as ever, and nothing is a label of 0."""
     marked = {
