@@ -1,4 +1,4 @@
-"""A labelled dictionary made ready to be browsed: sorted and filtered by any figure, and searched by words, in milliseconds."""
+"""A labelled dictionary made ready to be browsed: sorted and filtered by any figure, and searched by words."""
 
 from autointerp.browsing.building import build_columns, open_columns
 from autointerp.browsing.columns import DictionaryColumns

@@ -95,12 +95,12 @@ def _tables(dictionary: Path, names: list[str]) -> Iterator[tuple[str | None, pa
     """Row group by row group, with the source that a partition's folder says."""
     import pyarrow.parquet as pq
 
-    from autointerp.export.loading import _partition
+    from autointerp.export.loading import partition_of
 
     for name in names:
         with pq.ParquetFile(dictionary / name, page_checksum_verification=True) as file:
             for group in range(file.num_row_groups):
-                yield _partition(name), file.read_row_group(group)
+                yield partition_of(name), file.read_row_group(group)
 
 
 def _searched(tables: list[pa.Table]) -> Iterator[tuple[int, str]]:

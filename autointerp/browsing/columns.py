@@ -1,8 +1,8 @@
 """A dictionary as one mapped array a column. R rows, in the order of sources and latents.
 
 A table of a million latents with forty figures has no index for every order in which somebody may want it, and each index of a
-database would be as large as the column. A column in memory is compared with a bound, or partitioned at its fiftieth value, in
-some milliseconds; so there are no indices, and any sort goes with any filter. The files are mapped: processes share them, and
+database would be as large as the column. A column in memory is compared with a bound, or partitioned at its fiftieth value, in one
+pass; so there are no indices, and any sort goes with any filter. The files are mapped: processes share them, and
 what nobody asks for is not in memory.
 """
 

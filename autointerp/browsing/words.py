@@ -52,7 +52,7 @@ class WordIndex:
             return np.empty(0, np.int64)
         # quoted, so that nothing of it is an operator of the index
         match = " ".join(f'"{word}"' for word in words) + "*"
-        # one text instead of a row each: a word that half of a million labels have is found in half the time
+        # one text instead of a row each, which Python would make one by one
         connection = self._free.get()
         try:
             query = "SELECT group_concat(rowid) FROM words WHERE words MATCH ?"

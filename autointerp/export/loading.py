@@ -81,16 +81,17 @@ def _files(path: Path | str, verify: bool) -> tuple[list[tuple[str, str | None]]
             raise MissingFileError(
                 f"there is no file {given}: give the folder of an exported dictionary, or one of its files."
             )
-        return [(name, _partition(f"{folder.rpartition('/')[2]}/{name}"))], place
+        return [(name, partition_of(f"{folder.rpartition('/')[2]}/{name}"))], place
     manifest = verify_dictionary(path) if verify else read_manifest(path)
     place = Place(path)
     if not verify:
         for part in manifest.files:
             check_file(place, part, content=False)
-    return [(part.name, _partition(part.name)) for part in manifest.files], place
+    return [(part.name, partition_of(part.name)) for part in manifest.files], place
 
 
-def _partition(name: str) -> str | None:
+def partition_of(name: str) -> str | None:
+    """The source that the folder of a file says, None where files are not kept by source."""
     folder = name.rpartition("/")[0].rpartition("/")[2]
     return unquote(folder.removeprefix("source=")) if folder.startswith("source=") else None
 

@@ -45,8 +45,8 @@ from sae_core.errors import EndpointError
 from sae_core.hashing import seed_for
 
 MOST_UNSAVED = 2
-"""Calls that may be begun and not stored, as a multiple of the calls that may be at the server: what a kill can cost. Once would
-let the server wait for commits, a third of the time of a call of 100 ms; without a limit a slow database lets replies pile up."""
+"""Calls that may be begun and not stored, as a multiple of the calls that may be at the server: what a kill can cost. With once as many
+the server would wait for commits; without a limit a database that is slow lets replies pile up."""
 
 
 class CallPlace(NamedTuple):

@@ -96,7 +96,7 @@ def page(lines: Iterable[str]) -> str:
             "",
             *_table(["row", "what was done", "what was seen"], rows),
             "",
-            "Rows are those of the table of experiments that the suite follows. Figures are of two cores.",
+            "Rows are those of the table of experiments that the suite follows. Figures are of two cores that did other work besides.",
             "",
             "## Where the other rows are tested",
             "",
