@@ -265,10 +265,15 @@ def test_both_servers_start_by_their_files_and_stop_in_time() -> None:
     ("command", "health", "told"),
     [
         ("sh -c 'exit 3'", "true", "ended by itself, exit code 3"),
-        ("sh -c 'trap \"\" TERM; sleep 20'", "true", "still ran after 1 s"),
-        ("sh -c 'trap \"exit 4\" TERM; while :; do sleep 0.1; done'", "sleep 0.5", "ended with exit code 4"),
-        ("sleep 20", "echo unwell; exit 1", "unwell"),
-        ("sh -c 'echo NOPERM; sleep 20'", "sleep 0.5", "has 'NOPERM'"),
+        pytest.param("sh -c 'trap \"\" TERM; sleep 20'", "true", "still ran after 1 s", marks=pytest.mark.long),
+        pytest.param(
+            "sh -c 'trap \"exit 4\" TERM; while :; do sleep 0.1; done'",
+            "sleep 0.5",
+            "ended with exit code 4",
+            marks=pytest.mark.long,
+        ),
+        pytest.param("sleep 20", "echo unwell; exit 1", "unwell", marks=pytest.mark.long),
+        pytest.param("sh -c 'echo NOPERM; sleep 20'", "sleep 0.5", "has 'NOPERM'", marks=pytest.mark.long),
         ("sh -c 'cat \"$PASSWORD_FILE\"; sleep 20'", "sleep 0.5", "shows redis_password"),
     ],
 )

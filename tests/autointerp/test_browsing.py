@@ -111,7 +111,7 @@ def brute(frame: pd.DataFrame, query: RowQuery) -> list[int]:
     return [number for _, number in sorted(found)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(query=queries)
 def test_pages_are_those_of_a_plain_search(columns: DictionaryColumns, frame: pd.DataFrame, query: RowQuery) -> None:
     expected, walked = brute(frame, query), []

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
@@ -226,6 +227,7 @@ def test_a_pickle_is_refused_without_the_opt_in(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_gemma_scope_on_a_gemma_is_labelled(tmp_path: Path) -> None:
     """Capped logits rule the intervention scorer out; labels and counted scores need no edits."""
     torch.manual_seed(0)

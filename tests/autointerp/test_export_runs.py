@@ -316,6 +316,7 @@ STEPS = (
     "before the swap",
     "after the swap",
 )
+QUICK_STEPS = ("in a part", "after the swap")
 
 
 def child(world: Path, folder: Path, stop: str) -> subprocess.Popen[str]:
@@ -342,7 +343,9 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "_VERDICT_LATENTS", 20)
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    "step", [step if step in QUICK_STEPS else pytest.param(step, marks=pytest.mark.long) for step in STEPS]
+)
 def test_a_killed_export_leaves_the_old_one_and_the_next_goes_on(
     world: Path, tmp_path: Path, step: str, small_parts: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -376,6 +379,7 @@ def _second(folder: Path) -> list[str]:
     return [part["sha256"] for part in files]
 
 
+@pytest.mark.long
 def test_an_export_goes_on_only_with_its_own_files(tmp_path: Path, small_parts: None) -> None:
     """Of another state of the run, of other arguments, or spoilt ones: nothing of these is taken."""
     world, folder = tmp_path / "run", tmp_path / "d"

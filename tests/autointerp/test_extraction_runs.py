@@ -88,7 +88,14 @@ def test_passes_over_ranges_of_latents_give_the_same_bytes(world: Path, unbroken
     assert bytes_of(world / "passes") == unbroken
 
 
-@pytest.mark.parametrize("fault", ["extract:after_claim:2", "extract:before_write:2", "merge:after_claim:1"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param("extract:after_claim:2", marks=pytest.mark.long),
+        "extract:before_write:2",
+        pytest.param("merge:after_claim:1", marks=pytest.mark.long),
+    ],
+)
 def test_a_killed_extraction_goes_on_with_the_shards_that_are_missing(
     world: Path, unbroken: dict[str, str], fault: str
 ) -> None:
@@ -106,6 +113,7 @@ def test_a_killed_extraction_goes_on_with_the_shards_that_are_missing(
     assert bytes_of(world / out) == unbroken
 
 
+@pytest.mark.long
 def test_another_seed_draws_another_sample(world: Path, unbroken: dict[str, str]) -> None:
     done = run(world, "seeded", "--set", "seed=1")
     assert done.returncode == 0, done.stderr
@@ -123,6 +131,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(world: Path, mo
     assert not (world / "big").exists()
 
 
+@pytest.mark.long
 def test_a_broken_subject_stops_the_run_or_its_contexts_are_counted(world: Path) -> None:
     broken = world / "broken"
     broken.mkdir()

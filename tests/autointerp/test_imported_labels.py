@@ -538,6 +538,7 @@ def test_labels_in_little_room_are_those_of_a_plain_dict(puts: list[tuple[int, s
         assert index.get(10**9) is None
 
 
+@pytest.mark.long
 def test_a_million_labels_take_little_room(tmp_path: Path) -> None:
     """A tenth of them; as objects they took 270 bytes each."""
     count = 100_000

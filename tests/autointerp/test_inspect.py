@@ -75,6 +75,7 @@ def test_a_coder_alone_is_described(inspect: Any) -> None:
     assert "Health" not in said.out
 
 
+@pytest.mark.long
 def test_the_command_as_a_user_runs_it(world: Path, tmp_path: Path) -> None:
     """In a process of its own: text, JSON and picture of one measurement."""
     command = [sys.executable, "-m", "autointerp.cli", "inspect", str(world / "coder")]

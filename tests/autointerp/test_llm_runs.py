@@ -389,6 +389,7 @@ def test_a_killed_run_asks_only_what_was_under_way_again(world: Path, labelled: 
     pd.testing.assert_frame_equal(dictionary(labelled[0])[columns], dictionary(out)[columns])
 
 
+@pytest.mark.long
 def test_a_server_that_dies_pauses_the_run_and_another_one_goes_on(
     world: Path, labelled: tuple[Path, list[Call]]
 ) -> None:
@@ -441,6 +442,7 @@ def test_the_key_is_nowhere(world: Path, labelled: tuple[Path, list[Call]]) -> N
 COLUMNS = ["status", "label", "detection_score", "fuzz_score", "num_judged", "num_failed"]
 
 
+@pytest.mark.long
 def test_a_page_of_maintenance_for_a_moment_changes_nothing_and_for_longer_pauses_the_run(
     world: Path, labelled: tuple[Path, list[Call]]
 ) -> None:
@@ -463,6 +465,7 @@ def test_a_page_of_maintenance_for_a_moment_changes_nothing_and_for_longer_pause
     pd.testing.assert_frame_equal(dictionary(labelled[0])[COLUMNS], dictionary(out)[COLUMNS])
 
 
+@pytest.mark.long
 def test_what_a_server_failed_is_given_back_by_retry(world: Path, labelled: tuple[Path, list[Call]]) -> None:
     """A label lost to replies that were cut off, which are kept; a judge's calls lost to a request that it cannot work."""
     faults = [
@@ -501,6 +504,7 @@ def test_what_a_server_failed_is_given_back_by_retry(world: Path, labelled: tupl
     assert human == (2,), "what a person wrote is judged once, on windows of its own"
 
 
+@pytest.mark.long
 def test_one_prompt_that_moderation_refuses_is_one_latent_s_state(world: Path) -> None:
     faults = [
         FaultRule("status", status=403, message="Your input was refused: prompt flagged", containing="<<w10>>"),
@@ -537,6 +541,7 @@ def test_ctrl_c_keeps_what_is_under_way(world: Path, labelled: tuple[Path, list[
     pd.testing.assert_frame_equal(dictionary(labelled[0])[COLUMNS], dictionary(out)[COLUMNS])
 
 
+@pytest.mark.long
 def test_answers_with_spoiled_log_probabilities_count_without_a_probability(
     world: Path, labelled: tuple[Path, list[Call]]
 ) -> None:
@@ -557,6 +562,7 @@ def test_answers_with_spoiled_log_probabilities_count_without_a_probability(
     pd.testing.assert_series_equal(dictionary(labelled[0]).detection_score, dictionary(out).detection_score)
 
 
+@pytest.mark.long
 def test_an_edited_label_gets_a_precision_of_its_own(world: Path) -> None:
     out = world / "edited"
     more = LABELS.replace('[[scorers]]\nkind = "fuzz"\n', "")

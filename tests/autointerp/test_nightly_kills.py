@@ -150,6 +150,7 @@ def second_night(world: tuple[Path, str], tmp_path: Path) -> tuple[str, LabelSto
 FAULTS = ["night:compared:1", "night:kept:1", "night:kept:2", "night:settled:1", "night:reported:1", "night:snapshot:1"]
 
 
+@pytest.mark.long
 def test_whatever_kills_the_settling_the_next_beat_ends_the_night_once(
     second_night: tuple[str, LabelStore, Schedule, datetime], tmp_path: Path
 ) -> None:

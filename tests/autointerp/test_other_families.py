@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -115,6 +116,7 @@ def test_a_subject_that_cannot_be_intervened_on_is_refused_at_once(tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_a_gemma_with_capped_logits_and_short_sliding_windows_is_labelled(tmp_path: Path) -> None:
     write_world(tmp_path)
     torch.manual_seed(0)

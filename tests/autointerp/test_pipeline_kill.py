@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from tests import planted_world
 from tests.autointerp.test_cli import CONFIG
@@ -51,6 +52,7 @@ def moments() -> list[str]:
     return [f"{STAGES[stage]}:{EVENTS[int(rng.integers(3))]}:1" for stage in stages]
 
 
+@pytest.mark.long
 def test_ten_kills_change_nothing(tmp_path: Path) -> None:
     planted_world.build(tmp_path, num_documents=80)
     (tmp_path / "run.toml").write_text(CONFIG)

@@ -147,6 +147,7 @@ def test_a_refused_start_leaves_the_base_as_it_is(world: Path, base: Path, monke
     assert sorted(path.relative_to(base) for path in (base / "corpus").rglob("*")) == before
 
 
+@pytest.mark.long
 def test_latents_by_source(world: Path, base: Path) -> None:
     with RunningServer(oracle(world)) as server:
         path = again(world, base, "some", server.url)

@@ -242,7 +242,7 @@ def test_64_calls_through_sessions_that_are_ended(
     assert sum(ended) > 5
 
 
-@pytest.mark.parametrize("end", ["stop", "kill"])
+@pytest.mark.parametrize("end", ["stop", pytest.param("kill", marks=pytest.mark.long)])
 def test_64_calls_through_a_server_that_is_stopped_and_started(end: str) -> None:
     with PostgresServer() as server:
         store = open_store(server.new_database())

@@ -93,6 +93,7 @@ class Lines(SilentDisplay):
             self._waiting.touch()
 
 
+@pytest.mark.long
 def test_another_process_tokenizes_and_is_killed(world: Path, whole: dict[str, bytes]) -> None:
     """This one extracts what that one has written, takes the text over and ends like an unbroken run."""
     out = world.parent / "out"
@@ -139,6 +140,7 @@ def test_a_process_that_is_killed_at_both_goes_on_with_the_same_result(world: Pa
     assert set.union(*states(context).values()) == {ChunkState.DONE}
 
 
+@pytest.mark.long
 def test_a_text_that_changes_after_a_kill_is_refused(world: Path) -> None:
     out = world.parent / "out"
     kill_in_the_middle(world, out)
@@ -178,6 +180,7 @@ with growing.waiting_reader(out, lambda: (print("hangs", flush=True), time.sleep
 """
 
 
+@pytest.mark.long
 def test_a_second_signal_does_not_wait_for_a_read_that_hangs(world: Path, whole: dict[str, bytes]) -> None:
     out = world.parent / "out"
     command = [sys.executable, "-c", HANGING, str(world), str(out)]

@@ -52,6 +52,7 @@ def test_three_kills_of_all_processes_change_nothing(cluster: OpenCluster, bases
     )
 
 
+@pytest.mark.long
 def test_a_kill_while_the_endpoint_is_probed(cluster: OpenCluster, bases: Bases, saw: Experiment) -> None:
     """Row 1: the few calls that find out what a server can do are paid too."""
     whole = bases.reference(3)
@@ -69,6 +70,7 @@ def test_a_kill_while_the_endpoint_is_probed(cluster: OpenCluster, bases: Bases,
     saw("1", "kill -9 while the endpoint is probed, twice", kills=2, probes_before=probes, extra_calls=extra)
 
 
+@pytest.mark.long
 def test_a_kill_at_each_next_point(cluster: OpenCluster, bases: Bases, saw: Experiment) -> None:
     """Row 2 in one run: the n-th process dies at the n-th fault point that it passes, until one of them lives."""
     whole = bases.reference(3)
@@ -92,6 +94,7 @@ def test_a_kill_at_each_next_point(cluster: OpenCluster, bases: Bases, saw: Expe
     )
 
 
+@pytest.mark.long
 def test_a_chunk_that_kills_whoever_has_it(cluster: OpenCluster, saw: Experiment) -> None:
     """Row 4."""
     world = cluster(LATENTS)

@@ -212,6 +212,7 @@ def test_shards_in_any_order_merge_to_the_whole(
         np.testing.assert_array_equal(first_pool.entry_window, second_pool.entry_window)
 
 
+@pytest.mark.long
 def test_uniform_sample_is_uniform(
     subject: SubjectModel, attached: AttachedCoder, corpus: TokenCorpus, tmp_path: Path
 ) -> None:

@@ -44,7 +44,8 @@ print(json.dumps({"taken": max(seen) - before, "held": extractor.nbytes}))
 """
 
 
-@pytest.mark.parametrize("latents", [2048, pytest.param(8192, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("latents", [2048, 8192])
 def test_what_is_taken_is_what_was_said(latents: int, tmp_path: Path) -> None:
     tokens = 131_072
     run = [sys.executable, "-c", _CHILD, str(latents), str(tokens), str(tmp_path)]
