@@ -1,6 +1,7 @@
 # make demo    install, then label the quickstart's dictionary into demo/
 # make bench   time extraction against its floor, with a long run for the steady state (about 40 minutes on 2 cores)
 # make test    install what tests need, check types, lint and imports, run the tests without network
+#              (three processes on two cores: a third of a test is waiting for other processes)
 # make test-long   the longer tests (about 6 minutes), which make test leaves out
 # make bench-cluster   a run of a million latents on real Redis, PostgreSQL and workers; exports and writes of a million rows
 # make chaos   kill, stop, cut off and restart processes, broker and database; writes docs/chaos.md (about 30 minutes; an hour more
@@ -21,10 +22,10 @@ demo: .venv/installed
 	$(BIN)/autointerp run examples/quickstart.toml --out demo
 
 test: check
-	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not long and not chaos" --ignore tests/test_import_table.py
+	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python -m pytest -n 3 --dist loadfile -m "not long and not chaos" --ignore tests/test_import_table.py
 
 test-long: .venv/installed-test
-	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "long and not chaos" $(LONG_ARGS)
+	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python -m pytest -n 3 --dist loadfile -m "long and not chaos" $(LONG_ARGS)
 
 check: .venv/installed-test
 	$(BIN)/ruff check .

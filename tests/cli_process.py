@@ -10,16 +10,19 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import gc
 import importlib
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -31,13 +34,22 @@ _IMPORTED = [
     "aiohttp",
     "alembic.command",
     "autointerp.cli",
+    "autointerp.cluster.reconciling",
+    "autointerp.cluster.working",
     "autointerp.llm.bounded_transport",
     "autointerp.llm.endpoints.openai",
     "autointerp.llm.runtime",
+    "autointerp.operations.logging",
     "autointerp.pipeline.attaching",
     "autointerp.pipeline.driver",
     "autointerp.pipeline.stages",
     "autointerp.report.overview",
+    "celery.__main__",
+    "celery.apps.worker",
+    "celery.bin.celery",
+    "celery.bin.worker",
+    "celery.concurrency.prefork",
+    "kombu.transport.redis",
     "matplotlib.backends.backend_agg",
     "openai.resources.chat.completions",
     "pandas.io.parquet",
@@ -45,26 +57,16 @@ _IMPORTED = [
     "sae_core.intervention",
     "sae_core.probe",
     "scipy.stats",
+    "sqlalchemy.dialects.postgresql.psycopg",
     "sqlalchemy.dialects.sqlite",
     "transformers.models.gpt2.modeling_gpt2",
     "transformers.models.gpt_neox.modeling_gpt_neox",
     "transformers.models.llama.modeling_llama",
     "transformers.tokenization_utils_tokenizers",
 ]
-"""What a run imports, much of it late."""
-_WORKER = [
-    "autointerp.cluster.reconciling",
-    "autointerp.cluster.working",
-    "autointerp.operations.logging",
-    "celery.__main__",
-    "celery.apps.worker",
-    "celery.bin.celery",
-    "celery.bin.worker",
-    "celery.concurrency.prefork",
-    "kombu.transport.redis",
-    "sqlalchemy.dialects.postgresql.psycopg",
-]
-"""What a worker imports besides. ``workers.app`` is not among it: it reads the environment, which is that of each worker."""
+"""What runs and workers import, much of it late. ``workers.app`` is not among it: it reads the environment, which is that of each worker."""
+_ADDRESS = "TEST_CLI_SERVER"
+"""Variable that says where the session's server is."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -81,7 +83,7 @@ class CliProcess:
         self.args = [program, *arguments]
         self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - until communicate()
         self._line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._line.connect(_server("run" if program == "autointerp" else "worker"))
+        self._line.connect(_server())
         request = {"program": program, "arguments": list(arguments), "environment": dict(environment or os.environ)}
         asked = json.dumps(request).encode()
         socket.send_fds(self._line, [len(asked).to_bytes(8, "big")], [self._out.fileno(), self._err.fileno()])
@@ -150,62 +152,75 @@ def run_cli(
 
 
 @cache
-def _server(kind: str) -> str:
-    """Address of this test process' server (``run``, ``worker``), which ends with it."""
+def _server() -> str:
+    """Address of the server: that of the whole session where there is one, else one of this process."""
+    return os.environ.get(_ADDRESS) or start_server()
+
+
+def start_server(share: bool = False) -> str:
+    """Start a server, which ends with this process. ``share``: the processes that this one starts use it too; it takes them as
+    long as their first run to import what is imported once so."""
     folder = tempfile.mkdtemp(prefix="autointerp-cli-")
     address = str(Path(folder) / "socket")
     ends, ours = os.pipe()
     # a fork takes one thread along, so none may begin with an import
     single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listening.bind(address)
+    listening.listen(64)  # who asks before it is ready waits
     server = subprocess.Popen(
-        [sys.executable, "-m", "tests.cli_process", address, str(ends), kind],
-        pass_fds=[ends],
-        stdout=subprocess.PIPE,
+        [sys.executable, "-m", "tests.cli_process", str(listening.fileno()), str(ends)],
+        pass_fds=[ends, listening.fileno()],
         cwd=ROOT,
         env={**os.environ, **single},
     )
     os.close(ends)
-    assert server.stdout is not None
-    assert server.stdout.readline() == b"ready\n"
+    listening.close()
+    if share:
+        os.environ[_ADDRESS] = address
 
     def stop() -> None:
         os.close(ours)
         server.wait()
-        Path(address).unlink(missing_ok=True)
-        Path(folder).rmdir()
+        shutil.rmtree(folder, ignore_errors=True)
 
     atexit.register(stop)
     return address
 
 
-def _serve(address: str, ends: int, kind: str) -> None:
-    for name in _IMPORTED if kind == "run" else [*_IMPORTED, *_WORKER]:
+def _serve(listening: socket.socket, ends: int) -> None:
+    for name in _IMPORTED:
         importlib.import_module(name)
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listening.bind(address)
-    listening.listen(64)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # minders are waited for by nobody
-    print("ready", flush=True)
+    for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        finalizer.atexit = False  # torch takes its operators apart, one by one, at every end
+    gc.collect()
+    gc.freeze()  # a collection in a fork would touch, and so copy, every object of the imports
+    ended, wake = socket.socketpair()
+    ended.setblocking(False)
+    wake.setblocking(False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake.fileno())
+    running: dict[int, socket.socket] = {}
     while True:
-        ready, _, _ = select.select([listening, ends], [], [])
+        ready, _, _ = select.select([listening.fileno(), ends, ended.fileno()], [], [])
+        if ended.fileno() in ready:
+            ended.recv(_MOST_BYTES)
+            _say_ends(running)
         if ends in ready:
             return
-        line, _ = listening.accept()
-        threads = [Path(f"/proc/self/task/{task}/comm").read_text().strip() for task in os.listdir("/proc/self/task")]
-        # pyarrow's allocator has a thread, and begins it again after a fork
-        assert len([name for name in threads if not name.startswith("jemalloc")]) == 1, f"imports began {threads}"
-        if os.fork() == 0:
-            listening.close()
-            os.close(ends)
-            if kind == "worker":
-                _die_with_parent()
-            _mind(line)
-        line.close()
+        if listening.fileno() in ready:
+            line, _ = listening.accept()
+            threads = [
+                Path(f"/proc/self/task/{task}/comm").read_text().strip() for task in os.listdir("/proc/self/task")
+            ]
+            # pyarrow's allocator has a thread, and begins it again after a fork
+            assert len([name for name in threads if not name.startswith("jemalloc")]) == 1, f"imports began {threads}"
+            with contextlib.suppress(ConnectionError):
+                _begin(line, running, (listening, ended, wake), ends)
 
 
-def _mind(line: socket.socket) -> None:
-    """Fork the run, say its pid and in the end its status."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+def _begin(line: socket.socket, running: dict[int, socket.socket], own: Sequence[socket.socket], ends: int) -> None:
+    """Fork what is asked for on the line, and say its pid."""
     head, fds, _, _ = socket.recv_fds(line, 8, 2)
     body = b""
     while len(body) < int.from_bytes(head, "big"):
@@ -213,13 +228,24 @@ def _mind(line: socket.socket) -> None:
     asked = json.loads(body)
     pid = os.fork()
     if pid == 0:
-        line.close()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for one in (line, *own, *running.values()):
+            one.close()
+        os.close(ends)
         _be_the_command(asked["program"], asked["arguments"], asked["environment"], fds)
-    with contextlib.suppress(BrokenPipeError):
-        line.sendall(f"{pid}\n".encode())
-        _, status = os.waitpid(pid, 0)
-        line.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
-    os._exit(0)
+    for fd in fds:
+        os.close(fd)
+    running[pid] = line
+    line.sendall(f"{pid}\n".encode())
+
+
+def _say_ends(running: dict[int, socket.socket]) -> None:
+    """To whoever asked for a process that has ended: its status."""
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG)) != (0, 0):
+            with running.pop(ended[0]) as line, contextlib.suppress(ConnectionError):
+                line.sendall(f"{os.waitstatus_to_exitcode(ended[1])}\n".encode())
 
 
 def _die_with_parent() -> None:
@@ -269,4 +295,4 @@ def _be_the_command(program: str, arguments: list[str], environment: dict[str, s
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    _serve(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.cli_process import start_server
 from tests.servers import PostgresServer, RedisServer
 
 if TYPE_CHECKING:
@@ -33,6 +34,13 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile("autointerp")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Several test processes share one that has imported everything (``tests/cli_process.py``)."""
+    if getattr(config.option, "numprocesses", None):
+        start_server(share=True)
+
 
 _LOOPBACK = ("127.", "::1", "localhost")
 

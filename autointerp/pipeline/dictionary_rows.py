@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from autointerp.failure import LatentStatus
-from autointerp.judging.steered_judge import OUTPUT_LABEL
-from autointerp.pipeline.causal_columns import CAUSAL_COLUMNS, causal_columns
+from autointerp.pipeline.causal_columns import causal_columns
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.control_kinds import NULL_EVERYTHING, SHUFFLED, VERDICTS
 from autointerp.pipeline.control_sources import real_name
 from autointerp.pipeline.dictionary_pages import SourceReading, page_of
 from autointerp.pipeline.label_figures import estimate_values, first_explainer, score_values
 from autointerp.pipeline.natural_rate.labels import last_estimates
-from autointerp.pipeline.substitution_record import substitution_scores
 from autointerp.score import Score
 from sae_core.errors import StoreError
 
@@ -23,30 +21,33 @@ _RULE = "token_rule_"
 
 
 def latent_row(context: RunContext, source: str, latent: int) -> dict[str, Any]:
-    """One latent's row with every value of its scores, and why judges have none (``<kind>_failure``, ``_message``).
+    """One latent's row with every value of its scores, those that are no columns of the dictionary among them.
 
     Errors: StoreError where it has no label yet, UnknownNameError.
     """
+    import pyarrow as pa
+
+    from autointerp.export import dictionary_schema
+    from autointerp.pipeline.dictionary_table import page_table
+
     record = context.source(source)
-    version = context.store.run(context.run_id).code_version
-    scores = [*context.store.scores(context.run_id, source, [latent]), *substitution_scores(context, source, [latent])]
-    columns = {name for score in scores for name in score.values} | set(CAUSAL_COLUMNS)
-    for row in last_estimates(context, source, [latent]).values():
-        columns |= estimate_values(row).keys()
-    columns |= {
-        f"{before}{kind}_{what}"
-        for kind in judge_kinds(context)
-        for before in ("", OUTPUT_LABEL)
-        for what in ("failure", "failure_message")
-    }
-    page = page_of(SourceReading.of(context, record, version), latent)
+    page = page_of(SourceReading.of(context, record, context.store.run(context.run_id).code_version), latent)
     if page is None:
         raise StoreError(
             f"latent {latent} of {source!r} has no label in the run {context.run_id}: the source has "
             f"{record.num_latents} latents, the run labels those of latents = {context.config.latents!r}, and its state is "
             f"{context.store.run(context.run_id).state!r}."
         )
-    return page.row(0, columns)
+    schema = dictionary_schema(judge_kinds(context))
+    more: dict[str, list[Any]] = {}
+    for values in (*(score.values for score in page.scores), *page.estimates.values()):
+        for name, value in values.items():
+            if name not in schema.names and value is not None:
+                more.setdefault(name, []).append(value)
+    for name, found in more.items():
+        schema = schema.append(pa.field(name, pa.array(found).type))
+    row: dict[str, Any] = page_table(page, schema).to_pylist()[0]
+    return row
 
 
 def judge_kinds(context: RunContext) -> tuple[str, ...]:

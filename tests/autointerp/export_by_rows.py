@@ -11,7 +11,6 @@ from autointerp.explanation import Explanation
 from autointerp.pipeline.causal_columns import CausalColumns, causal_columns
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.natural_rate.labels import last_estimates
-from autointerp.pipeline.output_labels import output_values
 from autointerp.pipeline.substitution_record import substitution_scores
 from autointerp.review.effective import EffectiveLabel, effective_labels
 from autointerp.review.recording import is_human
@@ -71,6 +70,19 @@ def estimate_values(row: EstimateRow) -> dict[str, ScoreValue]:
     if row.failure_kind is not None:
         return {"precision_failure": row.failure_kind, "precision_failure_message": row.failure_message}
     return dict(row.values)
+
+
+def output_values(scores: Sequence[Score], explainer: str | None) -> dict[str, ScoreValue]:
+    """Values of a latent's scores about ``explainer``'s output label, and why a scorer has none, by column."""
+    values: dict[str, ScoreValue] = {}
+    for score in scores:
+        if explainer is None or score.explainer != explainer:
+            continue
+        values |= {name: value for name, value in score.values.items() if name.startswith("output_label_")}
+        if score.failure is not None:
+            values[f"output_label_{score.scorer}_failure"] = score.failure.kind.value
+            values[f"output_label_{score.scorer}_failure_message"] = score.failure.message
+    return values
 
 
 def score_failures(scores: Sequence[Score], explainer: str | None, otherwise: str | None = None) -> dict[str, str]:

@@ -6,7 +6,7 @@ import pytest
 
 from autointerp.explanation import Explanation
 from autointerp.failure import Failure, FailureKind
-from autointerp.pipeline.label_figures import models_of, score_failures, score_values
+from autointerp.pipeline.label_figures import score_values
 from autointerp.pipeline.stages.label import label_row
 from autointerp.score import Score
 
@@ -59,7 +59,7 @@ def test_the_text_that_scores_best_is_chosen(choices: dict[str, float], text: st
         assert (row.text, row.decided_by) == (text, decided_by)
 
 
-def test_a_row_without_a_label_has_no_judges_figures_but_says_why_judges_failed() -> None:
+def test_a_row_without_a_label_has_no_judges_figures() -> None:
     failed = Failure(kind=FailureKind.TRUNCATED, message="no window was judged")
     scores = [
         Score(latent=1, scorer="detection", explainer="a", values={"detection_score": 0.9, "detection_judged": 40}),
@@ -67,15 +67,6 @@ def test_a_row_without_a_label_has_no_judges_figures_but_says_why_judges_failed(
     ]
     assert score_values(scores, None, "a") == {}
     assert score_values(scores, "a")["detection_score"] == 0.9
-    want = {"fuzz_failure": "truncated", "fuzz_failure_message": "no window was judged"}
-    assert score_failures(scores, None, "a") == score_failures(scores, "a") == want
-    assert score_failures(scores, "b") == {}
-
-
-def test_the_models_of_several_judges_are_all_named() -> None:
-    said = ({"judge_model": "b, a"}, {"judge_model": "c"}, {"judge_model": None}, {"judge_model": "a"}, {})
-    assert models_of(Score(latent=1, scorer="d", values=values) for values in said) == "a, b, c"
-    assert models_of([]) is None
 
 
 def test_a_row_without_a_label_keeps_what_is_not_about_a_text() -> None:

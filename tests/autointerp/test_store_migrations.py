@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, Connection, Engine, Integer, LargeBinary, Table, insert, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Connection,
+    Engine,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    insert,
+    inspect,
+    text,
+)
 
 from autointerp.store import open_store
 from autointerp.store.column_types import FiniteFloat, JsonText, UtcTime, utc_now
@@ -94,3 +106,57 @@ def test_down_to_the_first_and_up_again_with_rows_in_every_table(store_url: str)
     with again.writing() as connection:  # the numbering goes on
         connection.execute(insert(Base.metadata.tables["timing"]), [add_after])
     again.close()
+
+
+def described(connection: Connection) -> dict[str, Any]:
+    """All that a database says of its tables, in no order of their making."""
+    looked = inspect(connection)
+    found: dict[str, Any] = {}
+    for name in sorted(looked.get_table_names()):
+        found[name] = {
+            "columns": {
+                column["name"]: (str(column["type"]), column["nullable"], column.get("default"))
+                for column in looked.get_columns(name)
+            },
+            "primary key": looked.get_pk_constraint(name),
+            "unique": sorted((u["name"], u["column_names"]) for u in looked.get_unique_constraints(name)),
+            "foreign": sorted(
+                (f["name"], f["constrained_columns"], f["referred_table"], f["referred_columns"], f["options"])
+                for f in looked.get_foreign_keys(name)
+            ),
+            "checks": sorted((c["name"], "".join(c["sqltext"].split())) for c in looked.get_check_constraints(name)),
+            "indexes": sorted((i["name"], i["column_names"], bool(i["unique"])) for i in looked.get_indexes(name)),
+        }
+    if connection.dialect.name == "postgresql":
+        asked = (
+            "SELECT sequence_name, data_type FROM information_schema.sequences WHERE sequence_schema = current_schema()"
+        )
+        found["sequences"] = sorted(map(tuple, connection.execute(text(asked)).all()))
+        asked = (
+            "SELECT table_name, column_name, collation_name FROM information_schema.columns "
+            "WHERE table_schema = current_schema() AND data_type IN ('text', 'character varying')"
+        )
+        found["collations"] = sorted(map(tuple, connection.execute(text(asked)).all()))
+    return found
+
+
+def test_a_new_store_has_the_tables_that_all_migrations_make(store_url: str) -> None:
+    engine = make_engine(parse_url(store_url))
+    with migrating(engine) as connection:
+        connection.exec_driver_sql(
+            "CREATE TABLE of_another_program (id INTEGER)"
+        )  # not empty: one migration after another
+    engine.dispose()
+    with open_store(store_url).reading() as connection:
+        migrated = described(connection)
+    assert migrated.pop("of_another_program")
+    engine = make_engine(parse_url(store_url))
+    with migrating(engine) as connection:
+        everything = MetaData()
+        everything.reflect(connection)
+        everything.drop_all(connection)
+    engine.dispose()
+    store = open_store(store_url)
+    with store.reading() as connection:
+        assert described(connection) == migrated
+        assert current_revision(connection) == HEAD
