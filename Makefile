@@ -31,7 +31,7 @@ check: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/test_import_table.py
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not long" tests/test_import_table.py
 
 bench: .venv/installed
 	$(BIN)/autointerp bench extraction --steady-tokens 4194304

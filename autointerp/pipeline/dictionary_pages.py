@@ -286,13 +286,15 @@ def _scores(
     written = {labels[at].latent: explainer for at, explainer in outputs.items()}
     with reading.context.store.reading() as connection:
         rows = [
-            row
-            for row in connection.execute(query).all()
-            if (row[2] == chosen[row[0]] or not row[2] or row[2] == written.get(row[0]) if row[0] in chosen else False)
+            (place[latent], scorer, explainer or None, text, failure, message)
+            for latent, scorer, explainer, text, failure, message in connection.execute(query).all()
+            if latent in place and (not explainer or explainer == chosen[latent] or explainer == written.get(latent))
         ]
     return [
-        PlacedScore(place[row[0]], row[1], row[2] or None, values, row[4], row[5])
-        for row, values in zip(rows, _parsed([row[3] for row in rows]), strict=True)
+        PlacedScore(at, scorer, explainer, values, failure, message)
+        for (at, scorer, explainer, _, failure, message), values in zip(
+            rows, _parsed([row[3] for row in rows]), strict=True
+        )
     ]
 
 

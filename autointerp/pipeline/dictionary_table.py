@@ -26,6 +26,7 @@ from sae_core.lens_evidence import LensEvidence
 _TOKENS = (("top_promoted_tokens", "promoted"), ("top_suppressed_tokens", "suppressed"))
 _EXPLAINED = (("explainer_model", "model"), ("prompt_hash", "prompt_hash"))
 _SPENT = ("input_tokens", "output_tokens", "cost_usd")
+_NO_TEXT = pa.scalar(None, pa.string())
 _JUDGED, _FAILED = "_judged", "_failed"
 Columns = dict[str, pa.Array]
 
@@ -84,11 +85,14 @@ def _values(page: Page, fields: Sequence[pa.Field]) -> Columns:
                 said.setdefault(f"{scorer}_failure_message", message or "")
     untold = pa.array([label.explainer is None for label in labels])
     columns: Columns = {}
+    judges: list[pa.Array] = []
     for (scorer, of_a_text), (places, rows) in sorted(layers.items()):
         layer = _spread(page, places, rows, fields)
         if of_a_text and untold.true_count:
             for name in [name for name in layer if is_about_a_text(name, scorer)]:
                 layer[name] = pc.if_else(untold, pa.scalar(None, layer[name].type), layer[name])
+        if (judge := layer.get("judge_model")) is not None:
+            judges.append(pc.if_else(untold, _NO_TEXT, judge) if of_a_text else judge)
         columns = _first_of(columns, layer)
     # a label has one method: what was counted over the corpus is not mixed with what was judged
     method = columns.get("precision_method")
@@ -97,7 +101,7 @@ def _values(page: Page, fields: Sequence[pa.Field]) -> Columns:
     columns = _first_of(columns, _spread(page, estimated, [page.estimates[place] for place in estimated], fields))
     judged = _judged(columns)
     columns = _first_of(columns, _spread(page, list(broken), list(broken.values()), fields))
-    return _first_of(_judge_models(page, fields), columns | judged)
+    return _first_of(_judge_models(judges), columns | judged)
 
 
 def _output_values(page: Page, fields: Sequence[pa.Field]) -> Columns:
@@ -143,23 +147,20 @@ def _sum(columns: Columns, names: Iterable[str]) -> pa.Array:
     return total
 
 
-def _judge_models(page: Page, fields: Sequence[pa.Field]) -> Columns:
-    """Models that judged the published text, as they name themselves, joined by ", "."""
-    if all(field.name != "judge_model" for field in fields):
+def _judge_models(said: Sequence[pa.Array]) -> Columns:
+    """Models that judged the published text, as they name themselves, joined by ", "; ``said``: by layer."""
+    if not said:
         return {}
-    said: list[set[str] | None] = [None] * len(page.labels)
-    for place, _, explainer, values, _, _ in page.scores:
-        if (name := values.get("judge_model")) and (explainer is None or explainer == page.labels[place].explainer):
-            if (names := said[place]) is None:
-                said[place] = {name}
-            else:
-                names.add(name)
-    return {"judge_model": pa.array([names and _joined(frozenset(names)) for names in said], pa.string())}
+    # pyarrow's own null_handling="skip" leaves out rows in which all are null
+    lists = pc.binary_join_element_wise(*(pc.fill_null(one, "") for one in said), ", ").dictionary_encode()
+    names = [_joined(names) for names in lists.dictionary.to_pylist()]
+    return {"judge_model": pa.array(names, pa.string()).take(lists.indices)}
 
 
 @lru_cache(maxsize=64)
-def _joined(said: frozenset[str]) -> str | None:
-    return ", ".join(sorted({name for names in said for name in names.split(", ")})) or None
+def _joined(names: str) -> str | None:
+    """The same names sorted, each once."""
+    return ", ".join(sorted(set(names.split(", ")) - {""})) or None
 
 
 def _provenance(page: Page, fields: Sequence[pa.Field]) -> Columns:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
 
 from autointerp.evidence import LatentEvidence
 from autointerp.explanation import Explanation
@@ -158,6 +157,8 @@ def _median(name: str, figures: NDArray[np.float64], level: float = 0.95) -> dic
     count = len(figures)
     if not count:
         return {name: None, f"{name}_low": None, f"{name}_high": None}
+    from scipy.stats import binom  # half a second, which every export would take
+
     ordered = np.sort(figures)
     rank = int(binom.ppf((1 - level) / 2, count, 0.5))
     inside = rank >= 1 and binom.cdf(rank - 1, count, 0.5) <= (1 - level) / 2

@@ -121,6 +121,7 @@ def _sqlite_engine(url: URL) -> Engine:
             "foreign_keys=ON",
             f"busy_timeout={BUSY_TIMEOUT_S * 1000}",
             "journal_size_limit=67108864",
+            "cache_size=-8000",  # of 2 MB the upper pages of the indexes are read again and again by an export
         ):
             connection.execute(f"PRAGMA {pragma}").fetchall()
 

@@ -79,6 +79,7 @@ def unbroken(world: Path) -> dict[str, str]:
     return bytes_of(world / "unbroken")
 
 
+@pytest.mark.long
 def test_passes_over_ranges_of_latents_give_the_same_bytes(world: Path, unbroken: dict[str, str]) -> None:
     done = run(world, "passes", "--set", "extraction.latents_per_pass=5")
     assert done.returncode == 0, done.stderr

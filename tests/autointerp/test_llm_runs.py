@@ -345,6 +345,7 @@ def test_bad_answers_end_in_their_own_states(world: Path) -> None:
     assert table.label.dropna().str.contains("could not|pars|sorry", case=False).sum() == 0
 
 
+@pytest.mark.long
 def test_a_spent_budget_pauses_the_run_and_more_of_it_goes_on_without_asking_again(
     world: Path, labelled: tuple[Path, list[Call]]
 ) -> None:

@@ -263,6 +263,7 @@ def test_own_bounds_with_bulk_alone_are_clopper_pearsons() -> None:
     assert few[0] < 0.1
 
 
+@pytest.mark.long
 def test_the_order_of_the_latents_does_not_matter() -> None:
     counts = some_verdicts(640, 5)
     order = np.random.default_rng(0).permutation(len(counts))

@@ -180,6 +180,7 @@ def test_whatever_kills_the_settling_the_next_beat_ends_the_night_once(
     store.close()
 
 
+@pytest.mark.long
 def test_of_two_that_settle_at_once_one_says_so(
     second_night: tuple[str, LabelStore, Schedule, datetime],
 ) -> None:

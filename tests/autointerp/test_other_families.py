@@ -144,6 +144,7 @@ def test_a_gemma_with_capped_logits_and_short_sliding_windows_is_labelled(tmp_pa
     assert (measured.ablation_kl > 0).all()
 
 
+@pytest.mark.long
 def test_a_neox_folder_with_sparsify_coders_is_labelled(tmp_path: Path) -> None:
     write_world(tmp_path)
     done = label(tmp_path)

@@ -156,6 +156,7 @@ def test_true_effects_are_found_and_undefined_ones_stay_undefined() -> None:
         random_push_chance(control_means(mean, kind), norm, effect[:5], most_freedom=MOST)
 
 
+@pytest.mark.long
 def test_draws_far_out_are_counted() -> None:
     rng = np.random.default_rng(6)
     far = {}

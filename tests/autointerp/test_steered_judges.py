@@ -192,6 +192,7 @@ def test_the_right_label_gains_and_a_wrong_one_does_not() -> None:
     assert numbers(wrong, "steered_surprisal_above")[0] == pytest.approx(0.5, abs=0.02)
 
 
+@pytest.mark.long
 def test_p_is_uniform_where_labels_are_any_others() -> None:
     """A judge to whom each label gains by chance: the share of others below it is uniform, whatever the texts do."""
     shares = []

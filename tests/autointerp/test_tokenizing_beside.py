@@ -130,6 +130,7 @@ def kill_in_the_middle(world: Path, out: Path) -> None:
     assert not TokenCorpus.exists(out / "corpus")
 
 
+@pytest.mark.long
 def test_a_process_that_is_killed_at_both_goes_on_with_the_same_result(world: Path, whole: dict[str, bytes]) -> None:
     out = world.parent / "out"
     kill_in_the_middle(world, out)

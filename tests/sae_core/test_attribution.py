@@ -145,8 +145,12 @@ CASES: list[tuple[tuple[str, ...], tuple[str, ...], Any, bool]] = [
 
 @pytest.mark.parametrize(
     ("into", "out", "normalisation", "clamped"),
-    CASES,
-    ids=["sae", "transcoder with a scale", "transcoder of several places", "crosscoder"],
+    [
+        pytest.param(*CASES[0], id="sae"),
+        pytest.param(*CASES[1], id="transcoder with a scale", marks=pytest.mark.long),
+        pytest.param(*CASES[2], id="transcoder of several places", marks=pytest.mark.long),
+        pytest.param(*CASES[3], id="crosscoder"),
+    ],
 )
 def test_every_latent_equals_autograd(
     world: World, corpus: TokenCorpus, into: tuple[str, ...], out: tuple[str, ...], normalisation: Any, clamped: bool

@@ -230,6 +230,7 @@ def check(store: ExemplarStore, corpus: TokenCorpus, acts: list[NDArray[np.float
             assert list(zip(window.tolist(), column.tolist(), value.tolist(), strict=True)) == expected
 
 
+@pytest.mark.long
 @given(
     st.integers(0, 10**6),
     st.lists(st.integers(1, 80), unique=True, max_size=4).map(sorted),
