@@ -15,6 +15,9 @@ TORCH_INDEX ?=
 # pip's own variables (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, ...) hold; TORCH_INDEX adds one more index for torch
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
+# hundreds of processes take part in the tests: they compile the same modules once
+test test-long check chaos chaos-hour: export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: demo test test-long check bench bench-cluster chaos chaos-hour vllm clean
 .DELETE_ON_ERROR:
 

@@ -13,6 +13,7 @@ from sae_core.errors import InputError, NonFiniteError
 
 def fitting_array(values: Sequence[Any], field: pa.Field) -> pa.Array:
     """Values as a column. Errors: InputError where one does not fit it."""
+    _check_whole(values, field)
     try:
         return pa.array(values, field.type)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
@@ -21,6 +22,9 @@ def fitting_array(values: Sequence[Any], field: pa.Field) -> pa.Array:
 
 def columns_of(rows: Sequence[Mapping[str, Any]], fields: Sequence[pa.Field]) -> dict[str, pa.Array]:
     """Rows as columns, null where a row has no such key. Errors: InputError where a value does not fit its column."""
+    for field in fields:
+        if pa.types.is_integer(field.type):
+            _check_whole([row.get(field.name) for row in rows], field)
     kinds = pa.struct([pa.field(field.name, field.type) for field in fields])
     try:
         # row by row: a dict is looked up while it is in the processor's cache, which takes a fifth of the time
@@ -28,6 +32,16 @@ def columns_of(rows: Sequence[Mapping[str, Any]], fields: Sequence[pa.Field]) ->
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
         return {field.name: fitting_array([row.get(field.name) for row in rows], field) for field in fields}
     return {field.name: table.field(number) for number, field in enumerate(fields)}
+
+
+def _check_whole(values: Sequence[Any], field: pa.Field) -> None:
+    """Of a count with a fraction pyarrow keeps the whole part without a word."""
+    if pa.types.is_integer(field.type):
+        for value in values:
+            if isinstance(value, float) and not value.is_integer():
+                raise InputError(
+                    f"a row does not fit the dictionary's columns: {field.name} is a whole number, not {value}"
+                )
 
 
 def check_table(table: pa.Table) -> None:

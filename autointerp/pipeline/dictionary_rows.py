@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,7 +42,7 @@ def latent_row(context: RunContext, source: str, latent: int) -> dict[str, Any]:
     schema = dictionary_schema(judge_kinds(context))
     more: dict[str, list[Any]] = {}
     for values in (*(score.values for score in page.scores), *page.estimates.values()):
-        for name, value in values.items():
+        for name, value in json.loads(values).items():
             if name not in schema.names and value is not None:
                 more.setdefault(name, []).append(value)
     for name, found in more.items():

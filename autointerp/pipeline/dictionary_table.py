@@ -15,10 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from pydantic_core import from_json
 
 from autointerp.export.checks import columns_of, fitting_array
 from autointerp.judging.steered_judge import OUTPUT_LABEL
 from autointerp.pipeline.dictionary_pages import Page, Row, SourceReading, StoredLabel
+from autointerp.pipeline.json_columns import ObjectReader
 from autointerp.pipeline.label_figures import TAKEN_OVER, is_about_a_text
 from autointerp.review.recording import is_human
 from sae_core.lens_evidence import LensEvidence
@@ -32,18 +34,76 @@ Columns = dict[str, pa.Array]
 
 
 def page_table(page: Page, schema: pa.Schema) -> pa.Table:
-    """The rows as a table of this schema. Errors: InputError for a value that does not fit its column."""
-    num = len(page.labels)
-    columns = _certain(page, schema)
-    left = [field for field in schema if field.name not in columns]
-    figures = _values(page, left)
-    figures = _first_of(_output_values(page, left), figures)
-    figures |= _provenance(page, left)
-    figures = _first_of(_causal(page), figures)
-    if page.reading.lens is not None:
-        figures |= _lens_columns(page.reading, page.reading.lens, page.latents, figures)
-    columns = figures | columns
-    return pa.table([columns.get(field.name, pa.nulls(num, field.type)) for field in schema], schema=schema)
+    """One page's rows; of many, :class:`PageTables` makes them faster. Errors: InputError for a value that does not fit its column."""
+    return PageTables(schema).of(page)
+
+
+class PageTables:
+    """Makes tables of one schema."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._readers: dict[tuple[str, bool] | None, ObjectReader] = {}
+
+    def of(self, page: Page) -> pa.Table:
+        """A page's rows. Errors: InputError for a value that does not fit its column."""
+        num, schema = len(page.labels), self._schema
+        columns = _certain(page, schema)
+        left = [field for field in schema if field.name not in columns]
+        figures = self._values(page, left)
+        figures = _first_of(_output_values(page, left), figures)
+        figures |= _provenance(page, left)
+        figures = _first_of(_causal(page), figures)
+        if page.reading.lens is not None:
+            figures |= _lens_columns(page.reading, page.reading.lens, page.latents, figures)
+        columns = figures | columns
+        return pa.table([columns.get(field.name, pa.nulls(num, field.type)) for field in schema], schema=schema)
+
+    def _values(self, page: Page, fields: Sequence[pa.Field]) -> Columns:
+        """What scorers and the estimate say of the published text and of the latent."""
+        labels, otherwise = page.labels, page.reading.otherwise
+        layers: dict[tuple[str, bool], tuple[list[int], list[str]]] = {}
+        broken: dict[int, Row] = {}
+        for place, scorer, explainer, values, failure, message in page.scores:
+            if explainer is None or explainer == (labels[place].explainer or otherwise):
+                places, texts = layers.setdefault((scorer, explainer is not None), ([], []))
+                places.append(place)
+                texts.append(values)
+                if failure is not None:
+                    said = broken.setdefault(place, {})
+                    said.setdefault(f"{scorer}_failure", failure)
+                    said.setdefault(f"{scorer}_failure_message", message or "")
+        untold = pa.array([label.explainer is None for label in labels])
+        columns: Columns = {}
+        judges: list[pa.Array] = []
+        for (scorer, of_a_text), (places, texts) in sorted(layers.items()):
+            layer = _spread(page, places, self._read((scorer, of_a_text), texts, fields))
+            if of_a_text and untold.true_count:
+                for name in [name for name in layer if is_about_a_text(name, scorer)]:
+                    layer[name] = pc.if_else(untold, pa.scalar(None, layer[name].type), layer[name])
+            if (judge := layer.get("judge_model")) is not None:
+                judges.append(pc.if_else(untold, _NO_TEXT, judge) if of_a_text else judge)
+            columns = _first_of(columns, layer)
+        # a label has one method: what was counted over the corpus is not mixed with what was judged
+        method = columns.get("precision_method")
+        free = np.ones(len(labels), bool) if method is None else method.is_null().to_numpy(zero_copy_only=False)
+        estimated = [place for place in page.estimates if free[place]]
+        if estimated:
+            texts = [page.estimates[place] for place in estimated]
+            columns = _first_of(columns, _spread(page, estimated, self._read(None, texts, fields)))
+        judged = _judged(columns)
+        columns = _first_of(columns, _columns(page, broken, fields))
+        return _first_of(_judge_models(judges), columns | judged)
+
+    def _read(self, layer: tuple[str, bool] | None, texts: Sequence[str], fields: Sequence[pa.Field]) -> Columns:
+        """A layer's objects as columns, windows judged and failed to be judged among them where they are no column; None: estimates."""
+        if layer not in self._readers:
+            wanted = {field.name: field.type for field in fields}
+            if layer is not None:
+                for name in (f"{layer[0]}{_JUDGED}", f"{layer[0]}{_FAILED}"):
+                    wanted.setdefault(name, pa.int64())
+            self._readers[layer] = ObjectReader(wanted)
+        return self._readers[layer].columns(texts)
 
 
 def _certain(page: Page, schema: pa.Schema) -> Columns:
@@ -69,41 +129,6 @@ def _certain(page: Page, schema: pa.Schema) -> Columns:
     }
 
 
-def _values(page: Page, fields: Sequence[pa.Field]) -> Columns:
-    """What scorers and the estimate say of the published text and of the latent."""
-    labels, otherwise = page.labels, page.reading.otherwise
-    layers: dict[tuple[str, bool], tuple[list[int], list[Mapping[str, Any]]]] = {}
-    broken: dict[int, Row] = {}
-    for place, scorer, explainer, values, failure, message in page.scores:
-        if explainer is None or explainer == (labels[place].explainer or otherwise):
-            places, rows = layers.setdefault((scorer, explainer is not None), ([], []))
-            places.append(place)
-            rows.append(values)
-            if failure is not None:
-                said = broken.setdefault(place, {})
-                said.setdefault(f"{scorer}_failure", failure)
-                said.setdefault(f"{scorer}_failure_message", message or "")
-    untold = pa.array([label.explainer is None for label in labels])
-    columns: Columns = {}
-    judges: list[pa.Array] = []
-    for (scorer, of_a_text), (places, rows) in sorted(layers.items()):
-        layer = _spread(page, places, rows, fields)
-        if of_a_text and untold.true_count:
-            for name in [name for name in layer if is_about_a_text(name, scorer)]:
-                layer[name] = pc.if_else(untold, pa.scalar(None, layer[name].type), layer[name])
-        if (judge := layer.get("judge_model")) is not None:
-            judges.append(pc.if_else(untold, _NO_TEXT, judge) if of_a_text else judge)
-        columns = _first_of(columns, layer)
-    # a label has one method: what was counted over the corpus is not mixed with what was judged
-    method = columns.get("precision_method")
-    free = np.ones(len(labels), bool) if method is None else method.is_null().to_numpy(zero_copy_only=False)
-    estimated = [place for place in page.estimates if free[place]]
-    columns = _first_of(columns, _spread(page, estimated, [page.estimates[place] for place in estimated], fields))
-    judged = _judged(columns)
-    columns = _first_of(columns, _spread(page, list(broken), list(broken.values()), fields))
-    return _first_of(_judge_models(judges), columns | judged)
-
-
 def _output_values(page: Page, fields: Sequence[pa.Field]) -> Columns:
     """What scorers say of the label of what a latent does, in columns of its own: it is never mixed with that of what it fires on."""
     found: dict[int, Row] = {}
@@ -111,13 +136,13 @@ def _output_values(page: Page, fields: Sequence[pa.Field]) -> Columns:
         if explainer is None or explainer != page.outputs.get(place):
             continue
         said = found.setdefault(place, {})
-        said |= {name: value for name, value in values.items() if name.startswith(OUTPUT_LABEL)}
+        said |= {name: value for name, value in from_json(values).items() if name.startswith(OUTPUT_LABEL)}
         if failure is not None:
             said |= {
                 f"{OUTPUT_LABEL}{scorer}_failure": failure,
                 f"{OUTPUT_LABEL}{scorer}_failure_message": message or "",
             }
-    return _spread(page, list(found), list(found.values()), fields)
+    return _columns(page, found, fields)
 
 
 def _judged(columns: Columns) -> Columns:
@@ -172,14 +197,12 @@ def _provenance(page: Page, fields: Sequence[pa.Field]) -> Columns:
     own = [label.explainer or "" for label in page.labels]
     models, hashes = found["explainer_model"], found["prompt_hash"]
     spent = [found[name] for name in _SPENT]
-    for place, row in page.explained:
-        _, explainer, side, _, imported, failure, model, prompt, *cost = row
+    for place, (_, explainer, side, _, imported, failure, model, prompt, read, written, cost) in page.explained:
         if side != "input":
             continue
         if explainer == own[place]:
             models[place], hashes[place] = model, prompt
-            for column, value in zip(spent, cost, strict=True):
-                column[place] = value
+            spent[0][place], spent[1][place], spent[2][place] = read, written, cost
         if explainer == TAKEN_OVER:
             found["label_sides"][place] = _sides(page.labels[place], imported, failure)
     for place, said in page.spend.items():
@@ -211,25 +234,22 @@ def _causal(page: Page) -> Columns:
     return found
 
 
-def _spread(
-    page: Page, places: Sequence[int], rows: Sequence[Mapping[str, Any]], fields: Sequence[pa.Field]
-) -> Columns:
-    """Some rows' values as columns over all places, null elsewhere; those that are no column but count as judged among them."""
+def _columns(page: Page, rows: Mapping[int, Row], fields: Sequence[pa.Field]) -> Columns:
+    """Some rows, by place, as columns over all places."""
     if not rows:
         return {}
-    names: set[str] = set().union(*rows)
-    wanted = [field for field in fields if field.name in names]
-    for name in sorted(names - {field.name for field in wanted}):
-        if name.endswith(_JUDGED) or (name.endswith(_FAILED) and f"{name.removesuffix(_FAILED)}{_JUDGED}" in names):
-            wanted.append(pa.field(name, pa.int64()))
-    if not wanted:
-        return {}
-    columns = columns_of(rows, wanted)
+    names: set[str] = set().union(*rows.values())
+    places = sorted(rows)
+    return _spread(page, places, columns_of([rows[place] for place in places], [f for f in fields if f.name in names]))
+
+
+def _spread(page: Page, places: Sequence[int], columns: Columns) -> Columns:
+    """Columns over some places, ascending, as columns over all places, null elsewhere."""
     num = len(page.labels)
-    if len(rows) == num:  # as many as there are, and in their order
+    if len(places) == num:
         return columns
     at = np.full(num, -1, np.int64)
-    at[places] = np.arange(len(rows))
+    at[places] = np.arange(len(places))
     indices = pa.array(at, mask=at < 0)
     return {name: column.take(indices) for name, column in columns.items()}
 

@@ -151,11 +151,12 @@ class _Reading:
 
     def rows(self, after: tuple[str, int] | None, schema: pa.Schema) -> Iterator[pa.Table]:
         """The wanted rows; a page may leave none."""
-        from autointerp.pipeline.dictionary_table import page_table
+        from autointerp.pipeline.dictionary_table import PageTables
 
+        tables = PageTables(schema)
         for name, latent in self._after(after):
             source = SourceReading.of(self.context, self.context.source(name), self.run.code_version)
-            yield from _one_ahead(self.wanted.rows(page_table(page, schema)) for page in pages(source, latent))
+            yield from _one_ahead(self.wanted.rows(tables.of(page)) for page in pages(source, latent))
 
     def verdicts(self, after: tuple[str, int] | None, building: Path, done: Sequence[DonePart]) -> Iterator[pa.Table]:
         """Verdicts on the latents that the dictionary has, as its files say."""

@@ -224,9 +224,6 @@ def random_rows(count: int, letters: int) -> list[str]:
     return [" ".join(rng.choices("abcdefghijklmnopqrst", k=letters)) for _ in range(count)]
 
 
-BIG_ROWS = random_rows(6000, 4000)
-
-
 @pytest.fixture(scope="module")
 def commits(hub: Hub) -> dict[str, str]:
     mixed = {
@@ -241,7 +238,7 @@ def commits(hub: Hub) -> dict[str, str]:
         "one/a.parquet": parquet(TEXTS[:5]),
         "two/@odd #%41 name.parquet": parquet(TEXTS[5:]),
     }
-    big = parquet(BIG_ROWS, row_group_size=3000, compression="none", use_dictionary=False)
+    big = parquet(random_rows(6000, 4000), row_group_size=3000, compression="none", use_dictionary=False)
     lines = {f"part-{n}.jsonl": json_lines(random_rows(4000, 1000)) for n in range(3)}
     contents = {"org/mixed": mixed, "org/configured": configured, "org/big": {"big.parquet": big}, "org/lines": lines}
     contents["org/text"] = {"README.md": b"no", "a.txt": TEXTS[0].encode(), "b.txt": TEXTS[1].encode()}
