@@ -222,6 +222,7 @@ class Deaf:
         self.hinted = queue
 
 
+@pytest.mark.long
 def test_a_run_that_cannot_be_looked_at_holds_up_no_other(
     tmp_path: Path, url: str, store: LabelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

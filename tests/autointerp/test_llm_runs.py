@@ -519,6 +519,7 @@ def test_one_prompt_that_moderation_refuses_is_one_latent_s_state(world: Path) -
     assert {"refused", "server_error"} == set(failed.failure)
 
 
+@pytest.mark.long
 def test_ctrl_c_keeps_what_is_under_way(world: Path, labelled: tuple[Path, list[Call]]) -> None:
     out = world / "interrupted"
     with RunningServer(oracle(world), latency_s=1.0) as server:

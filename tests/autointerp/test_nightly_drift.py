@@ -61,7 +61,9 @@ def weeks(flip: float, common: float, nights: int, repeats: int, drift: float = 
         yield reported
 
 
-@pytest.mark.parametrize("flip", [0.02, 0.2, 1.0])
+@pytest.mark.parametrize(
+    "flip", [pytest.param(0.02, marks=pytest.mark.long), 0.2, pytest.param(1.0, marks=pytest.mark.long)]
+)
 def test_at_most_one_in_twenty_undrifted_nights_is_reported(flip: float) -> None:
     reported = [one for week in weeks(flip, 0.0, 8, 60) for one in week]
     assert len(reported) == 420
@@ -69,6 +71,7 @@ def test_at_most_one_in_twenty_undrifted_nights_is_reported(flip: float) -> None
     assert sum(reported) <= 31, sum(reported) / len(reported)
 
 
+@pytest.mark.long
 def test_nights_that_move_together_are_noise_once_they_have_been_seen() -> None:
     """All anchors move a little every night: the anchors of one night cannot tell that from drift, the history can."""
     late = [one for week in weeks(0.2, 0.02, 26, 16) for one in week[15:]]

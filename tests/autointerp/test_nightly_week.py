@@ -486,6 +486,7 @@ def test_a_run_that_a_server_stopped_goes_on_in_its_window_and_one_that_a_person
     assert store.run_state(run_id) == "paused"
 
 
+@pytest.mark.long
 def test_a_second_call_of_cron_leaves_the_first_ones_run_alone(
     world: Path, base: Path, store: LabelStore, tmp_path: Path
 ) -> None:

@@ -508,6 +508,7 @@ def test_a_second_asking_takes_the_calls_that_are_planned(evidence: LatentEviden
     assert [call.most.calls for call in scorer.planned_again(SIZES) if call.most] == [second_asking([20], 40, 20)[0]]
 
 
+@pytest.mark.long
 def test_an_estimate_is_expected_as_the_run_will_make_it() -> None:
     config = estimating("all", extraction={"num_tokens": 4_000_000})
     found = expected_precision(config, num_latents=[5_000, 250])

@@ -257,6 +257,7 @@ def test_rows_come_in_the_same_order_from_every_database(store: LabelStore) -> N
             assert set(columns.scalars()) == {"C"}
 
 
+@pytest.mark.long
 def test_eight_that_make_the_same_store_at_once(store_url: str) -> None:
     """One process migrates, the others wait and find it done."""
     context = multiprocessing.get_context("spawn")

@@ -117,6 +117,7 @@ def test_refusals_name_the_remedy(tmp_path: Path, tokenizer: Tokenizer) -> None:
         build(tmp_path / "a.zip")
 
 
+@pytest.mark.long
 def test_the_standard_library_is_a_corpus() -> None:
     documents = read_documents(PYTHON_STDLIB, suffixes=(".py",), seed=1)
     names = [next(documents).name for _ in range(20)]
