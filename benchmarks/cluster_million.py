@@ -38,7 +38,7 @@ GOALS = {
     "cpu_s": ("CPU seconds of the worker processes for 1,000 labels", "s", None),
     "redis_bytes": ("Redis, used_memory at most", "MB", 50e6),
     "redis_more_bytes": ("of it what the run added", "MB", None),
-    "rss_bytes": ("a process at work, at most", "MB", None),
+    "rss_bytes": ("memory of a process at work, at most", "MB", None),
     "rss_slope_bytes": ("its growth in a minute, after the first one", "MB", None),
     "round_s": ("a round of the reconciler, median of 5", "s", 1.0),
     "status_s": ("`autointerp status`, the whole command", "s", None),
@@ -108,7 +108,9 @@ class Watch:
             self.most_redis = max(self.most_redis, int(self.redis.info("memory")["used_memory"]))
             for pid, process in list(self.processes.items()):
                 try:
-                    self.rss.setdefault(pid, []).append((time.monotonic(), process.memory_info().rss))
+                    memory = process.memory_info()
+                    # pages of mapped exemplar files are the system's cache, which it takes back as it likes
+                    self.rss.setdefault(pid, []).append((time.monotonic(), memory.rss - memory.shared))
                 except psutil.NoSuchProcess:
                     del self.processes[pid]
 
