@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from sae_core.token_text import TokenText
 
 FORMAT_VERSION = 2
 _ORIGIN_BITS = {Origin.TOP: 1, Origin.SAMPLED: 2}
+_SLICES = 64
+"""Slices kept open, of about a megabyte each."""
 _NO_TOKEN = 0xFFFF
 """Stands for -1 where tokens are kept in 16 bits."""
 
@@ -69,31 +71,38 @@ class ExemplarStore:
     def statistics(self) -> LatentStatistics:
         return LatentStatistics(**mapped(self.folder / "statistics.safetensors"))
 
-    def _slice(self, number: int) -> dict[str, Any]:
-        """The file of exemplars of one slice of latents, mapped."""
-        cache: dict[int, dict[str, Any]] = self.__dict__.setdefault("_slices", {})
-        if number not in cache:
-            cache[number] = mapped(self.folder / f"exemplars-{number:05d}.safetensors")
-            rows = np.concatenate([[0], np.cumsum(cache[number]["row_length"], dtype=np.int64)])
-            cache[number]["row_start"] = rows
-        return cache[number]
+    @cached_property
+    def _slice(self) -> Callable[[int], dict[str, Any]]:
+        """The file of exemplars of one slice of latents by its number, mapped; the last ones are kept."""
+        return lru_cache(maxsize=_SLICES)(self._read_slice)
+
+    def _read_slice(self, number: int) -> dict[str, Any]:
+        table = dict(mapped(self.folder / f"exemplars-{number:05d}.safetensors"))
+        # where each group's entries begin; where each row's do would be a hundred times as much, for as long as the store is open
+        entry_of_row = np.concatenate([[0], np.cumsum(table["row_length"], dtype=np.int64)])
+        table["group_entry"] = entry_of_row[table["group_start"]]
+        return table
 
     def exemplars(self, latent: int, side: Side, origin: Origin) -> list[Exemplar]:
         """Stored firing windows of one latent: TOP strongest first, SAMPLED in uniformly random order."""
         number, row_of_latent = divmod(latent, int(self._index["slice_latents"]))
         table = self._slice(number)
         group = row_of_latent * len(Side) + int(side)
-        rows = np.arange(int(table["group_start"][group]), int(table["group_start"][group + 1]))
-        rows = rows[(table["origin"][rows] & _ORIGIN_BITS[origin]) > 0]
-        found = [self._exemplar(table, int(row), latent, side, origin) for row in rows]
+        first, last = int(table["group_start"][group]), int(table["group_start"][group + 1])
+        ends = int(table["group_entry"][group]) + np.cumsum(table["row_length"][first:last], dtype=np.int64)
+        found = []
+        for place in np.flatnonzero(table["origin"][first:last] & _ORIGIN_BITS[origin]):
+            entries = slice(int(ends[place]) - int(table["row_length"][first + place]), int(ends[place]))
+            found.append(self._exemplar(table, first + int(place), entries, latent, side, origin))
         if origin is Origin.TOP:
             # they stand by their keys, which are random
             found.sort(key=lambda exemplar: -abs(exemplar.max_activation))
         return found
 
-    def _exemplar(self, table: dict[str, Any], row: int, latent: int, side: Side, origin: Origin) -> Exemplar:
+    def _exemplar(
+        self, table: dict[str, Any], row: int, entries: slice, latent: int, side: Side, origin: Origin
+    ) -> Exemplar:
         window = int(table["exemplar_window"][row])
-        entries = slice(int(table["row_start"][row]), int(table["row_start"][row + 1]))
         text = self._texts(table, np.asarray([window]))[0]
         before, body = text[: self.settings.context_tokens], text[self.settings.context_tokens :]
         body = body[body >= 0]
