@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -100,3 +101,17 @@ def test_a_chunk_is_labelled_before_the_next_one_is_explained(base: Path, tmp_pa
     finally:
         context.close()
         store.close()
+
+
+def test_an_open_store_keeps_little_of_a_slice_of_latents(tmp_path: Path) -> None:
+    """A worker passes through all slices of a run: where each row begins would be eight megabytes of each of these."""
+    store = ExemplarStore.open(RunFolder(make_base(tmp_path / "base", 3 * 32_768)).exemplars(SOURCE))
+    store.exemplars(0, Side.EXPLAIN, Origin.TOP)
+    tracemalloc.start()
+    try:
+        for number in (1, 2):
+            assert store.exemplars(number * 32_768, Side.EXPLAIN, Origin.TOP)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 2 * 1.5e6
