@@ -78,7 +78,7 @@ class ExemplarStore:
 
     def _read_slice(self, number: int) -> dict[str, Any]:
         table = dict(mapped(self.folder / f"exemplars-{number:05d}.safetensors"))
-        # where each group's entries begin; where each row's do would be a hundred times as much, for as long as the store is open
+        # where each group's entries begin; where each row's do would be ten times as much and more, for as long as the store is open
         entry_of_row = np.concatenate([[0], np.cumsum(table["row_length"], dtype=np.int64)])
         table["group_entry"] = entry_of_row[table["group_start"]]
         return table

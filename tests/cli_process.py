@@ -158,8 +158,7 @@ def _server() -> str:
 
 
 def start_server(share: bool = False) -> str:
-    """Start a server, which ends with this process. ``share``: the processes that this one starts use it too; it takes them as
-    long as their first run to import what is imported once so."""
+    """Start a server, which ends with this process, and return its address; ``share``: the processes that this one starts use it too."""
     folder = tempfile.mkdtemp(prefix="autointerp-cli-")
     address = str(Path(folder) / "socket")
     ends, ours = os.pipe()

@@ -1,8 +1,7 @@
 """Reads what stands in the labelled dictionary's rows from the store, some thousand latents at a time. Torch-free.
 
 A page of labels is read by its latents' order, then everything else of these latents by queries between the first and the
-last of them, so memory does not depend on the run. What of it stands in a row is decided elsewhere: for a whole page as columns
-(``dictionary_table``), for one latent as a row (``dictionary_rows``).
+last of them, so memory does not depend on the run. What of it stands in a row, ``dictionary_table`` decides, for many latents and for one.
 """
 
 from __future__ import annotations
