@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from autointerp.failure import LatentStatus
+from autointerp.judging.steered_judge import OUTPUT_LABEL
 from autointerp.pipeline.causal_columns import causal_columns
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.control_kinds import NULL_EVERYTHING, SHUFFLED, VERDICTS
@@ -22,7 +23,7 @@ _RULE = "token_rule_"
 
 
 def latent_row(context: RunContext, source: str, latent: int) -> dict[str, Any]:
-    """One latent's row with every value of its scores, those that are no columns of the dictionary among them.
+    """One latent's row with all that is stored of it: values that are no columns of the dictionary, and why judges have none.
 
     Errors: StoreError where it has no label yet, UnknownNameError.
     """
@@ -40,6 +41,10 @@ def latent_row(context: RunContext, source: str, latent: int) -> dict[str, Any]:
             f"{context.store.run(context.run_id).state!r}."
         )
     schema = dictionary_schema(judge_kinds(context))
+    for name in (f"{before}{kind}_failure" for kind in judge_kinds(context) for before in ("", OUTPUT_LABEL)):
+        for told in (name, f"{name}_message"):
+            if told not in schema.names:
+                schema = schema.append(pa.field(told, pa.string()))
     more: dict[str, list[Any]] = {}
     for values in (*(score.values for score in page.scores), *page.estimates.values()):
         for name, value in json.loads(values).items():
