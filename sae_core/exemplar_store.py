@@ -140,11 +140,43 @@ class ExemplarStore:
             found.append(self._texts(table, windows))
         return np.concatenate(found)
 
+    def pool_window(self, latent: int, side: Side, context: int, position: int) -> Exemplar | None:
+        """One window of a side's pool with a latent's activations, silent or not; None where the pool does not hold it."""
+        table = self._pool_tensors(side)
+        rows = np.flatnonzero((table["context"] == context) & (table["position"] == position))
+        if not len(rows):
+            return None
+        row, before = int(rows[0]), self.settings.context_tokens
+        text = np.asarray(table["tokens"][row], dtype=np.int32)
+        entries = slice(int(table["latent_start"][latent]), int(table["latent_start"][latent + 1]))
+        mine = np.flatnonzero(table["entry_window"][entries] == row) + entries.start
+        activations = np.zeros(len(text), dtype=np.float32)
+        activations[table["entry_column"][mine]] = table["entry_value"][mine]
+        kept = text[before:] >= 0
+        return Exemplar(
+            latent=latent,
+            side=side,
+            origin=Origin.SAMPLED,
+            token_ids=text[before:][kept],
+            activations=activations[before:][kept],
+            context_ids=text[:before][text[:before] >= 0],
+            document=int(table["document"][row]),
+            context=context,
+            position=position,
+        )
+
+    def _pool_tensors(self, side: Side) -> dict[str, Any]:
+        cache = self.__dict__.setdefault("_pool_files", {})
+        if side not in cache:
+            cache[side] = mapped(self.folder / f"pool-{side.name.lower()}.safetensors")
+        found: dict[str, Any] = cache[side]
+        return found
+
     def pool(self, side: Side) -> WindowPool:
         """The uniformly drawn windows of one side."""
         cache = self.__dict__.setdefault("_pools", {})
         if side not in cache:
-            tensors = mapped(self.folder / f"pool-{side.name.lower()}.safetensors")
+            tensors = self._pool_tensors(side)
             sizes: Sequence[int] = self._index["windows_of_side"]
             is_census = len(tensors["tokens"]) == sizes[side]
             cache[side] = WindowPool(

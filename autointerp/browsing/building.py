@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 TEXTS = ("label", "label_output", "failure_message")
 """Columns whose words are shown in a table; those of the first two are searched."""
 SEARCHED = ("label", "label_output")
+_MOST_TEXTS = 2**16 - 1
+"""Of a column that is kept as codes: names of models, reasons of failures and the like."""
 
 
 def open_columns(dictionary: Path, folder: Path) -> DictionaryColumns:
@@ -133,8 +135,6 @@ class _Writer:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        from autointerp.export.loading import CATEGORIES
-
         first, end = self.rows, self.rows + len(table)
         self._add_sources([source] * len(table) if source is not None else table.column("source").to_pylist())
         for field in table.schema:
@@ -145,9 +145,14 @@ class _Writer:
                 if column.null_count < len(column) or field.name in self.numbers:
                     values = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
                     self._file(field.name, np.float64, np.nan)[first:end] = values
-            elif field.name in CATEGORIES - {"source"}:
+            elif pa.types.is_string(field.type) and field.name not in (*TEXTS, "source"):
                 known = self.categories.setdefault(field.name, {})
                 coded = column.dictionary_encode()
+                if len(known) + len(coded.dictionary) >= _MOST_TEXTS:
+                    raise StoreError(
+                        f"the column {field.name!r} has more than {_MOST_TEXTS:,} different texts, and only {', '.join(TEXTS)} may: "
+                        "export the dictionary without it (--columns)."
+                    )
                 own = [known.setdefault(text, len(known) + 1) for text in coded.dictionary.to_pylist()]
                 codes = np.array([0, *own], np.uint16)[
                     pc.fill_null(pc.add(coded.indices, 1), 0).to_numpy(zero_copy_only=False)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMAT = "autointerp columns"
-VERSION = 1
+VERSION = 2
 OUTLINE_NAME = "columns.json"
 TEXTS_NAME = "texts.arrow"
 WORDS_NAME = "words.db"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from autointerp.commands import bench, cluster, exporting, nightly, operations
+from autointerp.commands import bench, cluster, exporting, nightly, operations, serving
 
 
 def register_all(app: typer.Typer) -> None:
     """Add every topic's commands."""
-    for topic in (cluster, bench, operations, nightly, exporting):
+    for topic in (cluster, bench, operations, nightly, exporting, serving):
         topic.register(app)

@@ -103,6 +103,15 @@ class SourceReading:
             context.lens(source.name),
         )
 
+    @classmethod
+    def of_few(cls, context: RunContext, source: Source, code_version: str, causal: CausalColumns) -> SourceReading:
+        """For rows of a few latents: what all latents of the source are read for (``causal``, what labels keep in their latents'
+        place, reviews) is left to the caller. Errors: StoreError.
+        """
+        estimates, otherwise = _published_stage(context, source.name), first_explainer(context)
+        store, lens = context.exemplars(source.name), context.lens(source.name)
+        return cls(context, source, code_version, causal, {}, {}, estimates, otherwise, store, lens)
+
     @property
     def common(self) -> Row:
         """The columns that are the same in every row."""

@@ -27,16 +27,22 @@ def latent_row(context: RunContext, source: str, latent: int) -> dict[str, Any]:
 
     Errors: StoreError where it has no label yet, UnknownNameError.
     """
+    record = context.source(source)
+    return row_read(SourceReading.of(context, record, context.store.run(context.run_id).code_version), latent)
+
+
+def row_read(reading: SourceReading, latent: int) -> dict[str, Any]:
+    """The same of what ``reading`` knows. Errors: StoreError where the latent has no label yet."""
     import pyarrow as pa
 
     from autointerp.export import dictionary_schema
     from autointerp.pipeline.dictionary_table import page_table
 
-    record = context.source(source)
-    page = page_of(SourceReading.of(context, record, context.store.run(context.run_id).code_version), latent)
+    context, record = reading.context, reading.source
+    page = page_of(reading, latent)
     if page is None:
         raise StoreError(
-            f"latent {latent} of {source!r} has no label in the run {context.run_id}: the source has "
+            f"latent {latent} of {record.name!r} has no label in the run {context.run_id}: the source has "
             f"{record.num_latents} latents, the run labels those of latents = {context.config.latents!r}, and its state is "
             f"{context.store.run(context.run_id).state!r}."
         )

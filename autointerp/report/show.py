@@ -21,7 +21,7 @@ from autointerp.report.figures import (
     size_text,
 )
 from autointerp.report.highlight import ExemplarReader, plain_line
-from autointerp.report.latent_effects import effect_lines
+from autointerp.report.latent_effects import Line, effect_lines
 from autointerp.report.precision import judged_precision_sentence
 from autointerp.report.terminal import exemplar_lines
 from autointerp.scorers.base import Scorer
@@ -120,6 +120,13 @@ def _figures(row: pd.Series[Any]) -> Table:
     table.add_column(justify="right", style="bold")
     table.add_column()
     table.add_column(style="dim")
+    for line in figure_lines(row):
+        table.add_row(*line)
+    return table
+
+
+def figure_lines(row: pd.Series[Any]) -> list[Line]:
+    """Every figure of a row with its interval and what it is to be compared with; nothing of what was not measured."""
     best = known(row.get("best_precision"))
     notes = {
         "precision": "" if best is None else f"a perfect label could show {share_text(best)} with this judge",
@@ -130,16 +137,14 @@ def _figures(row: pd.Series[Any]) -> Table:
         "recall_weighted": "each window by its activation",
         "auprc": "area under precision and recall, by the judge's probabilities",
     }
-    for kind, score in judged_scores(row).items():
-        table.add_row(kind, share_text(score), "", "judged")
+    lines = [Line(kind, share_text(score), "", "judged") for kind, score in judged_scores(row).items()]
     matching, near = known(row.get("written_matching")), known(row.get("written_near"))
     if matching and near and (gap := known(row.get("written_score"))) is not None:
         bounds = interval_text(known(row.get("written_score_low")), known(row.get("written_score_high")), signed=True)
         note = f"fires on {share_text(known(row.get('written_precision')))} of {matching:.0f} matching texts less "
         note += f"{share_text(known(row.get('written_near_rate')))} of {near:.0f} near misses; 0 by chance"
-        table.add_row("on written texts", signed_text(gap), bounds, note)
-    for kind in judge_failures(row):
-        table.add_row(kind, UNDEFINED, "", f"not judged: {_text(row, f'{kind}_failure')}")
+        lines.append(Line("on written texts", signed_text(gap), bounds, note))
+    lines += [Line(kind, UNDEFINED, "", f"not judged: {_text(row, f'{kind}_failure')}") for kind in judge_failures(row)]
     columns = ("precision", "recall", "f1", *_FURTHER, "correlation")
     judged = judged_scores(row) or judge_failures(row) or matching
     for column in columns if _text(row, "precision_method") or not judged else ():
@@ -147,14 +152,15 @@ def _figures(row: pd.Series[Any]) -> Table:
         if value is None and column in _FURTHER:
             continue
         bounds = interval_text(known(row.get(f"{column}_low")), known(row.get(f"{column}_high")))
-        table.add_row(_NAMES.get(column, column.replace("_", " ")), share_text(value), bounds, notes.get(column, ""))
-    for line in effect_lines(row):
-        table.add_row(*line)
+        lines.append(
+            Line(_NAMES.get(column, column.replace("_", " ")), share_text(value), bounds, notes.get(column, ""))
+        )
+    lines += effect_lines(row)
     rate = known(row.get("fire_rate"))
     windows, total = known(row.get("num_windows_firing")), known(row.get("num_windows"))
     seen = f"{windows:,.0f} of {total:,.0f} windows" if windows is not None and total is not None else ""
-    table.add_row("fires on", _rate(rate), "", seen)
-    return table
+    lines.append(Line("fires on", _rate(rate), "", seen))
+    return lines
 
 
 def judged_scores(row: pd.Series[Any]) -> dict[str, float]:
