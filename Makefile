@@ -2,7 +2,7 @@
 # make bench   time extraction against its floor, with a long run for the steady state (about 40 minutes on 2 cores)
 # make test    install what tests need, check types, lint and imports, run the tests without network
 #              (in three processes on two cores, since many tests wait for processes that they start)
-# make test-long   the longer tests, which make test leaves out
+# make test-long   the longer tests, which make test leaves out (12 minutes on 2 cores)
 # make bench-cluster   a run of a million latents on real Redis, PostgreSQL and workers; exports and writes of a million rows
 # make chaos   kill, stop, cut off and restart processes, broker and database; writes docs/chaos.md (about 30 minutes; an hour more
 #              of random faults: make chaos-hour)

@@ -9,14 +9,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from autointerp.client import Client
     from autointerp.explanation import Explanation
     from autointerp.export.loading import load_dictionary
     from autointerp.failure import Failure, FailureKind, LatentStatus
     from autointerp.score import Score
 
-__all__ = ["Explanation", "Failure", "FailureKind", "LatentStatus", "Score", "load_dictionary"]
+__all__ = ["Client", "Explanation", "Failure", "FailureKind", "LatentStatus", "Score", "load_dictionary"]
 
 _HOMES = {
+    "Client": "autointerp.client",
     "Explanation": "autointerp.explanation",
     "Failure": "autointerp.failure",
     "FailureKind": "autointerp.failure",

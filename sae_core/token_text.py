@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,7 @@ class TokenText:
         return show_whitespace(text)
 
 
+@lru_cache(2**16)  # pages show the same tokens again and again
 def show_whitespace(text: str) -> str:
     """``text`` on one line with its whitespace visible; single spaces between or before other characters stay."""
     if text == " ":

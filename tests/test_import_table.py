@@ -16,7 +16,7 @@ HEAVY = {"torch", "transformers"}
 # sae_core's modules that LLM workers, API and UI read
 TORCH_FREE = (
     "compiled", "records", "hashing", "evidence_file", "lens_evidence", "attribution_evidence", "context_sample", "tried_texts", "errors", "exemplar_store", "partial", "reservoir", "token_text", "tokens", "documents",
-    "document", "corpus_files", "corpus_writer", "dataset_files", "packing", "saved_dataset", "seen_digests", "token_cache",
+    "document", "corpus_files", "corpus_writer", "dataset_files", "packing", "passage_values", "saved_dataset", "seen_digests", "token_cache",
     "token_corpus",
     "readers/scanning", "readers/file", "readers/field", "readers/table", "readers/text", "readers/jsonl", "readers/parquet",
     "readers/arrow", "readers/npy", "tensor_file", "fixed_point", "memory", "pool_sample", "suffix_evidence", "hub",

@@ -144,13 +144,13 @@ class DictionaryColumns:
             {"source": self.source_of(int(row)), "latent": int(self.latents[row])} for row in numbers
         ]
         for name, values in self.outline.categories.items():
-            for row, code in zip(found, self.codes(name)[numbers], strict=True):
+            for row, code in zip(found, self.codes(name)[numbers].tolist(), strict=True):
                 if code:
-                    row[name] = values[int(code) - 1]
+                    row[name] = values[code - 1]
         for name in self.outline.numbers:
-            for row, value in zip(found, self.numbers(name)[numbers], strict=True):
-                if not np.isnan(value):
-                    row[name] = float(value)
+            for row, value in zip(found, self.numbers(name)[numbers].tolist(), strict=True):
+                if value == value:  # NaN is null
+                    row[name] = value
         texts = self._texts.take(numbers)
         for name in self.outline.texts:
             for row, text in zip(found, texts.column(name).to_pylist(), strict=True):

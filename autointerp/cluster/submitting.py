@@ -35,11 +35,13 @@ class Submitted(NamedTuple):
     state: str = "running"
 
 
-def submit_run(config: RunConfig, name: str, out: Path, *, key: str | None = None) -> Submitted:
+def submit_run(
+    config: RunConfig, name: str, out: Path, *, key: str | None = None, owner: str | None = None
+) -> Submitted:
     """Store the configuration's run in ``config.store.url``, with ``out`` as its folder, which all workers must see.
 
     ``key``: what the caller calls this submission; submitted again with the same key and configuration, however often and from wherever,
-    it is the same run. Errors: ConfigError without a store that workers share; StoreError for a key or a folder of another configuration, or a
+    it is the same run. ``owner``: name of the token that asked a server for it. Errors: ConfigError without a store that workers share; StoreError for a key or a folder of another configuration, or a
     folder whose run is done right there.
     """
     if config.store.url is None:
@@ -58,7 +60,7 @@ def submit_run(config: RunConfig, name: str, out: Path, *, key: str | None = Non
             with usable_folder(folder.root):
                 folder.root.mkdir(parents=True, exist_ok=True)
             try:
-                note, new = claim_folder(store, config, name, folder, submitted=True, submit_key=key)
+                note, new = claim_folder(store, config, name, folder, submitted=True, submit_key=key, owner=owner)
                 before = store.run(note.run_id)
             except StoreError:
                 before = None if key is None else _of_key(store, key)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from autointerp.commands import bench, cluster, exporting, nightly, operations, serving
+from autointerp.commands import bench, catalogue, cluster, exporting, nightly, operations, searching, serving, tokens
 
 
 def register_all(app: typer.Typer) -> None:
     """Add every topic's commands."""
-    for topic in (cluster, bench, operations, nightly, exporting, serving):
+    for topic in (cluster, bench, operations, nightly, exporting, serving, catalogue, searching, tokens):
         topic.register(app)

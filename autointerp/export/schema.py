@@ -398,9 +398,14 @@ def figures_of(kind: str, kinds: Iterable[str]) -> set[str]:
 
 def dictionary_schema(scorers: Sequence[str] = ()) -> pa.Schema:
     """The pyarrow schema of the dictionary; descriptions are the fields' metadata, the version is the schema's."""
+    return _schema(tuple(scorers))
+
+
+@cache
+def _schema(scorers: tuple[str, ...]) -> pa.Schema:
     fields = [
         pa.field(column.name, column.type, nullable=not column.required, metadata={"description": column.description})
-        for column in dictionary_columns(tuple(scorers))
+        for column in dictionary_columns(scorers)
     ]
     return pa.schema(fields, metadata={"autointerp.schema_version": SCHEMA_VERSION})
 

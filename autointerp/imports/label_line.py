@@ -11,7 +11,7 @@ from typing import Any, Literal
 from autointerp.imports.split import Split
 from sae_core.errors import ConfigError
 
-LabelFormat = Literal["auto", "run", "dictionary", "parquet", "jsonl", "neuronpedia"]
+LabelFormat = Literal["auto", "run", "dictionary", "parquet", "jsonl", "neuronpedia", "circuit-tracer"]
 """What a path holds; ``auto`` looks at it."""
 Sides = Literal["same", "held_back", "unknown"]
 """How what a label's writer was shown is kept from being scored: the writer's run dealt the same corpus to the same sides;

@@ -26,6 +26,8 @@ from sae_core.errors import ConfigError, did_you_mean
 
 _MANIFEST = "_manifest.json"
 _JSON_LINES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
+_SEVERAL = ("neuronpedia", "circuit-tracer")
+"""Formats in which a latent may have several labels, of which the first counts."""
 _SOURCES_KEPT = 4
 """Files whose labels stay in memory: stages go through the sources one after the other."""
 RECHECK_S = 2.0
@@ -97,13 +99,15 @@ def _look(request: LabelRequest) -> _Place:
         return _Place(request.format if request.format != "auto" else _format_of(path), (path,))
     if not path.is_dir():
         raise ConfigError(
-            f"there are no labels at {str(path)!r}: give a run's output folder, a dictionary, a parquet or JSON lines file, or "
-            "a folder of Neuronpedia's explanations."
+            f"there are no labels at {str(path)!r}: give a run's output folder, a dictionary, a parquet or JSON lines file, a graph "
+            "of circuit-tracer's, or a folder of Neuronpedia's explanations."
         )
     if (path / _MANIFEST).is_file():
         from autointerp.export.manifest import read_manifest
 
         return _Place("dictionary", tuple(path / part.name for part in read_manifest(path).files), path)
+    if request.format == "circuit-tracer":
+        return _Place("circuit-tracer", tuple(_below(path, (".json",))))
     lines = _below(path, _JSON_LINES)
     explanations = [file for file in lines if "explanations" in file.parts[:-1]] or lines
     tables = [] if lines else _below(path, (".parquet",))
@@ -127,8 +131,10 @@ def _format_of(path: Path) -> LabelFormat:
         return "dictionary" if is_dictionary(path) else "parquet"
     if path.name.endswith(_JSON_LINES):
         return "neuronpedia" if json_lines.first_object(path).keys() >= KEYS else "jsonl"
+    if path.name.endswith(".json"):
+        return "circuit-tracer"
     raise ConfigError(
-        f"{path.name!r} is no file of labels by its name: give one that ends in .parquet, .jsonl or .jsonl.gz, or set format."
+        f"{path.name!r} is no file of labels by its name: give one that ends in .parquet, .jsonl, .jsonl.gz or .json, or set format."
     )
 
 
@@ -139,6 +145,10 @@ def _lines(place: _Place, request: LabelRequest) -> Iterator[LabelLine]:
         from autointerp.imports.run_labels import run_lines
 
         return run_lines(place.files[0], request)
+    if place.format == "circuit-tracer":
+        from autointerp.imports.circuit_tracer import circuit_tracer_labels
+
+        return circuit_tracer_labels(place.files, request)
     if place.format == "jsonl":
         return json_lines.jsonl_labels(place.files, request)
     from autointerp.imports.parquet_files import parquet_labels
@@ -196,7 +206,7 @@ def _gather(place: _Place, request: LabelRequest) -> ImportedLabels:
             maybe = line.source == request.own_source or same_coder or first
             if line.source != request.source if request.source else not maybe:
                 continue
-            kept[line.source] = _Source(line.source, line.fingerprint, several=place.format == "neuronpedia")
+            kept[line.source] = _Source(line.source, line.fingerprint, several=place.format in _SEVERAL)
         kept[line.source].add(line)
     if not names:
         raise ConfigError(f"{str(request.path)!r} holds no label{_filter(request)}: give a file that has some.")

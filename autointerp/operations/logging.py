@@ -28,6 +28,8 @@ _SHORTEST_SECRET = 6
 """Shorter values would black out ordinary words."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 """Control characters, and those that turn the direction of text or are not seen."""
+_TOKEN = re.compile(r"\bait_[A-Za-z0-9_-]{16,}")
+"""Tokens of the server and cookies of its browsers, of which no process keeps a list to compare with."""
 _STATEMENT = re.compile(r"\[(SQL|parameters): .*", re.DOTALL)
 """What SQLAlchemy appends to its errors: whole rows, with prompts and replies."""
 
@@ -74,7 +76,7 @@ def clean(text: str, limit: int = _LONGEST_MESSAGE) -> str:
         secrets = sorted(_secrets, key=len, reverse=True)
     for secret in secrets:
         text = text.replace(secret, REDACTED)
-    text = _CONTROL.sub(_escaped, text)
+    text = _CONTROL.sub(_escaped, _TOKEN.sub(REDACTED, text))
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

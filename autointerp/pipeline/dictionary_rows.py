@@ -46,18 +46,17 @@ def row_read(reading: SourceReading, latent: int) -> dict[str, Any]:
             f"{record.num_latents} latents, the run labels those of latents = {context.config.latents!r}, and its state is "
             f"{context.store.run(context.run_id).state!r}."
         )
-    schema = dictionary_schema(judge_kinds(context))
+    fields = {field.name: field for field in dictionary_schema(judge_kinds(context))}
     for name in (f"{before}{kind}_failure" for kind in judge_kinds(context) for before in ("", OUTPUT_LABEL)):
         for told in (name, f"{name}_message"):
-            if told not in schema.names:
-                schema = schema.append(pa.field(told, pa.string()))
+            fields.setdefault(told, pa.field(told, pa.string()))
     more: dict[str, list[Any]] = {}
     for values in (*(score.values for score in page.scores), *page.estimates.values()):
         for name, value in json.loads(values).items():
-            if name not in schema.names and value is not None:
+            if name not in fields and value is not None:
                 more.setdefault(name, []).append(value)
-    for name, found in more.items():
-        schema = schema.append(pa.field(name, pa.array(found).type))
+    fields |= {name: pa.field(name, pa.array(found).type) for name, found in more.items()}
+    schema = pa.schema(list(fields.values()))
     row: dict[str, Any] = page_table(page, schema).to_pylist()[0]
     return row
 

@@ -30,7 +30,11 @@ class Owner:
     @classmethod
     def of_this_process(cls) -> Owner:
         """The running process."""
-        pid = os.getpid()
+        return cls.of_process(os.getpid())
+
+    @classmethod
+    def of_process(cls, pid: int) -> Owner:
+        """A process of this host."""
         host, boot = _this_host()
         return cls(host, boot, pid, _start_time(pid) or 0)
 

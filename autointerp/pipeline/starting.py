@@ -90,9 +90,12 @@ class StartedRun:
             folder.database.unlink(missing_ok=True)
 
 
-def start_run(config: RunConfig, name: str, out: Path, began: float | None = None) -> StartedRun:
+def start_run(
+    config: RunConfig, name: str, out: Path, began: float | None = None, *, owner: str | None = None, after: int = 0
+) -> StartedRun:
     """Start the configuration's run in ``out``, or take it up where it stopped.
 
+    ``owner``: name of the token that asked a server for it, ``after``: ordinal that its own is above; of a new run.
     ``began`` is when the command began (``time.monotonic()``), from which a new run's time to load is counted. Of several starts at once in one folder the first one to leave its note there decides, and the others join its run.
     Errors: StoreError for a folder of another run; whatever :func:`preflight` raises, with nothing written.
     """
@@ -116,7 +119,7 @@ def start_run(config: RunConfig, name: str, out: Path, began: float | None = Non
     except StoreError:
         _remove_empty(made)
         raise
-    note, new = claim_folder(store, config, name, folder)
+    note, new = claim_folder(store, config, name, folder, owner=owner, after=after)
     store.add_sources(note.run_id, sources)
     context = RunContext(config, folder, store, note.run_id)
     context.__dict__.update(loaded)
@@ -136,25 +139,35 @@ def claim_folder(
     *,
     submitted: bool = False,
     submit_key: str | None = None,
+    owner: str | None = None,
+    after: int = 0,
 ) -> tuple[RunNote, bool]:
     """Make a folder the configuration's run's own, and that run, where they are not yet; whether the run is new comes back.
 
-    ``submitted``: whether a cluster's workers do it. Of several at once the first one to leave its note decides, and the others join its run. Errors: StoreError for a folder of
+    ``submitted``: whether a cluster's workers do it. ``owner``: name of the token that asked a server for it. ``after``: ordinal that a new run's is above, where other stores have runs of the configuration too. Of several at once the first one to leave its note decides, and the others join its run. Errors: StoreError for a folder of
     another run.
     """
     first = False
     note = _note_for(config, folder)
     while note is None:
-        note = RunNote(f"{config.digest[:12]}-{store.next_ordinal(config.digest)}", config.digest, _shown_url(config))
+        note = RunNote(
+            f"{config.digest[:12]}-{max(store.next_ordinal(config.digest), after + 1)}",
+            config.digest,
+            _shown_url(config),
+        )
         first = folder.claim_note(note)
         if not first:
             note = _note_for(config, folder)
-    new = _create_run(store, config, note, name, folder, submitted, submit_key)
+    new = _create_run(store, config, note, name, folder, submitted, submit_key, owner)
     if first and not new and not _is_own(store, note, folder):
         # another folder's start took the number in a shared store between the look and the note
-        note = RunNote(f"{config.digest[:12]}-{store.next_ordinal(config.digest)}", config.digest, _shown_url(config))
+        note = RunNote(
+            f"{config.digest[:12]}-{max(store.next_ordinal(config.digest), after + 1)}",
+            config.digest,
+            _shown_url(config),
+        )
         folder.write_note(note)
-        new = _create_run(store, config, note, name, folder, submitted, submit_key)
+        new = _create_run(store, config, note, name, folder, submitted, submit_key, owner)
     _check_own(store, note, folder)
     return note, new
 
@@ -167,6 +180,7 @@ def _create_run(
     folder: RunFolder,
     submitted: bool,
     submit_key: str | None,
+    owner: str | None,
 ) -> bool:
     """Add the note's run; False where it is there already."""
     if store.has_run(note.run_id):
@@ -182,6 +196,7 @@ def _create_run(
         submit_key=submit_key,
         folder=str(folder.root),
         code_version=code_version(),
+        owner=owner,
     )
     try:
         store.create_run(run)

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from sqlalchemy import select
 
 from autointerp.browsing import DictionaryColumns, open_columns
+from autointerp.operations.logging import redact_config
 from autointerp.pipeline.causal_columns import CausalColumns
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.dictionary_pages import SourceReading
@@ -21,6 +23,7 @@ from autointerp.pipeline.folder import DATABASE, RunFolder
 from autointerp.pipeline.starting import open_run
 from autointerp.review.recording import reviews
 from autointerp.store import LabelStore, open_store
+from autointerp.store.models import Run
 from autointerp.store.opening import sqlite_url
 from autointerp.store.store import RunHead
 from sae_core.errors import StoreError, UnknownNameError
@@ -131,6 +134,11 @@ class ServedRun:
         self.context.close()
 
 
+def no_such_run() -> UnknownNameError:
+    """The error for a run that is not there, for whoever asks."""
+    return UnknownNameError("there is no such run: the first page lists those there are.")
+
+
 _NO_CAUSAL = CausalColumns(np.empty(0, np.int64), {})
 
 
@@ -175,14 +183,29 @@ class Shelf:
                 self.heads()
             if run_id not in self._places or self._places[run_id][0].run_state(run_id) is None:
                 self._places.pop(run_id, None)
-                raise UnknownNameError("there is no such run: the first page lists those there are.")
+                raise no_such_run()
             store, place = self._places[run_id]
             context = open_run(store, run_id, place)
+            redact_config(context.config.stored())
             run = ServedRun(context, self._settings.home / STATE_FOLDER / run_id)
             self._open[run_id] = run
             while len(self._open) > _MOST_OPEN:
                 self._drop(next(iter(self._open)))
             return run
+
+    def owner_of(self, run_id: str) -> str | None:
+        """Name of the token that a run belongs to, None for everybody's. Errors: UnknownNameError, StoreError."""
+        with self._lock:
+            if run_id not in self._places:
+                self.heads()
+            if run_id not in self._places:
+                raise no_such_run()
+            store = self._places[run_id][0]
+        with store.reading() as connection:
+            found = connection.execute(select(Run.owner).where(Run.id == run_id)).first()
+        if found is None:
+            raise no_such_run()
+        return str(found.owner) if found.owner is not None else None
 
     def _is_stale(self, run: ServedRun) -> bool:
         """Whether its sources have come since it was opened."""

@@ -12,7 +12,7 @@ from autointerp.statistics.counted import (
     ratio_over_documents,
 )
 from autointerp.statistics.effect import CausalEffect, causal_effect, kl_floor
-from autointerp.statistics.multiplicity import benjamini_yekutieli
+from autointerp.statistics.multiplicity import benjamini_hochberg, benjamini_yekutieli
 
 __all__ = [
     "CausalEffect",
@@ -20,6 +20,7 @@ __all__ = [
     "CountedRatios",
     "PairedDifference",
     "Ratio",
+    "benjamini_hochberg",
     "benjamini_yekutieli",
     "causal_effect",
     "counted_ratios",

@@ -31,3 +31,23 @@ def benjamini_yekutieli(p: ArrayLike) -> NDArray[np.float64]:
     adjusted[order] = monotone
     q[defined] = adjusted
     return q
+
+
+def benjamini_hochberg(p: ArrayLike, num_tests: int | None = None) -> NDArray[np.float64]:
+    """q-values [L'] of p-values [L']; ``num_tests`` L >= L' counts further tests whose p is 1.
+
+    Holds the false discovery rate where the tests are independent or depend on each other positively (Benjamini & Hochberg
+    1995, *J. R. Statist. Soc. B* 57), and sorts only what is given. Raises :class:`InputError` outside 0 to 1, for NaN, and for
+    fewer tests than p-values.
+    """
+    values = np.asarray(p, dtype=np.float64)
+    tests = len(values) if num_tests is None else num_tests
+    if tests < len(values):
+        raise InputError(f"{len(values)} p-values of {tests} tests were given; give at most one a test.")
+    if not np.all((values >= 0) & (values <= 1)):
+        raise InputError("a p-value outside 0 to 1 was given.")
+    order = np.argsort(values, kind="stable")
+    raised = values[order] * tests / np.arange(1, len(values) + 1)
+    q = np.empty_like(raised)
+    q[order] = np.minimum(np.minimum.accumulate(raised[::-1])[::-1], 1.0)
+    return q

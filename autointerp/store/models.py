@@ -84,6 +84,8 @@ class Run(Base):
     code_version: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     finished_at: Mapped[datetime | None]
+    owner: Mapped[str | None] = mapped_column(String(40))
+    """Name of the token that asked the server for it; None for everybody's."""
 
 
 class SourceRow(Base):
@@ -511,3 +513,90 @@ class LatestScore(Base):
     night: Mapped[str] = mapped_column(String(10))
     """Date of the night that scored it."""
     scored_at: Mapped[datetime]
+
+
+class TokenRow(Base):
+    """Somebody or something that may ask the server, known by a secret of which only a hash is kept.
+
+    Rows are never deleted and names never given twice, so that nobody comes by the runs of a namesake.
+    """
+
+    __tablename__ = "token"
+    __table_args__ = (UniqueConstraint("digest"),)
+
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64))
+    """SHA-256 of the secret, hexadecimal."""
+    scopes: Mapped[list[str]]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    max_jobs: Mapped[int | None]
+    """Most runs and exports that it may have queued or under way; None for any number."""
+    budget_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    """Most tokens of language models that all its runs together may spend; None for no bound but each run's own."""
+    budget_nano_usd: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class BrowserSession(Base):
+    """A browser in which somebody has shown a token: it has a cookie instead, of which a hash is kept."""
+
+    __tablename__ = "browser_session"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    token: Mapped[str] = mapped_column(String(40), ForeignKey("token.name", ondelete="CASCADE"))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    expires_at: Mapped[datetime]
+
+
+class CatalogueRow(Base):
+    """Something that the operator lets users of the server ask for by its name: a source, an endpoint or a corpus."""
+
+    __tablename__ = "catalogue"
+
+    kind: Mapped[str] = mapped_column(String(16), primary_key=True)
+    name: Mapped[str] = mapped_column(String(80), primary_key=True)
+    settings: Mapped[dict[str, Any]]
+    """The tables of a run's configuration that it stands for; keys of endpoints are names of environment variables."""
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class JobRow(Base):
+    """Something that the server was asked to have done: a run, or an export of one. It outlives the server."""
+
+    __tablename__ = "job"
+    __table_args__ = (
+        UniqueConstraint("asked_by", "key"),
+        Index(None, "kind", "state"),
+        CheckConstraint("state IN ('queued', 'running', 'paused', 'cancelled', 'done', 'failed')", name="state_known"),
+    )
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    """``run`` or ``export``."""
+    name: Mapped[str]
+    state: Mapped[str] = mapped_column(String(16), default="queued")
+    wanted: Mapped[str | None] = mapped_column(String(16))
+    """``paused`` or ``cancelled``, from when somebody says so until its process has ended."""
+    owner: Mapped[str | None] = mapped_column(String(40))
+    """As of its run: name of the token that asked for it; None for everybody's."""
+    asked_by: Mapped[str] = mapped_column(String(40), default="")
+    """The same with a text for nobody, so that keys are unique to whoever gives them."""
+    key: Mapped[str | None] = mapped_column(String(200))
+    """What whoever asked for it calls this request, so that a second one with the same key is the same job."""
+    digest: Mapped[str] = mapped_column(String(64))
+    """sha256 of the request: whether two with the same key are the same."""
+    folder: Mapped[str]
+    """Where its results go."""
+    run_id: Mapped[str | None] = mapped_column(String(32))
+    """The run that is made or exported; None until it has begun, also after it was undone."""
+    request: Mapped[dict[str, Any]]
+    """What its process is to do."""
+    process: Mapped[str] = mapped_column(SafeText, default="")
+    """Who does it or did it last, as in leases: autointerp.pipeline.owner.Owner."""
+    error_kind: Mapped[str | None] = mapped_column(String(40))
+    """Name of the exception that ended it."""
+    error: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]

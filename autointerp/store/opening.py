@@ -15,7 +15,7 @@ from autointerp.store.models import Base
 from autointerp.store.store import LabelStore
 from sae_core.errors import StoreError
 
-HEAD = "0005"
+HEAD = "0007"
 """Newest revision in ``migrations/versions``; a store that is there already opens without loading Alembic."""
 MIGRATIONS = Path(__file__).parent / "migrations"
 _VERSION = Table(

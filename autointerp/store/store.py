@@ -67,6 +67,8 @@ class RunHead(NamedTuple):
     state: str
     folder: str
     created_at: datetime
+    owner: str | None
+    """Name of the token that asked for it; None for everybody's."""
 
 
 class LabelStore:
@@ -136,7 +138,9 @@ class LabelStore:
 
     def runs(self) -> list[RunHead]:
         """All runs, oldest first, without their configurations."""
-        query = select(Run.id, Run.name, Run.state, Run.folder, Run.created_at).order_by(Run.created_at, Run.id)
+        query = select(Run.id, Run.name, Run.state, Run.folder, Run.created_at, Run.owner).order_by(
+            Run.created_at, Run.id
+        )
         with self.reading() as connection:
             return [RunHead(*row) for row in connection.execute(query)]
 

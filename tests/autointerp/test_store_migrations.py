@@ -25,7 +25,7 @@ from autointerp.store.models import Base
 from autointerp.store.opening import HEAD, MIGRATIONS, current_revision
 
 SPECIAL = {"text": "t", "status": "labelled", "action": "edit", "outcome": "lost", "key": None, "failure_kind": None}
-STATES = {"run": "cancelled", "chunk": "done", "night": "due"}
+STATES = {"run": "cancelled", "chunk": "done", "night": "due", "job": "queued"}
 
 
 def values(table: Table) -> dict[str, Any]:

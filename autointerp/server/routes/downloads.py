@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Depends, Path, Request
 from starlette.responses import FileResponse, HTMLResponse
 
+from autointerp.server.access import Scope, require
 from autointerp.server.dependencies import TheRun
 from autointerp.server.pages import page
 from autointerp.server.views.downloads import DownloadsView, downloaded, downloads_view
 
-router = APIRouter(tags=["downloads"])
+router = APIRouter(tags=["downloads"], dependencies=[Depends(require(Scope.READ))])
 FileName = Annotated[str, Path(max_length=200, description="A name of the list; a partition's has a folder before it.")]
 
 

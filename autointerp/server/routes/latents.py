@@ -8,12 +8,13 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import HTMLResponse
 
 from autointerp.browsing import RowQuery
+from autointerp.server.access import Scope, require
 from autointerp.server.dependencies import LatentNumber, SourceName, TheRun
 from autointerp.server.pages import page
 from autointerp.server.views.dictionary import DictionaryView, dictionary_view, row_query
 from autointerp.server.views.latent import LatentView, latent_view
 
-router = APIRouter(tags=["latents"])
+router = APIRouter(tags=["latents"], dependencies=[Depends(require(Scope.READ))])
 _MOST_BOUNDS = 8
 
 

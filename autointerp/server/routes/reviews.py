@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Form, Request
+from fastapi import APIRouter, Depends, Form, Request
 from pydantic import Field
 from starlette.responses import RedirectResponse, Response
 
 from autointerp.review.recording import LONGEST_NAME, LONGEST_NOTE, LONGEST_TEXT
+from autointerp.server.access import Scope, require
 from autointerp.server.dependencies import LatentNumber, SourceName, TheRun
 from autointerp.server.pages import page
 from autointerp.server.views.base import View
@@ -16,7 +17,7 @@ from autointerp.server.views.latent import latent_view
 from autointerp.server.views.reviews import ReviewedView, reviewed
 from sae_core.errors import InputError
 
-router = APIRouter(tags=["reviews"])
+router = APIRouter(tags=["reviews"], dependencies=[Depends(require(Scope.REVIEW))])
 
 
 class ReviewRequest(View):

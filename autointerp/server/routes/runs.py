@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from starlette.responses import HTMLResponse
 
+from autointerp.server.access import Scope, ThePrincipal, require
 from autointerp.server.dependencies import ThePace, TheRun, TheShelf
+from autointerp.server.jobs.dependency import TheJobs
 from autointerp.server.pages import page
+from autointerp.server.views.jobs import job_lines
 from autointerp.server.views.runs import ProgressView, RunList, RunView, progress_view, run_list, run_view
 
-router = APIRouter(tags=["runs"])
+router = APIRouter(tags=["runs"], dependencies=[Depends(require(Scope.READ))])
 
 
 @router.get("/api/runs")
-def list_runs(shelf: TheShelf) -> RunList:
+def list_runs(shelf: TheShelf, jobs: TheJobs, principal: ThePrincipal) -> RunList:
     """All runs, the latest first."""
-    return run_list(shelf, can_start=False)
+    return run_list(shelf, jobs=job_lines(jobs, principal), can_start=principal.allows(Scope.SUBMIT))
 
 
 @router.get("/", response_class=HTMLResponse, include_in_schema=False)
-def runs_page(request: Request, shelf: TheShelf) -> HTMLResponse:
-    return page(request, "runs.html", run_list(shelf, can_start=False))
+def runs_page(request: Request, shelf: TheShelf, jobs: TheJobs, principal: ThePrincipal) -> HTMLResponse:
+    return page(request, "runs.html", list_runs(shelf, jobs, principal))
 
 
 @router.get("/api/runs/{run_id}")

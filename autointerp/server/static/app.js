@@ -6,7 +6,10 @@ const isTyping = (target) => target.closest("input, textarea, select, [contented
 // Parts are pages of this server, escaped by it; scripts in them would not run, and the policy allows none.
 async function fetchPart(url) {
   const answer = await fetch(url, { headers: { Accept: "text/html" }, credentials: "same-origin" });
-  if (!answer.ok) throw new Error(`${answer.status}`);
+  if (!answer.ok) {
+    await answer.body?.cancel();
+    throw new Error(`${answer.status}`);
+  }
   return new DOMParser().parseFromString(await answer.text(), "text/html");
 }
 
@@ -103,3 +106,14 @@ try {
 
 followProgress();
 fillParts();
+
+// a search may have to load a language model first: say so, and do not ask twice
+for (const form of document.querySelectorAll("form[data-slow]")) {
+  form.addEventListener("submit", () => {
+    const button = form.querySelector("button");
+    button.disabled = true;
+    button.textContent = "The subject is reading…";
+    form.setAttribute("aria-busy", "true");
+  });
+}
+addEventListener("pageshow", (event) => event.persisted && location.reload());

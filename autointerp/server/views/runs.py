@@ -10,8 +10,10 @@ from sqlalchemy import select
 
 from autointerp.report.run_status import NANO, RunStatus, read_status
 from autointerp.server.progress import Pace
-from autointerp.server.shelf import ServedRun, Shelf
+from autointerp.server.shelf import ServedRun
 from autointerp.server.views.base import View
+from autointerp.server.views.jobs import JobLine
+from autointerp.server.visibility import SeenShelf
 from autointerp.shown_url import without_password
 from autointerp.store.models import LabelRow
 from sae_core.records import Source
@@ -33,6 +35,8 @@ class RunList(View):
     """All runs, the latest first."""
 
     runs: tuple[RunLine, ...]
+    jobs: tuple[JobLine, ...]
+    """Those that were asked for and are none yet: they wait, are being checked, or were refused."""
     can_start: bool
     """Whether whoever looks may start one."""
 
@@ -143,13 +147,14 @@ class RunView(View):
     """The run's settings; keys of endpoints are names of variables, never values."""
 
 
-def run_list(shelf: Shelf, *, can_start: bool) -> RunList:
+def run_list(shelf: SeenShelf, *, jobs: tuple[JobLine, ...], can_start: bool) -> RunList:
     """All runs."""
     return RunList(
         runs=tuple(
             RunLine(run_id=head.id, name=head.name, state=head.state, created_at=head.created_at)
             for head in shelf.heads()
         ),
+        jobs=jobs,
         can_start=can_start,
     )
 

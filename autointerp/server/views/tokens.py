@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-from pydantic import Field
 
 from autointerp.report.highlight import marked_tokens
 from autointerp.server.views.base import View
@@ -13,30 +13,48 @@ from sae_core.exemplar_store import ExemplarStore
 from sae_core.records import Exemplar, Origin, Side
 
 NUM_BANDS = 5
-_STRONGEST, _OF_A_BAND, _UNSEEN_BY_ALL = 10, 4, 200
+_STRONGEST, _OF_A_BAND = 10, 4
 
 
-class TokenView(View):
-    """One token."""
+class Span(NamedTuple):
+    """Neighbouring tokens that are shown alike."""
 
     text: str
-    """Visible text: no control characters, no line ends, no text direction marks."""
-    strength: float = Field(ge=0, le=1)
-    """|activation| over the latent's largest one; 0 where it does not fire."""
+    strength: float
+    """Of one firing token; 0 of those that are silent."""
     in_window: bool
-    """False for the text before the window, whose activations are not stored."""
 
 
 class WindowView(View):
-    """One stored window."""
+    """One stored window, token by token, and the text before it, whose activations are not stored."""
 
-    tokens: tuple[TokenView, ...]
+    texts: tuple[str, ...]
+    """[P + T] visible text of each token: no control characters, no line ends, no text direction marks."""
+    strengths: tuple[float, ...]
+    """[P + T] |activation| over the latent's largest one, 0 to 1; 0 where it does not fire."""
+    num_before: int
+    """P, tokens before the window."""
     max_activation: float
     document: int
     """Ordinal of the document in the corpus."""
     context: int
     position: int
     """Ordinal of its context in the corpus, and of its first token in that."""
+
+    @property
+    def spans(self) -> list[Span]:
+        """The window in as few pieces as it can be shown in."""
+        found = [Span("".join(self.texts[: self.num_before]), 0.0, False)] if self.num_before else []
+        silent: list[str] = []
+        for text, strength in zip(self.texts[self.num_before :], self.strengths[self.num_before :], strict=True):
+            if strength > 0:
+                if silent:
+                    found.append(Span("".join(silent), 0.0, True))
+                    silent = []
+                found.append(Span(text, strength, True))
+            else:
+                silent.append(text)
+        return [*found, Span("".join(silent), 0.0, True)] if silent else found
 
 
 class ExemplarGroup(View):
@@ -49,12 +67,11 @@ class ExemplarGroup(View):
 
 def window_view(exemplar: Exemplar, store: ExemplarStore, scale: float) -> WindowView:
     """An exemplar, shaded by ``scale``, the activation of strength 1."""
-    tokens = tuple(
-        TokenView(text=token.text, strength=float(token.strength), in_window=token.in_window)
-        for token in marked_tokens(exemplar, store.pieces, scale or None)
-    )
+    tokens = marked_tokens(exemplar, store.pieces, scale or None)
     return WindowView(
-        tokens=tokens,
+        texts=tuple(token.text for token in tokens),
+        strengths=tuple(round(token.strength, 4) for token in tokens),
+        num_before=len(exemplar.context_ids),
         max_activation=exemplar.max_activation,
         document=exemplar.document,
         context=exemplar.context,
@@ -119,9 +136,3 @@ def histogram_view(store: ExemplarStore, latent: int) -> HistogramView | None:
         edges=tuple(float(edge) for edge in HISTOGRAM_EDGES[first : last + 1]),
         counts=tuple(int(count) for count in counts[first:last]),
     )
-
-
-def places_of(windows: Mapping[tuple[int, int], int], named: str) -> int | None:
-    """The row of a window that is named ``context:position``; None where it is none of these."""
-    context, _, position = named.partition(":")
-    return windows.get((int(context), int(position))) if context.isdigit() and position.isdigit() else None

@@ -1,12 +1,11 @@
-"""What stands before every route: headers that keep a browser from obeying hostile text."""
+"""Headers that keep a browser from obeying hostile text."""
 
 from __future__ import annotations
 
-from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from autointerp.server.settings import ServerSettings
+from autointerp.server.guards.base import Guard
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
@@ -23,22 +22,10 @@ _HEADERS = {
 }
 
 
-def add_guards(app: FastAPI, settings: ServerSettings) -> None:
-    """Put the guards around the application, the outermost last."""
-    app.add_middleware(SecureHeaders)
-
-
-class SecureHeaders:
+class SecureHeaders(Guard):
     """Adds them to every answer, errors among them."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-
+    async def guard(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
@@ -48,4 +35,4 @@ class SecureHeaders:
                     headers.setdefault("cache-control", "no-store")
             await send(message)
 
-        await self._app(scope, receive, guarded)
+        await self.app(scope, receive, guarded)
