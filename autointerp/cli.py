@@ -302,6 +302,7 @@ def _go_on(started: StartedRun, retry: bool) -> None:
             f"Run {context.run_id} is done: there is nothing to do. Its results are in {context.folder.root} "
             f"(summary.json, overview.png, dictionary/)."
         )
+        _say_where_to_look(context)
         return
     try:
         with display(open_console(stderr=True), STAGES) as shown:
@@ -334,6 +335,18 @@ def _print_end(context: RunContext) -> None:
     print_timings(context.store.timings(context.run_id), console)
     console.print()
     print_summary(summary, console)
+    _say_where_to_look(context)
+
+
+def _say_where_to_look(context: RunContext) -> None:
+    """The command that shows the run in the browser, as it can be typed here."""
+    command, folder = Path(sys.argv[0]), context.folder.root
+    here = Path.cwd()
+    shown = command.relative_to(here) if command.is_relative_to(here) else command
+    folder = folder.relative_to(here) if folder.is_relative_to(here) else folder
+    print(
+        f"Look at it in the browser: {shown if len(shown.parts) > 1 and shown.exists() else 'autointerp'} serve {folder}"
+    )
 
 
 def _one_line(text: str) -> str:

@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
+from autointerp.operations.logging import clean
 from autointerp.server.pages import page
 from autointerp.server.views.base import View
 from sae_core.errors import (
@@ -150,10 +151,8 @@ _STATUSES: tuple[tuple[type[AutointerpError], int], ...] = (
 
 def answer(request: Request, status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
     """The problem as JSON below ``/api/``, else as a page."""
-    # what was sent may hold half a character, which no answer can
-    said = detail.encode("utf-8", "replace").decode()
-    said = said if len(said) <= LONGEST_DETAIL else said[: LONGEST_DETAIL - 1] + "…"
-    problem = Problem(status=status, title=_WORDS.get(status, "Refused"), detail=said)
+    # as for a log: it may say back what was sent, with half a character or a sign that turns text round, or what a library said
+    problem = Problem(status=status, title=_WORDS.get(status, "Refused"), detail=clean(detail, LONGEST_DETAIL))
     given = dict(headers) if headers else None
     if _is_of_api(request):
         return JSONResponse(problem.model_dump(), status_code=status, headers=given)

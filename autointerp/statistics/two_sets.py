@@ -155,7 +155,7 @@ def _tails(counts: tuple[int, ...], drawn: int) -> NDArray[np.float64] | None:
     taken_NS, sum_NS = np.indices(ways.shape)
     rest = np.array([float(math.comb(int(count[common]), drawn - taken)) for taken in range(most + 1)])
     total = taken_NS * base + step * sum_NS + (drawn - taken_NS) * int(scores[common])
-    distance = np.abs(total - drawn * (num + 1))
+    distance: NDArray[np.int64] = np.abs(total - drawn * (num + 1)).astype(np.int64)
     chances = np.bincount(distance.ravel(), weights=(ways * rest[:, None]).ravel()).astype(np.float64)
     tails: NDArray[np.float64] = np.cumsum(chances[::-1])[::-1] / chances.sum()
     return tails

@@ -91,7 +91,9 @@ def test_a_reader_gets_everywhere_by_keyboard(browser: Browser, site: str) -> No
     # whatever has the focus shows it
     for _ in range(12):
         page.keyboard.press("Tab")
-        outline = "[document.activeElement.outerHTML.slice(0, 80), getComputedStyle(document.activeElement).outlineStyle]"
+        outline = (
+            "[document.activeElement.outerHTML.slice(0, 80), getComputedStyle(document.activeElement).outlineStyle]"
+        )
         name, style = page.evaluate(outline)
         assert style != "none" or name.startswith("<body"), name
     watched.close()

@@ -70,6 +70,9 @@ def test_a_server_that_is_killed_leaves_a_run_that_the_next_one_goes_on_with(hom
         before = done_chunks(home, run_id)
         first.end(signal.SIGKILL)
     wait_until(lambda: not any(psutil.pid_exists(pid) for pid in children), "its children have ended too", 30)
+    store = open_store(sqlite_url(home / "autointerp.db"))
+    assert store.run_state(run_id) == "running", "it has not gone on alone to its end"
+    store.close()
     with Server(home) as second:
         ended = second.client.wait(second.client.job(job.job_id), limit_s=200)
         assert (ended.run_id, ended.state) == (run_id, "done")

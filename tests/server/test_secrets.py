@@ -84,6 +84,8 @@ def test_no_answer_and_no_log_has_a_secret_in_it(home: Home, log: io.StringIO) -
 
     said: list[str] = []
     client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False, follow_redirects=False)
+    # nothing knows of the key before a run is opened whose endpoint names it
+    assert client.get(f"/api/runs/{RUN_ID}", headers=bearer(home.secrets["ann"])).status_code == 200
     for route in served_routes(app):
         for who in ("ann", "root", "past", "gone"):
             for values in (SAMPLES, dict.fromkeys(SAMPLES, "-")):

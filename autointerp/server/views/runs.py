@@ -167,7 +167,7 @@ def progress_view(run: ServedRun, pace: Pace) -> ProgressView:
         run_id=run.run_id,
         name=status.name,
         state=status.state,
-        note=status.note,
+        note=without_password(status.note) if status.note else None,
         created_at=status.begun,
         ended=status.state in ENDED,
         stages=tuple(_stage(stage, rates.get(stage.name)) for stage in status.stages),
@@ -175,7 +175,7 @@ def progress_view(run: ServedRun, pace: Pace) -> ProgressView:
         workers=len(status.workers),
         failures=_failures(run),
         events=status.events,
-        errors=tuple(status.errors),
+        errors=tuple(without_password(error) for error in status.errors),
         latest=_latest(run),
     )
 
