@@ -426,6 +426,9 @@ def test_bytes_are_counted_as_they_come_whatever_was_said() -> None:
     status, left, got = asyncio.run(ask([b"x" * 512] * 9, b"5"))
     assert (status, left, got) == (413, 6, b"")
     assert asyncio.run(ask([b"x"], b"1025"))[0] == 413
+    deep = b"[" * DEEPEST + b"]" * DEEPEST
+    assert asyncio.run(ask([deep], b""))[0] == 200
+    assert asyncio.run(ask([b"[", deep, b"]"], b""))[0] == 400
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from starlette.responses import FileResponse, HTMLResponse
 
 from autointerp.server.access import Scope, require
 from autointerp.server.dependencies import TheRun
+from autointerp.server.jobs.dependency import TheJobs
 from autointerp.server.pages import page
 from autointerp.server.views.downloads import DownloadsView, downloaded, downloads_view
 
@@ -17,14 +18,14 @@ FileName = Annotated[str, Path(max_length=200, description="A name of the list; 
 
 
 @router.get("/api/runs/{run_id}/downloads")
-def list_downloads(run: TheRun) -> DownloadsView:
+def list_downloads(run: TheRun, jobs: TheJobs) -> DownloadsView:
     """The files of the latest dictionary."""
-    return downloads_view(run)
+    return downloads_view(run, jobs.export_of(run.run_id))
 
 
 @router.get("/runs/{run_id}/downloads", response_class=HTMLResponse, include_in_schema=False)
-def downloads_page(request: Request, run: TheRun) -> HTMLResponse:
-    return page(request, "downloads.html", downloads_view(run))
+def downloads_page(request: Request, run: TheRun, jobs: TheJobs) -> HTMLResponse:
+    return page(request, "downloads.html", downloads_view(run, jobs.export_of(run.run_id)))
 
 
 @router.get(

@@ -58,7 +58,7 @@ def search_text_form(
     source: Annotated[str, Form(max_length=80)] = "",
 ) -> HTMLResponse:
     try:
-        answer = subjects.ask(run, TextQuestion(source=source or None, top=_TOP, texts=(text,)))
+        answer = subjects.ask(run, TextQuestion(source=source or None, top=_TOP, texts=(_lines(text),)))
     except _BAD as error:
         given = {"text": text, "source": source}
         return page(request, "search.html", search_view(run), status=400, error=str(error), given=given)

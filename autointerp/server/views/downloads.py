@@ -8,6 +8,8 @@ from autointerp.export.manifest import MANIFEST_NAME
 from autointerp.server.shelf import ServedRun
 from autointerp.server.views.base import View
 from autointerp.server.views.dictionary import num_reviewed
+from autointerp.server.views.jobs import JobView, job_view
+from autointerp.store.models import JobRow
 from sae_core.errors import UnknownNameError
 
 
@@ -32,14 +34,19 @@ class DownloadsView(View):
     num_reviewed: int
     """Labels that people have spoken of since: a new export has their word."""
     ended: bool
+    export: JobView | None
+    """The export that was asked for last; None where none was."""
 
 
-def downloads_view(run: ServedRun) -> DownloadsView:
-    """The files of the latest export."""
+def downloads_view(run: ServedRun, export: JobRow | None = None) -> DownloadsView:
+    """The files of the latest export, and how far the next one is."""
+    asked = None if export is None else job_view(export)
     manifest, folder = run.manifest(), run.dictionary()
     ended = run.store.run_state(run.run_id) in ("done", "failed", "cancelled")
     if manifest is None or folder is None:
-        return DownloadsView(run_id=run.run_id, files=(), num_rows=0, made_at=None, num_reviewed=0, ended=ended)
+        return DownloadsView(
+            run_id=run.run_id, files=(), num_rows=0, made_at=None, num_reviewed=0, ended=ended, export=asked
+        )
     files = [FileView(name=MANIFEST_NAME, rows=None, bytes=(folder / MANIFEST_NAME).stat().st_size, sha256=None)]
     files += [FileView(name=part.name, rows=part.rows, bytes=part.bytes, sha256=part.sha256) for part in manifest.files]
     return DownloadsView(
@@ -49,6 +56,7 @@ def downloads_view(run: ServedRun) -> DownloadsView:
         made_at=manifest.created_at,
         num_reviewed=num_reviewed(run, manifest.created_at),
         ended=ended,
+        export=asked,
     )
 
 
