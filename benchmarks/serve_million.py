@@ -31,8 +31,8 @@ import numpy as np
 import psutil
 
 from tests.made_up_world import make_base, run_settings, write_config
-from tests.servers import PostgresServer
 from tests.server.served_world import RUN_ID, SOURCE, make_served
+from tests.servers import PostgresServer
 
 ROOT = Path(__file__).parents[1]
 RUN = f"/runs/{RUN_ID}"
@@ -212,7 +212,7 @@ def main() -> None:
             folder = Path(place) / store
             folder.mkdir()
             if store == "postgresql":
-                with PostgresServer(folder / "pg") as server:
+                with PostgresServer(settings={"fsync": "on", "full_page_writes": "on"}) as server:
                     results[store] = measure(folder, arguments.latents, server.url, arguments)
             else:
                 results[store] = measure(folder, arguments.latents, None, arguments)

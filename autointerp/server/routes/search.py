@@ -22,6 +22,11 @@ _MOST_FORM = 400_000
 _BAD = (InputError, SubjectProcessError)
 
 
+def _lines(text: str) -> str:
+    """A form's text with the line ends that were typed: browsers send every one as CR LF."""
+    return text.replace("\r\n", "\n")
+
+
 @router.get("/api/runs/{run_id}/search", dependencies=[Depends(require(Scope.READ))])
 def get_search(run: TheRun) -> SearchView:
     """What can be searched in a run."""
