@@ -29,6 +29,7 @@ from autointerp.server.views.downloads import DownloadsView
 from autointerp.server.views.jobs import CatalogueView, JobList, JobView, PlanView, StartedView, SteeredView
 from autointerp.server.views.latent import LatentView
 from autointerp.server.views.pictures import PictureView
+from autointerp.server.views.proposals import ProposalView
 from autointerp.server.views.reviews import ReviewedView
 from autointerp.server.views.runs import ProgressView, RunLine, RunList, RunView
 from autointerp.server.views.search import SearchView
@@ -268,13 +269,19 @@ class Client:
         latent: int,
         action: Literal["accept", "reject", "edit"],
         *,
-        by: str,
+        by: str | None = None,
         text: str | None = None,
         note: str | None = None,
     ) -> ReviewedView:
-        """Say what a person thinks of a label; ``text`` is the better one of an edit."""
+        """Say what a person thinks of a label; ``text`` is the better one of an edit. With a token ``by`` is its name."""
         said = {"action": action, "by": by, "text": text, "note": note}
         return self._post(ReviewedView, _path("runs", run_id, "latents", source, latent, "review"), said)
+
+    @route("POST", "/api/runs/{run_id}/latents/{source}/{latent}/propose")
+    def propose(self, run_id: str, source: str, latent: int, explainer: str | None = None) -> ProposalView:
+        """Have a language model write one more label, within the run's budget; :meth:`review` saves it."""
+        path = _path("runs", run_id, "latents", source, latent, "propose")
+        return self._post(ProposalView, path, {"explainer": explainer})
 
     @route("GET", "/api/runs/{run_id}/pictures/{name}")
     def picture(self, run_id: str, name: str) -> PictureView:

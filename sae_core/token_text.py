@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,27 @@ class TokenText:
             pieces.append(joined[done:cut].decode("utf-8", errors="backslashreplace"))
             done, begin = cut, end
         return pieces
+
+    def visible_pieces(self, token_ids: Iterable[int]) -> list[str]:
+        """:meth:`pieces` with visible whitespace (:func:`show_whitespace`)."""
+        ids = [int(token) for token in token_ids]
+        known = self._visible
+        # nearly all tokens are whole characters, whatever stands beside them
+        found = [known[token] if 0 <= token < len(known) else None for token in ids]
+        if None not in found:
+            return found  # type: ignore[return-value]
+        return [show_whitespace(piece) for piece in self.pieces(ids)]
+
+    @cached_property
+    def _visible(self) -> list[str | None]:
+        """[vocab_size] visible text of each token; None where its bytes alone are no whole characters."""
+        found: list[str | None] = []
+        for data in self.token_bytes:
+            try:
+                found.append(show_whitespace.__wrapped__(data.decode("utf-8")))
+            except UnicodeDecodeError:
+                found.append(None)
+        return found
 
     def visible(self, token_ids: int | Sequence[int]) -> str:
         """Text for a label: newline ``⏎``, tab ``→``, n > 1 spaces ``␣ₙ``, an edge space before no letter ``␣``."""

@@ -99,6 +99,8 @@ def held_out_exemplars(reader: ExemplarReader, latent: int, limit: int) -> list[
 
 def plain_line(text: str) -> str:
     """A label or a name on one line without control characters."""
+    if text.isprintable():
+        return text.strip()
     return "".join(c if c.isprintable() else " " if c.isspace() else f"\\x{ord(c):02x}" for c in text).strip()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from autointerp.pipeline.dictionary_pages import SourceReading
 from autointerp.pipeline.finding import notes_below, open_of_note
 from autointerp.pipeline.folder import DATABASE, RunFolder
 from autointerp.pipeline.starting import open_run
-from autointerp.review.recording import reviews
+from autointerp.review.recording import Review
 from autointerp.store import LabelStore, open_store
 from autointerp.store.models import Run
 from autointerp.store.opening import sqlite_url
@@ -107,8 +107,8 @@ class ServedRun:
                 self._of = now
             return self._columns
 
-    def reading(self, source: str, latent: int) -> SourceReading:
-        """How to read one latent's row now.
+    def reading(self, source: str, latent: int, said: Sequence[Review]) -> SourceReading:
+        """How to read one latent's row now; ``said`` are its reviews.
 
         What is made of all latents of the source together (its place among random pushes, say) comes from the export.
         """
@@ -117,7 +117,6 @@ class ServedRun:
                 record = self.context.source(source)
                 self._readings[source] = SourceReading.of_few(self.context, record, self.code_version, _NO_CAUSAL)
             kept = self._readings[source]
-        said = reviews(self.store, self.run_id, source, [latent])
         return replace(kept, reviewed={latent: said} if said else {})
 
     def exemplar_folder(self, source: str) -> Path | None:
@@ -171,13 +170,12 @@ class Shelf:
         return sorted(found.values(), key=lambda head: (head.created_at, head.id), reverse=True)
 
     def run(self, run_id: str) -> ServedRun:
-        """Errors: UnknownNameError where there is no such run, StoreError."""
+        """A run that is there by :meth:`owner_of`. Errors: UnknownNameError where there is no such run, StoreError."""
         with self._lock:
             if run_id in self._open:
                 self._open.move_to_end(run_id)
-                found = self._open[run_id]
-                if found.store.run_state(run_id) is not None and not self._is_stale(found):
-                    return found
+                if not self._is_stale(self._open[run_id]):
+                    return self._open[run_id]
                 self._drop(run_id)
             if run_id not in self._places:
                 self.heads()

@@ -33,7 +33,7 @@ from autointerp.server.views.jobs import (
     job_view,
     plan_view,
 )
-from sae_core.errors import AutointerpError
+from sae_core.errors import AutointerpError, InputError
 
 _LONGEST_FIELD, _MOST_TICKS = 100, 32
 Key = Annotated[str, Field(pattern=KEY_PATTERN)]
@@ -136,26 +136,26 @@ def new_run(request: Request, jobs: TheJobs, principal: Submitter, form: Annotat
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = str(first["loc"][0]).replace("_", " ") if first["loc"] else "the form"
-        return _form(request, jobs, form, f"{where}: {str(first['msg']).lower()}.")
+        said = InputError(f"{where}: {str(first['msg']).lower()}.")
+        return _form(request, jobs, form, shown_error(said)[1])
     try:
         if form.action == "plan":
             view = DryRunView(plan=plan_view(jobs.plan(asked), asked.label), fields=form.pairs)
             return page(request, "dry_run.html", view)
         row = jobs.start(asked, principal, form.key or None)
     except AutointerpError as error:
-        return _form(request, jobs, form, str(error))
+        return _form(request, jobs, form, shown_error(error)[1])
     return RedirectResponse(f"/jobs/{row.id}", status_code=303)
 
 
 def _form(request: Request, jobs: Jobs, form: RunForm, error: str | None) -> HTMLResponse:
-    """The form, with what was given."""
+    """The form, with what was given, and a sentence that may be shown."""
     given = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in form.model_dump(exclude={"key", "action"}).items()
     }
-    said = None if error is None else shown_error(AutointerpError(error))[1]
     # a request that was refused is another one when it is sent again
-    view = NewRunView(catalogue=catalogue_view(jobs.catalogue), given=given, key=secrets.token_hex(12), error=said)
+    view = NewRunView(catalogue=catalogue_view(jobs.catalogue), given=given, key=secrets.token_hex(12), error=error)
     return page(request, "new_run.html", view, status=200 if error is None else 400)
 
 

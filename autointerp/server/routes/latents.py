@@ -8,8 +8,9 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import HTMLResponse
 
 from autointerp.browsing import RowQuery
-from autointerp.server.access import Scope, require
+from autointerp.server.access import Scope, ThePrincipal, require
 from autointerp.server.dependencies import LatentNumber, SourceName, TheRun
+from autointerp.server.latent_pages import shown_latent
 from autointerp.server.pages import page
 from autointerp.server.views.dictionary import DictionaryView, dictionary_view, row_query
 from autointerp.server.views.latent import LatentView, latent_view
@@ -57,5 +58,7 @@ def get_latent(run: TheRun, source: SourceName, latent: LatentNumber) -> LatentV
 
 
 @router.get("/runs/{run_id}/latents/{source}/{latent}", response_class=HTMLResponse, include_in_schema=False)
-def latent_page(request: Request, run: TheRun, source: SourceName, latent: LatentNumber) -> HTMLResponse:
-    return page(request, "latent.html", latent_view(run, source, latent), review_error=None)
+def latent_page(
+    request: Request, principal: ThePrincipal, run: TheRun, source: SourceName, latent: LatentNumber
+) -> HTMLResponse:
+    return shown_latent(request, principal, latent_view(run, source, latent))

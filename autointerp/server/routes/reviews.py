@@ -9,15 +9,17 @@ from pydantic import Field
 from starlette.responses import RedirectResponse, Response
 
 from autointerp.review.recording import LONGEST_NAME, LONGEST_NOTE, LONGEST_TEXT
-from autointerp.server.access import Scope, require
+from autointerp.server.access import Principal, Scope, require
 from autointerp.server.dependencies import LatentNumber, SourceName, TheRun
-from autointerp.server.pages import page
+from autointerp.server.errors import shown_error
+from autointerp.server.latent_pages import Given, shown_latent, signature
 from autointerp.server.views.base import View
 from autointerp.server.views.latent import latent_view
 from autointerp.server.views.reviews import ReviewedView, reviewed
-from sae_core.errors import InputError
+from sae_core.errors import AutointerpError, InputError
 
-router = APIRouter(tags=["reviews"], dependencies=[Depends(require(Scope.REVIEW))])
+router = APIRouter(tags=["reviews"])
+Reviewer = Annotated[Principal, Depends(require(Scope.REVIEW))]
 
 
 class ReviewRequest(View):
@@ -26,20 +28,27 @@ class ReviewRequest(View):
     action: Literal["accept", "reject", "edit"]
     text: str | None = Field(default=None, max_length=LONGEST_TEXT)
     """The better label of an edit; only an edit has one."""
-    by: str = Field(min_length=1, max_length=LONGEST_NAME)
+    by: str | None = Field(default=None, min_length=1, max_length=LONGEST_NAME)
+    """Who says so. Of a request with a token it is the token's name, whatever stands here."""
     note: str | None = Field(default=None, max_length=LONGEST_NOTE)
 
 
 @router.post("/api/runs/{run_id}/latents/{source}/{latent}/review")
-def review(run: TheRun, source: SourceName, latent: LatentNumber, said: ReviewRequest) -> ReviewedView:
+def review(
+    run: TheRun, principal: Reviewer, source: SourceName, latent: LatentNumber, said: ReviewRequest
+) -> ReviewedView:
     """Accept, reject or edit a label; an edit is scored by the run's judges on windows that nobody has been shown."""
-    return reviewed(run, source, latent, said.action, said.text, said.by, said.note)
+    by = signature(principal) or said.by
+    if by is None:
+        raise InputError("a review is somebody's: say who you are with `by`.")
+    return reviewed(run, source, latent, said.action, said.text, by, said.note)
 
 
 @router.post("/runs/{run_id}/latents/{source}/{latent}/review", include_in_schema=False)
 def review_form(
     request: Request,
     run: TheRun,
+    principal: Reviewer,
     source: SourceName,
     latent: LatentNumber,
     action: Annotated[Literal["accept", "reject", "edit"], Form()],
@@ -47,9 +56,12 @@ def review_form(
     text: Annotated[str, Form(max_length=LONGEST_TEXT)] = "",
     note: Annotated[str, Form(max_length=LONGEST_NOTE)] = "",
 ) -> Response:
+    signed = signature(principal) or by
     try:
-        reviewed(run, source, latent, action, text if action == "edit" else None, by, note or None)
-    except InputError as error:
+        reviewed(run, source, latent, action, text if action == "edit" else None, signed, note or None)
+    except AutointerpError as error:
+        status, problem = shown_error(error)
         view = latent_view(run, source, latent)
-        return page(request, "latent.html", view, status=400, review_error=str(error))
+        given = Given(text, by, note)
+        return shown_latent(request, principal, view, status=status, error=problem, given=given)
     return RedirectResponse(request.url.path.removesuffix("/review"), status_code=303)

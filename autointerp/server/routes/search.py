@@ -11,6 +11,7 @@ from autointerp.passages import ContrastAnswer, ContrastQuestion, SubjectProcess
 from autointerp.passages.questions import MOST_CHARACTERS
 from autointerp.server.access import Scope, require
 from autointerp.server.dependencies import TheRun, TheSubjects
+from autointerp.server.errors import shown_error
 from autointerp.server.pages import page
 from autointerp.server.views.search import ContrastView, SearchView, search_view, text_search_view
 from sae_core.errors import InputError
@@ -66,7 +67,7 @@ def search_text_form(
         answer = subjects.ask(run, TextQuestion(source=source or None, top=_TOP, texts=(_lines(text),)))
     except _BAD as error:
         given = {"text": text, "source": source}
-        return page(request, "search.html", search_view(run), status=400, error=str(error), given=given)
+        return page(request, "search.html", search_view(run), status=400, error=shown_error(error)[1], given=given)
     return page(request, "found.html", text_search_view(run.run_id, answer), text=text)
 
 
@@ -96,5 +97,5 @@ def search_contrast_form(
         answer = subjects.ask(run, question)
     except _BAD as error:
         given = {"with_concept": with_concept, "without_concept": without_concept, "source": source}
-        return page(request, "search.html", search_view(run), status=400, error=str(error), given=given)
+        return page(request, "search.html", search_view(run), status=400, error=shown_error(error)[1], given=given)
     return page(request, "contrast.html", ContrastView(run_id=run.run_id, answer=answer))

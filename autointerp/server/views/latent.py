@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -13,12 +13,14 @@ from autointerp.pipeline.causal_columns import CAUSAL_COLUMNS
 from autointerp.pipeline.dictionary_rows import row_read
 from autointerp.report.highlight import plain_line
 from autointerp.report.show import figure_lines, quotable_sentence
-from autointerp.review.recording import reviews
+from autointerp.review.proposing import proposers
+from autointerp.review.recording import Review, reviews
 from autointerp.server.shelf import ServedRun
 from autointerp.server.views.base import View
 from autointerp.server.views.mistakes import MistakeGroup, mistakes_of
+from autointerp.server.views.steered import SteeredPromptView, steered_view
 from autointerp.server.views.tokens import ExemplarGroup, HistogramView, exemplar_groups, histogram_view
-from sae_core.errors import InputError, UnknownNameError
+from sae_core.errors import ConfigError, InputError, UnknownNameError
 
 _MEANINGS = {column.name: column.description for column in COLUMNS}
 _SUBSTITUTION = "substitution"
@@ -102,7 +104,11 @@ class LatentView(View):
     histogram: HistogramView | None
     exemplars: tuple[ExemplarGroup, ...]
     mistakes: tuple[MistakeGroup, ...]
+    steered: tuple[SteeredPromptView, ...]
+    """What steering it does to text; empty where the run had no texts written with it steered."""
     candidates: tuple[CandidateView, ...]
+    proposers: tuple[str, ...]
+    """Explainers that can be asked for another label; empty where the run has none."""
     history: tuple[HistoryView, ...]
     nights: tuple[NightView, ...]
     row: dict[str, Any]
@@ -118,7 +124,8 @@ def latent_view(run: ServedRun, source: str, latent: int) -> LatentView:
         raise UnknownNameError(
             f"{source!r} has {record.num_latents} latents, 0 to {record.num_latents - 1}: there is no latent {latent}."
         )
-    row = latent_row_of(run, source, latent)
+    said = reviews(run.store, run.run_id, source, [latent])
+    row = latent_row_of(run, source, latent, said)
     series = pd.Series(row, dtype=object)
     status, label = str(row["status"]), row.get("label")
     folder = run.exemplar_folder(source)
@@ -148,20 +155,23 @@ def latent_view(run: ServedRun, source: str, latent: int) -> LatentView:
         histogram=histogram_view(store, latent) if store is not None else None,
         exemplars=exemplar_groups(store, latent) if store is not None else (),
         mistakes=mistakes_of(run, store, source, latent, row.get("explainer")) if store is not None else (),
+        steered=steered_view(run, source, latent) if store is not None else (),
         candidates=_candidates(run, source, latent, row),
+        proposers=_proposers(run) if store is not None and status != "dead" else (),
         history=tuple(
-            HistoryView(at=said.created_at, by=said.by, action=said.action, text=said.text, note=said.note)
-            for said in reviews(run.store, run.run_id, source, [latent])
+            HistoryView(at=one.created_at, by=one.by, action=one.action, text=one.text, note=one.note) for one in said
         ),
         nights=_nights(run, source, latent),
         row=row,
     )
 
 
-def latent_row_of(run: ServedRun, source: str, latent: int) -> dict[str, Any]:
+def latent_row_of(run: ServedRun, source: str, latent: int, said: Sequence[Review]) -> dict[str, Any]:
     """The latent's row as the store has it now, JSON-ready, null left out; what needs all latents of the source comes from the last export."""
     exported = _exported(run, source, latent)
-    row = {name: value for name, value in row_read(run.reading(source, latent), latent).items() if value is not None}
+    row = {
+        name: value for name, value in row_read(run.reading(source, latent, said), latent).items() if value is not None
+    }
     for name, value in exported.items():
         own = name in CAUSAL_COLUMNS or (
             name.startswith(_SUBSTITUTION) and exported.get("explainer") == row.get("explainer")
@@ -222,6 +232,13 @@ def _neighbours(run: ServedRun, source: str, latent: int) -> tuple[NeighbourView
     else:
         labels.update(run.store.texts(run.run_id, source, [near for near, _ in found]))
     return tuple(NeighbourView(latent=near, cosine=cosine, label=labels.get(near)) for near, cosine in found)
+
+
+def _proposers(run: ServedRun) -> tuple[str, ...]:
+    try:
+        return tuple(dict.fromkeys(found.kind for found in proposers(run.context)))
+    except ConfigError:  # a component that is not installed here: the page has the rest
+        return ()
 
 
 def _candidates(run: ServedRun, source: str, latent: int, row: Mapping[str, Any]) -> tuple[CandidateView, ...]:

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from autointerp.report.highlight import marked_tokens
 from autointerp.server.views.base import View
 from sae_core.exemplar_store import ExemplarStore
 from sae_core.records import Exemplar, Origin, Side
@@ -67,11 +66,15 @@ class ExemplarGroup(View):
 
 def window_view(exemplar: Exemplar, store: ExemplarStore, scale: float) -> WindowView:
     """An exemplar, shaded by ``scale``, the activation of strength 1."""
-    tokens = marked_tokens(exemplar, store.pieces, scale or None)
-    return WindowView(
-        texts=tuple(token.text for token in tokens),
-        strengths=tuple(round(token.strength, 4) for token in tokens),
-        num_before=len(exemplar.context_ids),
+    before = exemplar.context_ids.tolist()
+    activations = np.abs(exemplar.activations.astype(np.float64))
+    top = scale or float(activations.max(initial=0.0)) or 1.0
+    strengths = np.minimum(activations / top, 1.0).round(4).tolist()
+    # constructed without the checks of a request: a page has two thousand tokens
+    return WindowView.model_construct(
+        texts=tuple(store.pieces.visible_pieces([*before, *exemplar.token_ids.tolist()])),
+        strengths=(*([0.0] * len(before)), *strengths),
+        num_before=len(before),
         max_activation=exemplar.max_activation,
         document=exemplar.document,
         context=exemplar.context,
