@@ -23,11 +23,13 @@ import httpx2
 from pydantic import BaseModel, ValidationError
 
 from autointerp.passages import ContrastAnswer, ContrastQuestion, TextAnswer, TextQuestion
+from autointerp.server.meanings import MeaningState
 from autointerp.server.routes.login import Me
 from autointerp.server.views.dictionary import DictionaryView, LatentLine
 from autointerp.server.views.downloads import DownloadsView
 from autointerp.server.views.jobs import CatalogueView, JobList, JobView, PlanView, StartedView, SteeredView
 from autointerp.server.views.latent import LatentView
+from autointerp.server.views.meaning import MeaningSearchView
 from autointerp.server.views.pictures import PictureView
 from autointerp.server.views.proposals import ProposalView
 from autointerp.server.views.reviews import ReviewedView
@@ -305,6 +307,26 @@ class Client:
         """Which latents tell passages with a concept from those without it."""
         said = question.model_dump(mode="json")
         return self._post(ContrastAnswer, _path("runs", run_id, "search", "contrast"), said)
+
+    @route("GET", "/api/runs/{run_id}/search/meaning")
+    def search_meaning(
+        self,
+        run_id: str,
+        words: str = "",
+        *,
+        source: str | None = None,
+        status: Sequence[str] = (),
+        where: Sequence[str] = (),
+        limit: int = 50,
+    ) -> MeaningSearchView:
+        """Latents whose labels mean the like of some words, the nearest first; :meth:`make_meanings` comes before."""
+        asked = {"words": words, "source": source, "status": list(status), "where": list(where), "limit": limit}
+        return self._get(MeaningSearchView, _path("runs", run_id, "search", "meaning"), asked)
+
+    @route("POST", "/api/runs/{run_id}/search/meaning")
+    def make_meanings(self, run_id: str) -> MeaningState:
+        """Have labels read for search by meaning; :meth:`search` says how far that is."""
+        return self._post(MeaningState, _path("runs", run_id, "search", "meaning"))
 
     # files
 

@@ -166,8 +166,11 @@ def a_run_at_work(folder: Path) -> Iterator[None]:
 def measure(folder: Path, num_latents: int, url: str | None, arguments: argparse.Namespace) -> dict[str, Any]:
     """Everything of one store."""
     began = time.monotonic()
-    run = make_served(folder, num_latents, url)
-    print(f"  made and exported in {time.monotonic() - began:.0f} s", flush=True)
+    if arguments.run is None:
+        run = make_served(folder, num_latents, url)
+        print(f"  made and exported in {time.monotonic() - began:.0f} s", flush=True)
+    else:
+        run = arguments.run
     env = os.environ | ({"AUTOINTERP_STORE__URL": url} if url else {})
     rng = random.Random(0)
     with serving(folder / "home", run, env) as (base, process), httpx2.Client(base_url=base, timeout=600) as client:
@@ -203,6 +206,7 @@ def main() -> None:
     parser.add_argument("--readers", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--run", type=Path, help="One that was made before, whose store the environment names.")
     parser.add_argument("--folder", type=Path, help="Where to work; a temporary folder by default.")
     arguments = parser.parse_args()
     results = {}
@@ -211,7 +215,9 @@ def main() -> None:
             print(f"{store}, {arguments.latents:,} latents:", flush=True)
             folder = Path(place) / store
             folder.mkdir()
-            if store == "postgresql":
+            if arguments.run is not None:
+                results[store] = measure(folder, arguments.latents, os.environ.get("AUTOINTERP_STORE__URL"), arguments)
+            elif store == "postgresql":
                 with PostgresServer(settings={"fsync": "on", "full_page_writes": "on"}) as server:
                     results[store] = measure(folder, arguments.latents, server.url, arguments)
             else:

@@ -53,7 +53,9 @@ def make_meanings(dictionary: Path, folder: Path, embedder: Embedder) -> Iterato
 
     try:
         yield from _make(dictionary, folder, embedder)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # arrow's own have no number
+            raise
         raise StoreError("the files of the dictionary cannot be read: export it again.") from error
 
 

@@ -71,6 +71,14 @@ class RowQuery:
     descending: bool = False
     limit: int = 50
     after: Cursor | None = None
+    count_to: int | None = None
+    """Where counting may stop: a word of every label is found a million times, and nobody reads that."""
+
+    @property
+    def is_words_alone(self) -> bool:
+        """Whether the word index alone says which rows come next."""
+        plain = self.source is None and not self.statuses and not self.bounds
+        return bool(self.words.strip()) and plain and self.sort == BY_LATENT and not self.descending
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +88,7 @@ class RowPage:
     rows: NDArray[np.int64]
     """[at most limit] in order."""
     num_found: int
-    """Rows of the whole table that fit, on this page or not."""
+    """Rows of the whole table that fit, on this page or not; counting may have stopped at ``count_to``."""
     next: Cursor | None
     """For the rows behind these; None where there are none."""
 
@@ -89,6 +97,8 @@ def query_rows(columns: DictionaryColumns, query: RowQuery) -> RowPage:
     """The page. Errors: UnknownNameError for a source, status or figure that is not there, InputError for limits."""
     if not 1 <= query.limit <= MOST_ROWS:
         raise InputError(f"{query.limit} rows a page were asked for: ask for 1 to {MOST_ROWS}.")
+    if query.is_words_alone and query.count_to is not None:
+        return _by_words(columns, query, query.count_to)
     found = _fitting(columns, query)
     if query.sort == BY_LATENT:
         rows = found[::-1] if query.descending else found
@@ -112,6 +122,14 @@ def query_rows(columns: DictionaryColumns, query: RowQuery) -> RowPage:
         last = float(left_values[order[-1]])
         return RowPage(page, len(found), Cursor(-last if query.descending else last, int(page[-1])))
     return RowPage(page, len(found), None)
+
+
+def _by_words(columns: DictionaryColumns, query: RowQuery, count_to: int) -> RowPage:
+    counted = columns.words.find(query.words, limit=count_to)
+    after = -1 if query.after is None else query.after.row
+    rows = columns.words.find(query.words, after=after, limit=query.limit + 1)
+    page = rows[: query.limit]
+    return RowPage(page, len(counted), Cursor(0.0, int(page[-1])) if len(rows) > len(page) else None)
 
 
 def _fitting(columns: DictionaryColumns, query: RowQuery) -> NDArray[np.int64]:

@@ -45,8 +45,10 @@ class WordIndex:
             connection.execute("INSERT INTO words (words) VALUES ('optimize')")
         connection.close()
 
-    def find(self, question: str) -> NDArray[np.int64]:
-        """[F] rows that have all words of the question, ascending; the last word may be the beginning of one. Empty without words."""
+    def find(self, question: str, *, after: int = -1, limit: int | None = None) -> NDArray[np.int64]:
+        """[F] rows behind ``after`` that have all words of the question, ascending, at most ``limit`` of them; the last word may be the
+        beginning of one. Empty without words.
+        """
         words = _WORD.findall(question)[:_MOST_WORDS]
         if not words:
             return np.empty(0, np.int64)
@@ -55,8 +57,9 @@ class WordIndex:
         # one text instead of a row each, which Python would make one by one
         connection = self._free.get()
         try:
-            query = "SELECT group_concat(rowid) FROM words WHERE words MATCH ?"
-            (found,) = connection.execute(query, (match,)).fetchone()
+            rows_of = "SELECT rowid FROM words WHERE words MATCH ? AND rowid > ? ORDER BY rowid LIMIT ?"
+            query = f"SELECT group_concat(rowid) FROM ({rows_of})"
+            (found,) = connection.execute(query, (match, after + 1, -1 if limit is None else limit)).fetchone()
         finally:
             self._free.put(connection)
         if not found:

@@ -52,7 +52,9 @@ class Bound:
         return cls(column, "==" if op == "=" else op, value)
 
     def __str__(self) -> str:
-        return f"{self.column}{self.op}{self.number:g}"
+        # every digit, so that it is the same bound when it is read again
+        whole = self.number.is_integer() and abs(self.number) < 1e15
+        return f"{self.column}{self.op}{int(self.number) if whole else repr(self.number)}"
 
 
 @dataclass(frozen=True, slots=True)

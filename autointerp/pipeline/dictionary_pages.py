@@ -10,11 +10,12 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import BigInteger, case, cast, func, select, type_coerce
+from sqlalchemy import BigInteger, Integer, Select, bindparam, case, cast, func, select, type_coerce
 from sqlalchemy.types import String, Text
 
 from autointerp.pipeline.causal_columns import CausalColumns, causal_columns
@@ -172,8 +173,9 @@ def _published_stage(context: RunContext, source: str) -> str | None:
     return max(stages, key=lambda stage: int(stage.rpartition("_")[2]), default=None)
 
 
-def _labels(reading: SourceReading, after: int, limit: int) -> list[StoredLabel]:
-    query = (
+@cache
+def _label_query() -> Select[*tuple[Any, ...]]:
+    return (
         select(
             LabelRow.latent,
             LabelRow.status,
@@ -186,15 +188,19 @@ def _labels(reading: SourceReading, after: int, limit: int) -> list[StoredLabel]
             LabelRow.decided_by,
         )
         .where(
-            LabelRow.run_id == reading.context.run_id,
-            LabelRow.source == reading.source.name,
-            LabelRow.latent > after,
+            LabelRow.run_id == bindparam("run"),
+            LabelRow.source == bindparam("source"),
+            LabelRow.latent > bindparam("after"),
         )
         .order_by(LabelRow.latent)
-        .limit(limit)
+        .limit(bindparam("limit", type_=Integer))
     )
+
+
+def _labels(reading: SourceReading, after: int, limit: int) -> list[StoredLabel]:
+    asked = {"run": reading.context.run_id, "source": reading.source.name, "after": after, "limit": limit}
     with reading.context.store.reading() as connection:
-        rows = connection.execute(query).all()
+        rows = connection.execute(_label_query(), asked).all()
     reviewed = reading.reviewed
     return [_reviewed(reviewed[row[0]], row) if row[0] in reviewed else StoredLabel(*row[:8]) for row in rows]
 
@@ -248,91 +254,128 @@ def _placed(place: int, score: Score) -> PlacedScore:
     return PlacedScore(place, score.scorer, score.explainer, json.dumps(score.values), *why)
 
 
-def _between(reading: SourceReading, labels: Sequence[StoredLabel], table: Any) -> tuple[Any, ...]:
+def _between(table: Any) -> tuple[Any, ...]:
+    """Rows of the asked latents; building a query anew for each page of one latent would take as long as the database does."""
     return (
-        table.run_id == reading.context.run_id,
-        table.source == reading.source.name,
-        table.latent.between(labels[0].latent, labels[-1].latent),
+        table.run_id == bindparam("run"),
+        table.source == bindparam("source"),
+        table.latent.between(bindparam("first"), bindparam("last")),
+    )
+
+
+def _asked(reading: SourceReading, labels: Sequence[StoredLabel]) -> dict[str, Any]:
+    first, last = labels[0].latent, labels[-1].latent
+    return {"run": reading.context.run_id, "source": reading.source.name, "first": first, "last": last}
+
+
+@cache
+def _explanation_query() -> Select[*tuple[Any, ...]]:
+    table = ExplanationRow
+    return (
+        select(
+            table.latent,
+            table.explainer,
+            table.side,
+            case((table.side == "output", table.text)).label("output_text"),
+            case((table.explainer == TAKEN_OVER, type_coerce(table.payload, Text))).label("imported"),
+            table.failure_kind,
+            table.model,
+            table.prompt_hash,
+            table.input_tokens,
+            table.output_tokens,
+            table.cost_usd,
+        )
+        .where(*_between(table))
+        .order_by(table.latent, table.explainer, table.side)
     )
 
 
 def _explanations(
     reading: SourceReading, labels: Sequence[StoredLabel], place: Mapping[int, int]
 ) -> list[tuple[int, Any]]:
-    table = ExplanationRow
-    query = select(
-        table.latent,
-        table.explainer,
-        table.side,
-        case((table.side == "output", table.text)).label("output_text"),
-        case((table.explainer == TAKEN_OVER, type_coerce(table.payload, Text))).label("imported"),
-        table.failure_kind,
-        table.model,
-        table.prompt_hash,
-        table.input_tokens,
-        table.output_tokens,
-        table.cost_usd,
-    ).where(*_between(reading, labels, table))
-    query = query.order_by(table.latent, table.explainer, table.side)
     with reading.context.store.reading() as connection:
-        return [(place[row[0]], row) for row in connection.execute(query).all() if row[0] in place]
+        rows = connection.execute(_explanation_query(), _asked(reading, labels)).all()
+    return [(place[row[0]], row) for row in rows if row[0] in place]
+
+
+@cache
+def _score_query() -> Select[*tuple[Any, ...]]:
+    return (
+        select(
+            ScoreRow.latent,
+            ScoreRow.scorer,
+            ScoreRow.explainer,
+            type_coerce(ScoreRow.values, Text),
+            ScoreRow.failure_kind,
+            ScoreRow.failure_message,
+        )
+        .where(*_between(ScoreRow))
+        .order_by(ScoreRow.latent, ScoreRow.scorer, ScoreRow.explainer)
+    )
 
 
 def _scores(
     reading: SourceReading, labels: Sequence[StoredLabel], place: Mapping[int, int], outputs: Mapping[int, str]
 ) -> list[PlacedScore]:
     """Of other texts than the published ones the JSON is not read."""
-    query = select(
-        ScoreRow.latent,
-        ScoreRow.scorer,
-        ScoreRow.explainer,
-        type_coerce(ScoreRow.values, Text),
-        ScoreRow.failure_kind,
-        ScoreRow.failure_message,
-    ).where(*_between(reading, labels, ScoreRow))
-    query = query.order_by(ScoreRow.latent, ScoreRow.scorer, ScoreRow.explainer)
     chosen = {label.latent: label.explainer or reading.otherwise for label in labels}
     written = {labels[at].latent: explainer for at, explainer in outputs.items()}
     with reading.context.store.reading() as connection:
         return [
             PlacedScore(place[latent], scorer, explainer or None, text, failure, message)
-            for latent, scorer, explainer, text, failure, message in connection.execute(query).all()
+            for latent, scorer, explainer, text, failure, message in connection.execute(
+                _score_query(), _asked(reading, labels)
+            ).all()
             if latent in place and (not explainer or explainer == chosen[latent] or explainer == written.get(latent))
         ]
 
 
-def _estimates(reading: SourceReading, labels: Sequence[StoredLabel], place: Mapping[int, int]) -> dict[int, str]:
-    if reading.estimates is None:
-        return {}
-    query = select(
+@cache
+def _estimate_query() -> Select[*tuple[Any, ...]]:
+    return select(
         EstimateRow.latent,
         EstimateRow.explainer,
         type_coerce(EstimateRow.values, Text),
         EstimateRow.failure_kind,
         EstimateRow.failure_message,
-    ).where(*_between(reading, labels, EstimateRow), EstimateRow.stage == reading.estimates)
+    ).where(*_between(EstimateRow), EstimateRow.stage == bindparam("stage"))
+
+
+def _estimates(reading: SourceReading, labels: Sequence[StoredLabel], place: Mapping[int, int]) -> dict[int, str]:
+    if reading.estimates is None:
+        return {}
     chosen = {label.latent: label.explainer or "" for label in labels}
     with reading.context.store.reading() as connection:
         return {
             place[latent]: values
             if failure is None
             else json.dumps({"precision_failure": failure, "precision_failure_message": message})
-            for latent, explainer, values, failure, message in connection.execute(query).all()
+            for latent, explainer, values, failure, message in connection.execute(
+                _estimate_query(), _asked(reading, labels) | {"stage": reading.estimates}
+            ).all()
             if explainer == chosen.get(latent)
         }
 
 
+@cache
+def _spend_query() -> Select[*tuple[Any, ...]]:
+    return (
+        select(
+            LLMCall.latent,
+            cast(func.sum(LLMCall.input_tokens), BigInteger),
+            cast(func.sum(LLMCall.output_tokens), BigInteger),
+            cast(func.sum(LLMCall.cost_nano_usd), BigInteger),
+            func.sum(case((LLMCall.cost_nano_usd.is_(None), 1), else_=0)),
+        )
+        .where(*_between(LLMCall))
+        .group_by(LLMCall.latent)
+    )
+
+
 def _spend(reading: SourceReading, labels: Sequence[StoredLabel], place: Mapping[int, int]) -> dict[int, Row]:
     """Lost calls count."""
-    query = select(
-        LLMCall.latent,
-        cast(func.sum(LLMCall.input_tokens), BigInteger),
-        cast(func.sum(LLMCall.output_tokens), BigInteger),
-        cast(func.sum(LLMCall.cost_nano_usd), BigInteger),
-        func.sum(case((LLMCall.cost_nano_usd.is_(None), 1), else_=0)),
-    ).where(*_between(reading, labels, LLMCall))
     with reading.context.store.reading() as connection:
-        rows = connection.execute(query.group_by(LLMCall.latent)).all()
+        rows = connection.execute(_spend_query(), _asked(reading, labels)).all()
     return {
         place[row[0]]: {
             "input_tokens": int(row[1] or 0),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import func, select, type_coerce
 from sqlalchemy.types import Text
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from autointerp.export import DonePart, Manifest, RowFilter
 
+Item = TypeVar("Item")
 GROUP, FILE = 16_384, 131_072
 """Rows of a row group and of a file; after a kill an export goes on behind the last whole file."""
 _TRIES = 3
@@ -156,7 +157,8 @@ class _Reading:
         tables = PageTables(schema)
         for name, latent in self._after(after):
             source = SourceReading.of(self.context, self.context.source(name), self.run.code_version)
-            yield from _one_ahead(self.wanted.rows(tables.of(page)) for page in pages(source, latent))
+            with closing(_one_ahead(pages(source, latent))) as ready:
+                yield from _one_ahead(self.wanted.rows(tables.of(page)) for page in ready)
 
     def verdicts(self, after: tuple[str, int] | None, building: Path, done: Sequence[DonePart]) -> Iterator[pa.Table]:
         """Verdicts on the latents that the dictionary has, as its files say."""
@@ -193,13 +195,13 @@ class _Reading:
         return found
 
 
-def _one_ahead(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """The same tables, the next one read in a thread while one is written: compressing and hashing leave Python to others."""
-    with ThreadPoolExecutor(1, thread_name_prefix="export-reader") as thread:
-        coming = thread.submit(next, tables, None)
-        while (table := coming.result()) is not None:
-            coming = thread.submit(next, tables, None)
-            yield table
+def _one_ahead(found: Iterator[Item]) -> Generator[Item, None, None]:
+    """The same, the next one made in a thread while one is used: a database's work, compressing and hashing leave Python to others."""
+    with ThreadPoolExecutor(1, thread_name_prefix="export-ahead") as thread:
+        coming = thread.submit(next, found, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, found, None)
+            yield item
 
 
 def _latents_of(source: str, building: Path, done: Sequence[DonePart]) -> list[int]:

@@ -97,10 +97,18 @@ def open_of_note(folder: Path, note: RunNote) -> LabelStore:
     return open_store(_url_of_environment() or note.store, create=False)
 
 
-def notes_below(around: Path) -> Iterator[tuple[Path, RunNote]]:
-    """The output folders at most two levels below a folder (or it itself), with what their notes say. Errors: StoreError."""
+def notes_below(around: Path, *, skip_foreign: bool = False) -> Iterator[tuple[Path, RunNote]]:
+    """The output folders at most two levels below a folder (or it itself), with what their notes say.
+
+    Errors: StoreError for a file of that name which is no note, unless ``skip_foreign``.
+    """
     for pattern in (NOTE, f"*/{NOTE}", f"*/*/{NOTE}"):
         for path in sorted(around.glob(pattern)):
-            note = RunFolder(path.parent).read_note()
+            try:
+                note = RunFolder(path.parent).read_note()
+            except StoreError:
+                if not skip_foreign:
+                    raise
+                continue
             if note is not None:
                 yield path.parent, note

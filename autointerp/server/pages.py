@@ -13,12 +13,31 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import BaseModel
 from starlette.responses import HTMLResponse
 
-from autointerp.report.figures import UNDEFINED, interval_text, percent_text, share_text, signed_text, size_text
+from autointerp.report.figures import (
+    UNDEFINED,
+    interval_text,
+    percent_text,
+    rate_text,
+    share_text,
+    signed_text,
+    size_text,
+)
 from autointerp.report.highlight import plain_line
+from autointerp.server.access import principal_of
 from autointerp.server.static_files import static_url
 from autointerp.shown_url import without_password
 
 _TEMPLATES = Path(__file__).parent / "templates"
+SIGNED = (
+    "causal_effect",
+    "causal_random",
+    "causal_z",
+    "steering_effect",
+    "delta_ce",
+    "control_delta_ce",
+    "attribution_ce",
+)
+"""Beginning of the names of figures that are differences or logarithms of ratios."""
 STRENGTHS = 8
 """Shades of a token."""
 
@@ -33,9 +52,10 @@ def page(
     **more: Any,
 ) -> HTMLResponse:
     """A view on its page."""
-    text = (
-        _environment().get_template(template).render(view=view, path=request.url.path, query=request.url.query, **more)
-    )
+    principal = principal_of(request)
+    known = principal.name if principal is not None and principal.token_id is not None else None
+    given = {"view": view, "path": request.url.path, "query": request.url.query, "known_as": known, **more}
+    text = _environment().get_template(template).render(given)
     return HTMLResponse(text, status_code=status, headers=dict(headers) if headers else None)
 
 
@@ -64,7 +84,7 @@ def _environment() -> Environment:
         "duration": duration_text,
         "words": lambda name: str(name).replace("_", " "),
     }
-    environment.globals |= {"interval": interval_text, "static": static_url, "UNDEFINED": UNDEFINED}
+    environment.globals |= {"SIGNED": SIGNED, "interval": interval_text, "static": static_url, "UNDEFINED": UNDEFINED}
     return environment
 
 
@@ -73,22 +93,18 @@ def place_text(given: str) -> str:
     return "/".join(Path(given).parts[-2:]) if Path(given).is_absolute() else without_password(given)
 
 
-def rate_text(rate: float | None) -> str:
-    """A firing rate with two figures that mean something: ``0.31%``."""
-    return UNDEFINED if rate is None else f"{100 * rate:.2g}%"
-
-
 def figure_text(value: float | None, name: str) -> str:
     """A figure of the dictionary by its name: rates as shares of a hundred, effects with their sign, counts whole."""
     if value is None:
         return UNDEFINED
     if name.endswith("_rate") and not name.startswith("written"):
         return rate_text(value)
-    if name.startswith(("causal_effect", "steering_effect", "delta_ce", "causal_z")):
+    if name.startswith(SIGNED):
         return signed_text(value)
     if abs(value) > 1 or name.startswith(("num_", "fire_count")):
-        return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.3g}"
-    return share_text(value)
+        return f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:,.3g}"
+    # a KL of .0039 nats is not .00
+    return f"{value:.2g}" if 0 < abs(value) < 0.01 else share_text(value)
 
 
 def duration_text(seconds: float | None) -> str:

@@ -48,7 +48,7 @@ class ServedRun:
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     _columns: DictionaryColumns | None = field(default=None, repr=False)
     _of: tuple[Path, int] | None = field(default=None, repr=False)
-    _readings: dict[str, SourceReading] = field(default_factory=dict, repr=False)
+    _readings: dict[str, tuple[str, SourceReading]] = field(default_factory=dict, repr=False)
 
     @property
     def run_id(self) -> str:
@@ -64,6 +64,11 @@ class ServedRun:
     def folder(self) -> RunFolder:
         """Its output folder."""
         return self.context.folder
+
+    @cached_property
+    def _begun(self) -> float:
+        """Seconds since 1970: an export from before is of an earlier run with this id, whose folder was removed."""
+        return self.store.run(self.run_id).created_at.timestamp()
 
     @cached_property
     def code_version(self) -> str:
@@ -82,7 +87,7 @@ class ServedRun:
         there = [
             path / MANIFEST_NAME
             for path in (self.folder.dictionary, self.export_folder)
-            if (path / MANIFEST_NAME).is_file()
+            if (path / MANIFEST_NAME).is_file() and (path / MANIFEST_NAME).stat().st_mtime >= self._begun
         ]
         return max(there, key=lambda path: path.stat().st_mtime_ns).parent if there else None
 
@@ -112,11 +117,15 @@ class ServedRun:
 
         What is made of all latents of the source together (its place among random pushes, say) comes from the export.
         """
+        # of a run that goes on, which estimates are the published ones and what files there are may change with every chunk
+        state = self.store.run_state(self.run_id) or ""
         with self._lock:
-            if source not in self._readings:
+            known = self._readings.get(source)
+            if known is None or known[0] != state or state not in _ENDED:
                 record = self.context.source(source)
-                self._readings[source] = SourceReading.of_few(self.context, record, self.code_version, _NO_CAUSAL)
-            kept = self._readings[source]
+                known = state, SourceReading.of_few(self.context, record, self.code_version, _NO_CAUSAL)
+                self._readings[source] = known
+            kept = known[1]
         return replace(kept, reviewed={latent: said} if said else {})
 
     def exemplar_folder(self, source: str) -> Path | None:
@@ -138,7 +147,40 @@ def no_such_run() -> UnknownNameError:
     return UnknownNameError("there is no such run: the first page lists those there are.")
 
 
+_ENDED = ("done", "failed", "cancelled")
 _NO_CAUSAL = CausalColumns(np.empty(0, np.int64), {})
+
+
+_File = tuple[int, int]
+"""Device and inode."""
+
+
+def _file_of(store: LabelStore) -> _File | None:
+    """Which file a store is in now; None for a server's, and where there is none any more."""
+    name = store.engine.url.database
+    if store.engine.dialect.name != "sqlite" or not name:
+        return None
+    try:
+        found = Path(name).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a run is."""
+
+    store: LabelStore
+    folder: Path | None
+    """Its output folder as it lies now; None for what the store says."""
+    file: _File | None
+    """The store's file when it was found."""
+
+    @property
+    def is_there(self) -> bool:
+        """Whether neither the folder nor the store's file have gone, or become others."""
+        return _file_of(self.store) == self.file and (self.folder is None or self.folder.is_dir())
 
 
 class Shelf:
@@ -149,8 +191,9 @@ class Shelf:
         self._settings = settings
         self._lock = threading.RLock()
         self._stores: dict[str, LabelStore] = {}
+        self._files: dict[str, _File | None] = {}
         self._open: OrderedDict[str, ServedRun] = OrderedDict()
-        self._places: dict[str, tuple[LabelStore, Path | None]] = {}
+        self._places: dict[str, _Place] = {}
         settings.home.mkdir(parents=True, exist_ok=True)
         url = settings.store_url or sqlite_url(settings.home / DATABASE)
         self.own = open_store(url)
@@ -160,13 +203,16 @@ class Shelf:
     def heads(self) -> list[RunHead]:
         """All runs, the latest first."""
         found: dict[str, RunHead] = {}
+        places: dict[str, _Place] = {}
         with self._lock:
             for store, place, only in self._looked_at():
                 for head in store.runs():
-                    if only is None or head.id == only:
-                        found.setdefault(head.id, head)
-                        if self._places.get(head.id, (None, None))[1] is None:
-                            self._places[head.id] = (store, place if only is not None else None)
+                    if (only is None or head.id == only) and head.id not in found:
+                        found[head.id] = head
+                        places[head.id] = _Place(store, place, _file_of(store))
+            for run_id in [run_id for run_id in self._open if places.get(run_id) != self._places.get(run_id)]:
+                self._drop(run_id)
+            self._places = places
         return sorted(found.values(), key=lambda head: (head.created_at, head.id), reverse=True)
 
     def run(self, run_id: str) -> ServedRun:
@@ -179,11 +225,11 @@ class Shelf:
                 self._drop(run_id)
             if run_id not in self._places:
                 self.heads()
-            if run_id not in self._places or self._places[run_id][0].run_state(run_id) is None:
+            if run_id not in self._places or self._places[run_id].store.run_state(run_id) is None:
                 self._places.pop(run_id, None)
                 raise no_such_run()
-            store, place = self._places[run_id]
-            context = open_run(store, run_id, place)
+            place = self._places[run_id]
+            context = open_run(place.store, run_id, place.folder)
             redact_config(context.config.stored())
             run = ServedRun(context, self._settings.home / STATE_FOLDER / run_id)
             self._open[run_id] = run
@@ -194,11 +240,11 @@ class Shelf:
     def owner_of(self, run_id: str) -> str | None:
         """Name of the token that a run belongs to, None for everybody's. Errors: UnknownNameError, StoreError."""
         with self._lock:
-            if run_id not in self._places:
+            if run_id not in self._places or not self._places[run_id].is_there:
                 self.heads()
             if run_id not in self._places:
                 raise no_such_run()
-            store = self._places[run_id][0]
+            store = self._places[run_id].store
         with store.reading() as connection:
             found = connection.execute(select(Run.owner).where(Run.id == run_id)).first()
         if found is None:
@@ -215,15 +261,25 @@ class Shelf:
     def _looked_at(self) -> Iterator[tuple[LabelStore, Path | None, str | None]]:
         """Stores, and of a note's folder where the run lies now and its id; a folder that cannot be read is no reason to show nothing."""
         for folder in (*self._settings.runs, self._settings.home):
-            for place, note in notes_below(folder):
+            for place, note in notes_below(folder, skip_foreign=True):
                 url = note.store or sqlite_url(place / DATABASE)
                 try:
-                    store = self._stores.get(url) or open_of_note(place, note)
+                    store = self._opened(url) or open_of_note(place, note)
                 except StoreError:
                     continue
                 self._stores[url] = store
+                self._files.setdefault(url, _file_of(store))
                 yield store, place, note.run_id
         yield self.own, None, None
+
+    def _opened(self, url: str) -> LabelStore | None:
+        """The store that is open at a URL, unless its file has been removed or replaced since."""
+        store = self._stores.get(url)
+        if store is None or store is self.own or self._files.get(url) == _file_of(store):
+            return store
+        self._stores.pop(url).close()
+        self._files.pop(url, None)
+        return None
 
     def close(self) -> None:
         """Close everything."""

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import autointerp
 from autointerp.browsing import Cursor, DictionaryColumns, RowQuery, build_columns, open_columns, query_rows
+from autointerp.browsing.words import WordIndex
 from autointerp.export.filters import Bound, RowFilter
 from autointerp.pipeline.context import RunContext
 from autointerp.pipeline.exporting import ExportOptions, export_run
@@ -202,3 +203,17 @@ def test_what_is_not_there_is_said(columns: DictionaryColumns) -> None:
         with pytest.raises(InputError):
             Cursor.parse(text)
     assert math.isnan(Cursor.parse(str(Cursor(math.nan, 3))).value)
+
+
+def test_words_alone_are_counted_only_so_far(tmp_path: Path) -> None:
+    """The pages are those of a whole count; a page behind a cursor begins behind it."""
+    folder = tmp_path / "words"
+    folder.mkdir()
+    texts = [(row, f"the word {row % 7}") for row in range(0, 90, 2)]
+    WordIndex.build(folder / "words.db", texts)
+    index = WordIndex(folder / "words.db")
+    whole = index.find("the word")
+    assert whole.tolist() == list(range(0, 90, 2))
+    assert index.find("the word", limit=10).tolist() == whole[:10].tolist()
+    assert index.find("the word", after=40, limit=3).tolist() == [42, 44, 46]
+    assert index.find("word 3", after=30).tolist() == [row for row, text in texts if row > 30 and text.endswith("3")]

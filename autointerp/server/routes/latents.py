@@ -45,7 +45,7 @@ def list_latents(run: TheRun, asked: Asked) -> DictionaryView:
 
 @router.get("/runs/{run_id}/latents", response_class=HTMLResponse, include_in_schema=False)
 def latents_page(request: Request, run: TheRun, asked: Asked) -> HTMLResponse:
-    bounds = [f"{bound.column}{bound.op}{bound.number:g}" for bound in asked.bounds]
+    bounds = [str(bound) for bound in asked.bounds]
     links = [("status", status) for status in asked.statuses] + [("where", bound) for bound in bounds]
     view = dictionary_view(run, asked)
     return page(request, "latents.html", view, asked=asked, asked_bounds=bounds, asked_links=links)

@@ -12,6 +12,7 @@ from autointerp.passages.questions import MOST_CHARACTERS
 from autointerp.server.access import Scope, require
 from autointerp.server.dependencies import TheRun, TheSubjects
 from autointerp.server.errors import shown_error
+from autointerp.server.meanings import TheMeanings
 from autointerp.server.pages import page
 from autointerp.server.views.search import ContrastView, SearchView, search_view, text_search_view
 from sae_core.errors import InputError
@@ -29,9 +30,9 @@ def _lines(text: str) -> str:
 
 
 @router.get("/api/runs/{run_id}/search", dependencies=[Depends(require(Scope.READ))])
-def get_search(run: TheRun) -> SearchView:
+def get_search(run: TheRun, meanings: TheMeanings) -> SearchView:
     """What can be searched in a run."""
-    return search_view(run)
+    return search_view(run, meanings.state(run))
 
 
 @router.get(
@@ -40,8 +41,8 @@ def get_search(run: TheRun) -> SearchView:
     response_class=HTMLResponse,
     include_in_schema=False,
 )
-def search_page(request: Request, run: TheRun) -> HTMLResponse:
-    return page(request, "search.html", search_view(run), error=None, given={})
+def search_page(request: Request, run: TheRun, meanings: TheMeanings) -> HTMLResponse:
+    return page(request, "search.html", search_view(run, meanings.state(run)), error=None, given={})
 
 
 @router.post("/api/runs/{run_id}/search/text", dependencies=[Depends(require(Scope.SUBMIT))])
@@ -60,6 +61,7 @@ def search_text_form(
     request: Request,
     run: TheRun,
     subjects: TheSubjects,
+    meanings: TheMeanings,
     text: Annotated[str, Form(max_length=MOST_CHARACTERS)] = "",
     source: Annotated[str, Form(max_length=80)] = "",
 ) -> HTMLResponse:
@@ -67,7 +69,8 @@ def search_text_form(
         answer = subjects.ask(run, TextQuestion(source=source or None, top=_TOP, texts=(_lines(text),)))
     except _BAD as error:
         given = {"text": text, "source": source}
-        return page(request, "search.html", search_view(run), status=400, error=shown_error(error)[1], given=given)
+        view = search_view(run, meanings.state(run))
+        return page(request, "search.html", view, status=400, error=shown_error(error)[1], given=given)
     return page(request, "found.html", text_search_view(run.run_id, answer), text=text)
 
 
@@ -87,6 +90,7 @@ def search_contrast_form(
     request: Request,
     run: TheRun,
     subjects: TheSubjects,
+    meanings: TheMeanings,
     with_concept: Annotated[str, Form(max_length=_MOST_FORM)] = "",
     without_concept: Annotated[str, Form(max_length=_MOST_FORM)] = "",
     source: Annotated[str, Form(max_length=80)] = "",
@@ -97,5 +101,6 @@ def search_contrast_form(
         answer = subjects.ask(run, question)
     except _BAD as error:
         given = {"with_concept": with_concept, "without_concept": without_concept, "source": source}
-        return page(request, "search.html", search_view(run), status=400, error=shown_error(error)[1], given=given)
+        view = search_view(run, meanings.state(run))
+        return page(request, "search.html", view, status=400, error=shown_error(error)[1], given=given)
     return page(request, "contrast.html", ContrastView(run_id=run.run_id, answer=answer))

@@ -117,6 +117,7 @@ def row_query(
         descending=descending,
         limit=limit,
         after=Cursor.parse(after) if after else None,
+        count_to=CAP + 1,
     )
 
 
@@ -128,11 +129,14 @@ def num_reviewed(run: ServedRun, since: str) -> int:
 
     from autointerp.store.models import ReviewRow
 
-    query = select(func.count(func.distinct(ReviewRow.latent))).where(
-        ReviewRow.run_id == run.run_id, ReviewRow.created_at > datetime.fromisoformat(since)
+    spoken_of = (
+        select(ReviewRow.source, ReviewRow.latent)
+        .where(ReviewRow.run_id == run.run_id, ReviewRow.created_at > datetime.fromisoformat(since))
+        .distinct()
+        .subquery()
     )
     with run.store.reading() as connection:
-        return int(connection.execute(query).scalar_one())
+        return int(connection.execute(select(func.count()).select_from(spoken_of)).scalar_one())
 
 
 def _shown(columns: DictionaryColumns, query: RowQuery) -> tuple[str, ...]:

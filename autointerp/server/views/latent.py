@@ -24,6 +24,16 @@ from sae_core.errors import ConfigError, InputError, UnknownNameError
 
 _MEANINGS = {column.name: column.description for column in COLUMNS}
 _SUBSTITUTION = "substitution"
+_COLUMN_OF = {
+    "ablation kl": "ablation_kl_typical",
+    "later tokens": "ablation_kl_rest",
+    "cross-entropy": "delta_ce",
+    "fires on": "fire_rate",
+    "on written texts": "written_precision",
+    "logit lens tokens": "lens_auroc",
+    "output label tokens": "output_tokens_auroc",
+}
+"""Columns of figures that reports call otherwise."""
 
 
 class FigureView(View):
@@ -208,7 +218,8 @@ def _beside(run: ServedRun, source: str, latent: int) -> tuple[int | None, int |
 
 
 def _meaning(name: str) -> str:
-    return _MEANINGS.get(name.strip().lower().replace(" ", "_"), "")
+    name = name.strip().lower()
+    return _MEANINGS.get(_COLUMN_OF.get(name, name.replace(" ", "_")), "")
 
 
 def _neighbours(run: ServedRun, source: str, latent: int) -> tuple[NeighbourView, ...]:

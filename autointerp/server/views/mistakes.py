@@ -15,6 +15,8 @@ from sae_core.exemplar_store import ExemplarStore
 from sae_core.records import Origin, Side
 
 _MOST = 6
+_ASKED_OF_WINDOWS = ("detection", "saebench")
+"""Scorers whose judge says of a window alone whether the label holds in it."""
 
 
 class MistakeGroup(View):
@@ -36,14 +38,19 @@ def mistakes_of(
 ) -> tuple[MistakeGroup, ...]:
     """The mistakes of each scorer that judged windows of the published label."""
     found: list[MistakeGroup] = []
+    confirming = {scorer.kind for scorer in run.context.scorers if getattr(scorer, "confirm", False)}
     for row in run.store.verdicts(run.run_id, source, [latent]):
-        if row.explainer != (explainer or ""):
+        # other judges are asked other things of the windows: whether marks are right, which of several it is
+        if row.explainer != (explainer or "") or row.scorer not in _ASKED_OF_WINDOWS:
             continue
         items = Verdicts.from_json(row.items).items
+        # where the run asks twice, a yes on a silent window counts only if it was said twice
+        twice = row.scorer in confirming
         kinds: tuple[tuple[Literal["false positive", "miss"], bool], ...] = (("false positive", False), ("miss", True))
         for kind, truth in kinds:
-            asked = [one for one in items if one.truth is truth and one.confirmed is not None]
-            wrong = [one for one in asked if one.confirmed is not truth]
+            said = [(one, one.confirmed if twice else one.answer) for one in items if one.truth is truth]
+            asked = [(one, answer) for one, answer in said if answer is not None]
+            wrong = [one for one, answer in asked if answer is not truth]
             if wrong:
                 found.append(
                     MistakeGroup(

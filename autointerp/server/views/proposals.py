@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
+
+from autointerp.failure import Failure, FailureKind
 from autointerp.pipeline.starting import open_run
 from autointerp.report.highlight import plain_line
-from autointerp.review.proposing import propose_label
+from autointerp.review.proposing import Proposal, propose_label
 from autointerp.server.access import Principal
 from autointerp.server.jobs.rows import OPEN, jobs
 from autointerp.server.quotas import FREE, Bound, check_quota
@@ -15,7 +19,14 @@ from autointerp.server.views.base import View
 from autointerp.store import LabelStore
 from autointerp.store.calls import account
 from autointerp.store.models import ENDED, JobRow
-from sae_core.errors import BudgetError
+from sae_core.errors import BudgetError, ConfigError, EndpointError
+
+_LOG = logging.getLogger(__name__)
+_OF_SERVERS = {
+    FailureKind.TIMEOUT: "its server gave no answer in time",
+    FailureKind.SERVER_ERROR: "its server failed",
+}
+"""What is said of failures whose own words may name a host: these are for the log."""
 
 
 class ProposalView(View):
@@ -46,12 +57,7 @@ def proposed(
     token does not pay for it, StoreError while another request asks for the run."""
     with asking_alone(run.run_id):
         _check_quota(run, own, principal)
-        # as the run is configured now: a budget may have grown
-        context = open_run(run.store, run.run_id, run.folder.root)
-        try:
-            found = propose_label(context, source, latent, explainer)
-        finally:
-            context.close()
+        found = _asked(run, source, latent, explainer)
     return ProposalView(
         explainer=found.explainer,
         model=plain_line(found.model),
@@ -63,6 +69,26 @@ def proposed(
         cost_usd=found.cost_usd,
         sentence=plain_line(found.sentence),
     )
+
+
+def _asked(run: ServedRun, source: str, latent: int, explainer: str | None) -> Proposal:
+    """The proposal, in words that say nothing of where its endpoint is."""
+    # as the run is configured now: a budget may have grown
+    context = open_run(run.store, run.run_id, run.folder.root)
+    try:
+        found = propose_label(context, source, latent, explainer)
+    except (EndpointError, ConfigError) as error:  # no answer, no key, no model of that name
+        _LOG.warning("no label could be asked for: %s", error)
+        raise EndpointError(
+            "the language model cannot be asked, or gives no answer: try again later, or tell whoever runs the server, whose log says why."
+        ) from error
+    finally:
+        context.close()
+    if found.failure is not None and found.failure.kind in _OF_SERVERS:
+        _LOG.warning("a label was asked for and none came: %s", found.failure.message)
+        failure = Failure(kind=found.failure.kind, message=_OF_SERVERS[found.failure.kind])
+        return replace(found, failure=failure)
+    return found
 
 
 def _check_quota(run: ServedRun, own: LabelStore, principal: Principal) -> None:

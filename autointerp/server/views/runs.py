@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import select
 
 from autointerp.report.run_status import NANO, RunStatus, read_status
+from autointerp.server.pages import place_text
 from autointerp.server.progress import Pace
 from autointerp.server.shelf import ServedRun
 from autointerp.server.views.base import View
@@ -80,6 +81,8 @@ class SpendView(View):
     """Of calls under way."""
     budget_tokens: int | None
     budget_usd: float | None
+    asks: bool
+    """Whether the run asks language models at all."""
 
 
 class LabelLine(View):
@@ -171,7 +174,7 @@ def progress_view(run: ServedRun, pace: Pace) -> ProgressView:
         created_at=status.begun,
         ended=status.state in ENDED,
         stages=tuple(_stage(stage, rates.get(stage.name)) for stage in status.stages),
-        spend=_spend(status),
+        spend=_spend(status, asks=bool(run.context.config.endpoints)),
         workers=len(status.workers),
         failures=_failures(run),
         events=status.events,
@@ -217,13 +220,14 @@ def _stage(stage: Any, rate: float | None) -> StageView:
     )
 
 
-def _spend(status: RunStatus) -> SpendView:
+def _spend(status: RunStatus, *, asks: bool) -> SpendView:
     return SpendView(
         tokens=status.spent_tokens,
         usd=status.spent_nano_usd / NANO,
         reserved_tokens=status.reserved_tokens,
         budget_tokens=status.budget.get("tokens"),
         budget_usd=status.budget.get("usd"),
+        asks=asks,
     )
 
 
@@ -262,10 +266,10 @@ def _latest(run: ServedRun) -> tuple[LabelLine, ...]:
 def _source(record: Source) -> SourceView:
     return SourceView(
         name=record.name,
-        subject=without_password(record.subject),
+        subject=place_text(record.subject),
         subject_revision=record.subject_revision,
         hookpoint=record.hookpoint,
-        coder=without_password(record.coder),
+        coder=place_text(record.coder),
         coder_fingerprint=record.coder_fingerprint,
         num_latents=record.num_latents,
         control=record.control,
@@ -273,12 +277,12 @@ def _source(record: Source) -> SourceView:
 
 
 def _shown(value: Any) -> Any:
-    """Settings without passwords in their URLs."""
+    """Settings without passwords in their URLs; of folders the last two parts."""
     if isinstance(value, dict):
         return {name: _shown(one) for name, one in value.items()}
     if isinstance(value, list):
         return [_shown(one) for one in value]
-    return without_password(value) if isinstance(value, str) else value
+    return place_text(value) if isinstance(value, str) else value
 
 
 def _summary(run: ServedRun) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autointerp.passages import ContrastAnswer, FoundLatent, TextAnswer
+from autointerp.server.meanings import MeaningState
 from autointerp.server.shelf import ServedRun
 from autointerp.server.views.base import View
 from autointerp.server.views.tokens import WindowView
@@ -18,6 +19,8 @@ class SearchView(View):
 
     run_id: str
     sources: tuple[str, ...]
+    meaning: MeaningState
+    """Whether labels can be searched by their meaning."""
 
 
 class ShownLatent(View):
@@ -43,9 +46,9 @@ class TextSearchView(View):
     latents: tuple[ShownLatent, ...]
 
 
-def search_view(run: ServedRun) -> SearchView:
+def search_view(run: ServedRun, meaning: MeaningState) -> SearchView:
     """What can be searched in a run."""
-    return SearchView(run_id=run.run_id, sources=tuple(run.real_sources()))
+    return SearchView(run_id=run.run_id, sources=tuple(run.real_sources()), meaning=meaning)
 
 
 def text_search_view(run_id: str, answer: TextAnswer) -> TextSearchView:
