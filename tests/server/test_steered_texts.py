@@ -30,7 +30,7 @@ CHUNK = 1
 """Of 128 latents: all three are in the second."""
 HOSTILE = "</p><script>alert(1)</script>\u202e\n\tend"
 HOSTILE_TOKEN = 77
-NUM_PROMPTS, LONG, LENGTH = 6, 40, 8
+NUM_PROMPTS, LONG, LENGTH = 6, 43, 8
 RUN = f"/runs/{RUN_ID}/latents/{SOURCE}"
 
 

@@ -272,3 +272,77 @@ def test_the_progress_of_a_run_is_that_of_the_store(client: TestClient) -> None:
     assert found["dead"] == statuses["dead"]
     assert sum(found.values()) == 3 * SIZE // 20
     assert len(progress["latest"]) == 12
+
+
+def test_figures_of_a_run_that_goes_on_are_those_of_now(own_client: TestClient, tmp_path: Path) -> None:
+    """Whoever looked before the estimates were there sees them once they are."""
+    from sqlalchemy import delete, insert, select, update
+
+    from autointerp.store.models import EstimateRow, Run
+
+    context = open_world(tmp_path / "runs" / "own")
+    with context.store.writing() as connection:
+        estimates = [row._asdict() for row in connection.execute(select(EstimateRow.__table__)).all()]
+        connection.execute(delete(EstimateRow))
+        connection.execute(update(Run).values(state="running"))
+    judged = next(row["latent"] for row in estimates if row["latent"] % 7 != 3 and row["failure_kind"] is None)
+    before = get(own_client, f"{LATENTS}/{SOURCE}/{judged}")
+    with context.store.writing() as connection:
+        connection.execute(insert(EstimateRow), estimates)
+    after = get(own_client, f"{LATENTS}/{SOURCE}/{judged}")
+    context.store.close()
+    assert "precision" not in before["row"]
+    assert after["row"]["precision_method"] == "judged"
+
+
+def test_folders_that_move_or_are_no_runs_are_followed(own_client: TestClient, tmp_path: Path) -> None:
+    url = f"{LATENTS}/{SOURCE}/5"
+    assert get(own_client, url)["exemplars"]
+    (tmp_path / "runs" / "foreign").mkdir()
+    (tmp_path / "runs" / "foreign" / "run.json").write_text('{"wandb": 1}')
+    (tmp_path / "runs" / "own").rename(tmp_path / "runs" / "moved")
+    assert get(own_client, url)["exemplars"]
+    assert [run["run_id"] for run in get(own_client, "/api/runs")["runs"]] == [RUN_ID]
+    import shutil
+
+    shutil.rmtree(tmp_path / "runs" / "moved")
+    assert own_client.get(url).status_code == 404
+    assert get(own_client, "/api/runs")["runs"] == []
+
+
+def test_enter_saves_what_was_typed_and_a_rejection_can_be_taken_back(own_client: TestClient) -> None:
+    path = f"/runs/{RUN_ID}/latents/{SOURCE}/47"
+    form = re.search(r'<form class="review".*?</form>', own_client.get(path).text, re.S)
+    assert form is not None
+    assert re.findall(r'name="action" value="(\w+)"', form[0]) == ["edit", "accept", "reject"]
+    changed = own_client.post(
+        f"{path}/review", data={"action": "accept", "text": "other", "by": "ann"}, headers=SAME_SITE
+    )
+    assert changed.status_code == 400
+    assert "the text was changed" in changed.text
+    own_client.post(f"{path}/review", data={"action": "reject", "by": "ann"}, headers=SAME_SITE)
+    assert "Take the label back" in own_client.get(path).text
+    own_client.post(f"{path}/review", data={"action": "accept", "by": "ann"}, headers=SAME_SITE)
+    assert get(own_client, f"/api{path}")["label"] == "the word number 47, also after a colon"
+
+
+@pytest.mark.parametrize(
+    ("value", "name", "text"),
+    [
+        (0.0039, "ablation_kl_typical", "0.0039"), (3e-10, "causal_q", "3e-10"), (0.713, "precision", ".71"), (0.0, "f1", ".00"),
+        (12345.6, "attribution_kl_total", "12,346"), (1.0, "fire_rate", "100%"), (0.997, "fire_rate", "100%"), (0.0031, "fire_rate", "0.31%"),
+        (-1.23, "causal_effect", "-1.23"), (0.4, "causal_effect_low", "+.40"), (None, "f1", "–"),
+    ],
+)  # fmt: skip
+def test_figures_are_written_so_that_they_can_be_told_apart(value: float | None, name: str, text: str) -> None:
+    from autointerp.server.pages import figure_text
+
+    assert figure_text(value, name) == text
+
+
+def test_a_bound_is_the_same_when_it_is_read_again() -> None:
+    from autointerp.export.filters import Bound
+
+    for text in ("fire_count>=1234567", "attribution_kl_total<1234.5678", "causal_q<=1e-10", "f1>=0.1"):
+        bound = Bound.parse(text)
+        assert Bound.parse(str(bound)) == bound

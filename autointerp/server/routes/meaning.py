@@ -61,7 +61,8 @@ def search_meaning(
 def meaning_page(
     request: Request, run: TheRun, meanings: TheMeanings, asked: Asked, words: Words = "", limit: Limit = MOST_FOUND
 ) -> HTMLResponse:
-    return page(request, "meaning.html", meaning_search_view(run, meanings, words, asked, limit))
+    view = meaning_search_view(run, meanings, words, asked, limit)
+    return page(request, "meaning.html", view, asked=asked, limit=limit)
 
 
 @router.post("/api/runs/{run_id}/search/meaning", dependencies=[Depends(require(Scope.EXPORT))])

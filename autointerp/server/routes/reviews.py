@@ -13,6 +13,7 @@ from autointerp.server.access import Principal, Scope, require
 from autointerp.server.dependencies import LatentNumber, SourceName, TheRun
 from autointerp.server.errors import shown_error
 from autointerp.server.latent_pages import Given, shown_latent, signature
+from autointerp.server.shelf import ServedRun
 from autointerp.server.views.base import View
 from autointerp.server.views.latent import latent_view
 from autointerp.server.views.reviews import ReviewedView, reviewed
@@ -44,6 +45,13 @@ def review(
     return reviewed(run, source, latent, said.action, said.text, by, said.note)
 
 
+def _check_unchanged(run: ServedRun, source: str, latent: int, text: str) -> None:
+    """Raise InputError where somebody typed a text and then accepts the one that stands."""
+    label = latent_view(run, source, latent).label
+    if label is not None and " ".join(text.split()) != " ".join(label.split()):
+        raise InputError("the text was changed: save it, or write the label as it was to accept that.")
+
+
 @router.post("/runs/{run_id}/latents/{source}/{latent}/review", include_in_schema=False)
 def review_form(
     request: Request,
@@ -58,6 +66,8 @@ def review_form(
 ) -> Response:
     signed = signature(principal) or by
     try:
+        if action == "accept" and text.strip():
+            _check_unchanged(run, source, latent, text)
         reviewed(run, source, latent, action, text if action == "edit" else None, signed, note or None)
     except AutointerpError as error:
         status, problem = shown_error(error)

@@ -121,6 +121,8 @@ class LatentView(View):
     """Explainers that can be asked for another label; empty where the run has none."""
     history: tuple[HistoryView, ...]
     nights: tuple[NightView, ...]
+    judges: tuple[str, ...]
+    """Scorers that judge a person's text."""
     row: dict[str, Any]
     """Its row of the dictionary, and values of scores that are no columns."""
 
@@ -172,6 +174,9 @@ def latent_view(run: ServedRun, source: str, latent: int) -> LatentView:
             HistoryView(at=one.created_at, by=one.by, action=one.action, text=one.text, note=one.note) for one in said
         ),
         nights=_nights(run, source, latent),
+        judges=tuple(
+            scorer.kind for scorer in run.context.scorers if scorer.judges_explanation and scorer.sample is None
+        ),
         row=row,
     )
 
