@@ -99,7 +99,7 @@ def query_rows(columns: DictionaryColumns, query: RowQuery) -> RowPage:
         raise InputError(f"{query.limit} rows a page were asked for: ask for 1 to {MOST_ROWS}.")
     if query.is_words_alone and query.count_to is not None:
         return _by_words(columns, query, query.count_to)
-    found = _fitting(columns, query)
+    found = fitting_rows(columns, query)
     if query.sort == BY_LATENT:
         rows = found[::-1] if query.descending else found
         start = 0
@@ -132,7 +132,7 @@ def _by_words(columns: DictionaryColumns, query: RowQuery, count_to: int) -> Row
     return RowPage(page, len(counted), Cursor(0.0, int(page[-1])) if len(rows) > len(page) else None)
 
 
-def _fitting(columns: DictionaryColumns, query: RowQuery) -> NDArray[np.int64]:
+def fitting_rows(columns: DictionaryColumns, query: RowQuery) -> NDArray[np.int64]:
     """Numbers of all rows that fit, ascending."""
     if query.source is None:
         first, end = 0, columns.num_rows

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import threading
+from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
 from queue import SimpleQueue
@@ -14,6 +16,8 @@ from numpy.typing import NDArray
 _WORD = re.compile(r"\w+", re.UNICODE)
 _MOST_WORDS = 16
 """Words of a question that are looked up; labels are short."""
+_KEPT = 4
+"""Answers that are kept: whoever pages through one asks it again, and one may be a million rows."""
 _CONNECTIONS = 4
 """Questions at a time; others wait."""
 
@@ -25,6 +29,8 @@ class WordIndex:
         """Errors: sqlite3.Error."""
         # opened at once: the file may be replaced by that of another dictionary, and this one goes on with its own
         self._free: SimpleQueue[sqlite3.Connection] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._found: OrderedDict[tuple[tuple[str, ...], int, int | None], NDArray[np.int64]] = OrderedDict()
         for _ in range(_CONNECTIONS):
             uri = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
             connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
@@ -52,6 +58,11 @@ class WordIndex:
         words = _WORD.findall(question)[:_MOST_WORDS]
         if not words:
             return np.empty(0, np.int64)
+        asked = (tuple(words), after, limit)
+        with self._lock:
+            if asked in self._found:
+                self._found.move_to_end(asked)
+                return self._found[asked]
         # quoted, so that nothing of it is an operator of the index
         match = " ".join(f'"{word}"' for word in words) + "*"
         # one text instead of a row each, which Python would make one by one
@@ -62,8 +73,11 @@ class WordIndex:
             (found,) = connection.execute(query, (match, after + 1, -1 if limit is None else limit)).fetchone()
         finally:
             self._free.put(connection)
-        if not found:
-            return np.empty(0, np.int64)
-        rows = np.fromstring(found, dtype=np.int64, sep=",") - 1
+        rows = np.fromstring(found, dtype=np.int64, sep=",") - 1 if found else np.empty(0, np.int64)
         rows.sort()
+        rows.flags.writeable = False
+        with self._lock:
+            self._found[asked] = rows
+            while len(self._found) > _KEPT:
+                self._found.popitem(last=False)
         return rows

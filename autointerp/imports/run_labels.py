@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,8 +81,10 @@ def run_lines(folder: Path, request: LabelRequest) -> Iterator[LabelLine]:
             f"label_column is {request.label_column!r} and latent_column {request.latent_column!r}, and the labels of a run are "
             f"{' or '.join(_TEXTS)} by latent: leave the two out, or give a parquet file that has such columns."
         )
+    from autointerp.pipeline.starting import open_run
     from autointerp.review.effective import effective_labels
     from autointerp.review.seen import seen_by_editors
+    from autointerp.review.shown_steering import windows_shown
 
     with _opened(folder) as run:
         corpus = (run.store.artefact(run.run_id, "corpus") or {}).get("fingerprint") or ""
@@ -90,7 +93,10 @@ def run_lines(folder: Path, request: LabelRequest) -> Iterator[LabelLine]:
                 continue
             models, sides = _written(run, source.name)
             labels = effective_labels(run.store, run.run_id, source.name)
-            seen = seen_by_editors(run.store, run.run_id, source.name, run_windows(folder, source.name), labels)
+            steered = partial(windows_shown, open_run(run.store, run.run_id, folder), source.name)
+            seen = seen_by_editors(
+                run.store, run.run_id, source.name, run_windows(folder, source.name), labels, steered
+            )
             for label in labels:
                 text = label.text if request.label_column == "label" else label.text_output
                 yield LabelLine(

@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +21,7 @@ from autointerp.pipeline.dictionary_rows import judge_kinds
 from autointerp.review.effective import effective_labels
 from autointerp.review.recording import reviews
 from autointerp.review.seen import seen_by_editors
+from autointerp.review.shown_steering import windows_shown
 from autointerp.store.models import LabelRow, VerdictRow
 from autointerp.store.snapshot import snapshot, state_of
 
@@ -189,7 +191,8 @@ class _Reading:
             edited = sorted({review.latent for review in reviews(store, run_id, source) if review.action == "edit"})
             labels = [label for latent in edited for label in effective_labels(store, run_id, source, [latent])]
             windows = self.context.folder.exemplars(source)
-            seen = seen_by_editors(store, run_id, source, windows, labels)
+            steered = partial(windows_shown, self.context, source)
+            seen = seen_by_editors(store, run_id, source, windows, labels, steered)
             if seen:
                 found[source] = {str(latent): list(places) for latent, places in seen.items()}
         return found

@@ -23,6 +23,7 @@ from autointerp.report.figures import share_text
 from autointerp.review.effective import EffectiveLabel, effective
 from autointerp.review.recording import Action, Review, human_explainer, record_review, reviews
 from autointerp.review.seen import SeenWindows, seen_before
+from autointerp.review.shown_steering import windows_shown
 from autointerp.score import Score
 from autointerp.scorers.base import Scorer
 from autointerp.store.rows import score_row, verdict_rows
@@ -122,6 +123,7 @@ def score_edit(context: RunContext, source: str, latent: int, explainer: str) ->
     missing = [scorer for scorer in judges if scorer.kind not in {score.scorer for score in stored}]
     evidence = evidence_of(context, source, latent)
     seen = seen_before(context.store, context.run_id, source, latent, explainer, evidence.store)
+    seen = replace(seen, displayed=seen.displayed | windows_shown(context, source, latent))
     if missing:
         excluded = evidence.excluded | seen.places
         made = _score(context, source, missing, explanation, replace(evidence, excluded=excluded), seen)

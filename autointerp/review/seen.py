@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,17 @@ class SeenWindows:
 
 
 def seen_by_editors(
-    store: LabelStore, run_id: str, source: str, windows: Path | None, labels: Sequence[EffectiveLabel]
+    store: LabelStore,
+    run_id: str,
+    source: str,
+    windows: Path | None,
+    labels: Sequence[EffectiveLabel],
+    steered: Callable[[int], frozenset[tuple[int, int]]] = lambda latent: frozenset(),
 ) -> dict[int, tuple[str, ...]]:
     """Of those of a source's labels that a person wrote, by latent: the windows (``context:position``) that the person may
     have seen before, also where the run took the label from elsewhere. Without the source's exemplar store (``windows``)
-    nothing is known of labels that were edited in this run.
+    nothing is known of labels that were edited in this run. ``steered``: the windows that a latent's page shows as prompts of
+    texts written under steering.
     """
     found = _seen_elsewhere(store, run_id, source)
     edited = [label for label in labels if label.explainer is not None and is_human(label.explainer)]
@@ -49,7 +55,7 @@ def seen_by_editors(
     exemplars = ExemplarStore.open(windows)
     for label in edited:
         seen = seen_before(store, run_id, source, label.latent, label.explainer or "", exemplars)
-        names = [f"{context}:{position}" for context, position in sorted(seen.places)]
+        names = [f"{context}:{position}" for context, position in sorted(seen.places | steered(label.latent))]
         found[label.latent] = tuple(dict.fromkeys([*names, *found.get(label.latent, ())]))
     return found
 

@@ -24,7 +24,7 @@ class Scope(StrEnum):
     CANCEL = "cancel"
     """Pause, go on with, cancel and retry runs."""
     EXPORT = "export"
-    """Have dictionaries made."""
+    """Have dictionaries, and indices of meanings, made."""
     ADMIN = "admin"
     """All of it, and other people's runs."""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sqlalchemy import select
@@ -48,6 +49,7 @@ class ServedRun:
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     _columns: DictionaryColumns | None = field(default=None, repr=False)
     _of: tuple[Path, int] | None = field(default=None, repr=False)
+    _remembered: dict[str, tuple[float, Any]] = field(default_factory=dict, repr=False)
     _readings: dict[str, tuple[str, SourceReading]] = field(default_factory=dict, repr=False)
 
     @property
@@ -127,6 +129,16 @@ class ServedRun:
                 self._readings[source] = known
             kept = known[1]
         return replace(kept, reviewed={latent: said} if said else {})
+
+    def remembered(self, name: str, for_s: float, find: Callable[[], Any]) -> Any:
+        """What ``find`` gave within the last ``for_s`` seconds; for what is asked every second and takes a look at every row."""
+        with self._lock:
+            known = self._remembered.get(name)
+        if known is None or time.monotonic() - known[0] > for_s:
+            known = time.monotonic(), find()
+            with self._lock:
+                self._remembered[name] = known
+        return known[1]
 
     def exemplar_folder(self, source: str) -> Path | None:
         """Where a source's exemplars lie, None where there are none yet."""

@@ -139,7 +139,7 @@ def indexes(
     return data, rows, places, np.array(vector, np.float32), draw(st.integers(1, 30)), among
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(case=indexes())
 def test_blocks_have_no_seams(case: tuple, tmp_path_factory: pytest.TempPathFactory) -> None:  # type: ignore[type-arg]
     """Any number of vectors against blocks of four: the same rows as one by one."""

@@ -291,6 +291,7 @@ def test_runs_wait_for_each_other(home: Path) -> None:
             meanings.make(run)
 
 
+@pytest.mark.long
 def test_a_reader_has_labels_read_and_finds_them_in_the_browser(home: Path) -> None:
     """The button, the progress that turns into the form without a reload by hand, the table; at both widths, light and dark."""
     app = create_app(ServerSettings(home=home))

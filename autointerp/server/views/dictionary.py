@@ -80,14 +80,14 @@ def dictionary_view(run: ServedRun, query: RowQuery) -> DictionaryView:
     page = query_rows(columns, query)
     shown = _shown(columns, query)
     rows = columns.rows(page.rows)
-    said = _said(run, rows, manifest.created_at)
+    said = said_since(run, rows, manifest.created_at)
     return DictionaryView(
         run_id=run.run_id,
         sources=tuple(rows.name for rows in columns.outline.sources),
         statuses=tuple(columns.outline.categories.get("status", ())),
         figures=tuple(FigureName(name=name, meaning=_MEANINGS.get(name, "")) for name in columns.outline.numbers),
         shown=shown,
-        rows=tuple(_line(row, shown, said.get((row["source"], row["latent"]), ())) for row in rows),
+        rows=tuple(latent_line(row, shown, said.get((row["source"], row["latent"]), ())) for row in rows),
         num_found=min(page.num_found, CAP + 1),
         num_rows=columns.num_rows,
         next=str(page.next) if page.next is not None else None,
@@ -145,7 +145,7 @@ def _shown(columns: DictionaryColumns, query: RowQuery) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _said(run: ServedRun, rows: Sequence[Mapping[str, Any]], since: str) -> dict[tuple[str, int], list[Review]]:
+def said_since(run: ServedRun, rows: Sequence[Mapping[str, Any]], since: str) -> dict[tuple[str, int], list[Review]]:
     """The words of people on these latents, where one came after the export; by source and latent."""
     found: dict[tuple[str, int], list[Review]] = {}
     for source in {row["source"] for row in rows}:
@@ -155,7 +155,7 @@ def _said(run: ServedRun, rows: Sequence[Mapping[str, Any]], since: str) -> dict
     return {key: said for key, said in found.items() if said[-1].created_at.isoformat() > since}
 
 
-def _line(row: Mapping[str, Any], shown: Sequence[str], said: Sequence[Review]) -> LatentLine:
+def latent_line(row: Mapping[str, Any], shown: Sequence[str], said: Sequence[Review]) -> LatentLine:
     status, label, why = row["status"], row.get("label"), row.get("failure_message")
     if said:
         status, label, why = _after(row, said)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autointerp.browsing import RowQuery
-from autointerp.browsing.querying import _fitting
+from autointerp.browsing.querying import fitting_rows
 from autointerp.server.meanings import Meanings, MeaningState
 from autointerp.server.shelf import ServedRun
 from autointerp.server.views.base import View
-from autointerp.server.views.dictionary import LatentLine, _line, _said, row_query
+from autointerp.server.views.dictionary import LatentLine, latent_line, row_query, said_since
 from sae_core.errors import StoreError
 
 MOST_FOUND = 50
@@ -57,13 +57,13 @@ def meaning_search_view(
         columns, manifest = run.columns(), run.manifest()
         if columns is None or manifest is None:
             raise StoreError(str(state.why))
-        among = _fitting(columns, query)
+        among = fitting_rows(columns, query)
         all_fit = len(among) == columns.num_rows
         nearest = meanings.nearest(run, columns.outline.made_of, words, limit, None if all_fit else among)
         shown = tuple(name for name in SHOWN if name in columns.outline.numbers)
         rows = columns.rows(nearest.rows)
-        said = _said(run, rows, manifest.created_at)
-        lines = [_line(row, shown, said.get((row["source"], row["latent"]), ())) for row in rows]
+        said = said_since(run, rows, manifest.created_at)
+        lines = [latent_line(row, shown, said.get((row["source"], row["latent"]), ())) for row in rows]
         found = tuple(
             FoundByMeaning(**dict(line), cosine=cosine)
             for line, cosine in zip(lines, nearest.cosines.tolist(), strict=True)

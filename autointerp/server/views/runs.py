@@ -176,7 +176,7 @@ def progress_view(run: ServedRun, pace: Pace) -> ProgressView:
         stages=tuple(_stage(stage, rates.get(stage.name)) for stage in status.stages),
         spend=_spend(status, asks=bool(run.context.config.endpoints)),
         workers=len(status.workers),
-        failures=_failures(run),
+        failures=_failures(run, status.state),
         events=status.events,
         errors=tuple(without_password(error) for error in status.errors),
         latest=_latest(run),
@@ -231,7 +231,15 @@ def _spend(status: RunStatus, *, asks: bool) -> SpendView:
     )
 
 
-def _failures(run: ServedRun) -> dict[str, int]:
+def _failures(run: ServedRun, state: str) -> dict[str, int]:
+    """Counted anew every ten seconds while the run goes on: of a million labels that takes a fifth of a second."""
+    found: dict[str, int] = run.remembered(
+        f"failures {state}", 3600.0 if state in ENDED else 10.0, lambda: _count_failures(run)
+    )
+    return found
+
+
+def _count_failures(run: ServedRun) -> dict[str, int]:
     from sqlalchemy import func
 
     query = (
