@@ -66,10 +66,11 @@ class Watched:
         if not url.startswith((self.base, "data:", "blob:")):
             self.wrong.append(f"request: {url}")
 
-    def go(self, path: str) -> Page:
-        """Open a page and wait until it is quiet."""
+    def go(self, path: str, *, until_quiet: bool = True) -> Page:
+        """Open a page and wait until half a second has gone without a request, or only until it is loaded."""
         self.page.goto(self.base + path)
-        self.page.wait_for_load_state("networkidle")
+        if until_quiet:
+            self.page.wait_for_load_state("networkidle")
         return self.page
 
     def sideways(self) -> int:

@@ -178,7 +178,7 @@ def test_hostile_text_is_shown_as_it_is(browser: Browser, served_run: Path, tmp_
         watched = Watched(browser, address)
         for latent, text in enumerate(HOSTILE, start=100):
             assert table.label[latent] == text  # exports carry it whole
-            page = watched.go(f"{RUN}/latents/{SOURCE}/{latent}")
+            page = watched.go(f"{RUN}/latents/{SOURCE}/{latent}", until_quiet=False)
             shown = page.locator("h1").inner_text()
             for hidden in "\u202e\u202c\u200b\u2066\u2069\ufeff\u2028\u2029":
                 assert hidden not in page.content()
@@ -189,7 +189,7 @@ def test_hostile_text_is_shown_as_it_is(browser: Browser, served_run: Path, tmp_
             page.get_by_label("Your name").fill(text[:60])
             page.get_by_label("Why").fill(text)
             page.get_by_role("button", name="Save this text").click()
-            page.wait_for_load_state("networkidle")
+            page.wait_for_load_state("load")
         watched.go(f"{RUN}/latents?limit=200&where=fire_rate%3E%3D0")
         watched.go(RUN)
         page.wait_for_timeout(500)
@@ -198,7 +198,7 @@ def test_hostile_text_is_shown_as_it_is(browser: Browser, served_run: Path, tmp_
 
         for text in HOSTILE:
             for param in ("words", "sort", "where", "source", "status", "after"):
-                watched.go(f"{RUN}/latents?{param}={quote(text)}")
-            watched.go(f"/runs/{quote(text[:20], safe='')}")
-            watched.go(f"{RUN}/latents/{quote(text, safe='')}/1")
+                watched.go(f"{RUN}/latents?{param}={quote(text)}", until_quiet=False)
+            watched.go(f"/runs/{quote(text[:20], safe='')}", until_quiet=False)
+            watched.go(f"{RUN}/latents/{quote(text, safe='')}/1", until_quiet=False)
         watched.close()

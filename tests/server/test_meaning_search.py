@@ -209,7 +209,7 @@ def test_a_new_dictionary_has_its_labels_read_anew(home: Path) -> None:
 def test_how_far_it_is_is_said_and_a_server_that_ends_loses_nothing(home: Path) -> None:
     with serving(home, (*COMMAND, "slow")) as client:
         client.post(f"{API}/meaning", headers=SAME_SITE)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not (found := state(client))["done"]:
             assert found["state"] == "making"
             assert time.monotonic() < deadline
