@@ -108,13 +108,20 @@ def add_error_pages(app: FastAPI) -> None:
     def of_validation(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:])[:100] or "the request"
-        return answer(request, 422, f"{where}: {str(first['msg'])[:300].lower()}.")
+        return answer(request, 422, f"{where}: {said_of(first)}.")
 
     @app.exception_handler(Exception)
     def of_anything(request: Request, error: Exception) -> Response:
         # the server goes on; what it was is for its log alone
         _LOG.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return answer(request, 500, "The server could not answer this; its log says why.")
+
+
+def said_of(problem: Mapping[str, Any]) -> str:
+    """What is wrong with a field, without a regular expression that nobody can read."""
+    if problem["type"] == "string_pattern_mismatch":
+        return "it has a sign that it may not have; letters, digits and . _ - are taken, without spaces"
+    return str(problem["msg"])[:300].lower()
 
 
 _DETAILS = {

@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from autointerp.server.access import Principal, Scope, require
 from autointerp.server.dependencies import TheRun
-from autointerp.server.errors import shown_error
+from autointerp.server.errors import said_of, shown_error
 from autointerp.server.jobs.dependency import TheJobs, jobs_of
 from autointerp.server.jobs.request import KEY_PATTERN, RunRequest
 from autointerp.server.jobs.service import Jobs
@@ -136,7 +136,7 @@ def new_run(request: Request, jobs: TheJobs, principal: Submitter, form: Annotat
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = str(first["loc"][0]).replace("_", " ") if first["loc"] else "the form"
-        said = InputError(f"{where}: {str(first['msg']).lower()}.")
+        said = InputError(f"{where}: {said_of(first)}.")
         return _form(request, jobs, form, shown_error(said)[1])
     try:
         if form.action == "plan":
