@@ -42,8 +42,9 @@ def test_from_an_empty_start_to_a_corrected_dictionary(tmp_path: Path) -> None:
         page.get_by_role("button", name="Find latents").click()
         page.wait_for_url("**/text", timeout=180_000)
         assert page.locator("mark").count() > 0
-        page.locator(".found a").first.click()
 
+        page = watched.go(f"{run}/latents")
+        page.locator("tbody a").first.click()
         page.get_by_text("Review this label").click()
         page.get_by_label("Label").fill("a better label")
         page.get_by_label("Your name").fill("ann")
