@@ -25,14 +25,18 @@ _RULE = "token_rule_"
 def latent_row(context: RunContext, source: str, latent: int) -> dict[str, Any]:
     """One latent's row with all that is stored of it: values that are no columns of the dictionary, and why judges have none.
 
-    Errors: StoreError where it has no label yet, UnknownNameError.
+    Errors: NotLabelledError, UnknownNameError, StoreError.
     """
     record = context.source(source)
     return row_read(SourceReading.of(context, record, context.store.run(context.run_id).code_version), latent)
 
 
+class NotLabelledError(StoreError):
+    """The run has no row for a latent: it labels others, or has not come to it yet."""
+
+
 def row_read(reading: SourceReading, latent: int) -> dict[str, Any]:
-    """The same of what ``reading`` knows. Errors: StoreError where the latent has no label yet."""
+    """The same of what ``reading`` knows. Errors: NotLabelledError."""
     import pyarrow as pa
 
     from autointerp.export import dictionary_schema
@@ -41,7 +45,7 @@ def row_read(reading: SourceReading, latent: int) -> dict[str, Any]:
     context, record = reading.context, reading.source
     page = page_of(reading, latent)
     if page is None:
-        raise StoreError(
+        raise NotLabelledError(
             f"latent {latent} of {record.name!r} has no label in the run {context.run_id}: the source has "
             f"{record.num_latents} latents, the run labels those of latents = {context.config.latents!r}, and its state is "
             f"{context.store.run(context.run_id).state!r}."

@@ -346,3 +346,21 @@ def test_a_bound_is_the_same_when_it_is_read_again() -> None:
     for text in ("fire_count>=1234567", "attribution_kl_total<1234.5678", "causal_q<=1e-10", "f1>=0.1"):
         bound = Bound.parse(text)
         assert Bound.parse(str(bound)) == bound
+
+
+def test_a_latent_that_the_run_did_not_label_has_its_exemplars(own_client: TestClient, tmp_path: Path) -> None:
+    """Searches and neighbours lead to it."""
+    from sqlalchemy import delete
+
+    from autointerp.store.models import LabelRow
+
+    context = open_world(tmp_path / "runs" / "own")
+    with context.store.writing() as connection:
+        connection.execute(delete(LabelRow).where(LabelRow.latent == 9))
+    context.store.close()
+    view = get(own_client, f"{LATENTS}/{SOURCE}/9")
+    assert (view["status"], view["label"], view["figures"], view["row"]) == ("not labelled", None, [], {})
+    assert view["exemplars"][0]["windows"]
+    page = own_client.get(f"/runs/{RUN_ID}/latents/{SOURCE}/9")
+    assert page.status_code == 200
+    assert '<form class="review"' not in page.text

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from autointerp.export.schema import COLUMNS
 from autointerp.pipeline.causal_columns import CAUSAL_COLUMNS
-from autointerp.pipeline.dictionary_rows import row_read
+from autointerp.pipeline.dictionary_rows import NotLabelledError, row_read
 from autointerp.report.highlight import plain_line
 from autointerp.report.show import figure_lines, quotable_sentence
 from autointerp.review.proposing import proposers
@@ -23,6 +25,8 @@ from autointerp.server.views.tokens import ExemplarGroup, HistogramView, exempla
 from sae_core.errors import ConfigError, InputError, UnknownNameError
 
 _MEANINGS = {column.name: column.description for column in COLUMNS}
+NOT_LABELLED = "not labelled"
+"""Status of a latent that has no row in the run."""
 _SUBSTITUTION = "substitution"
 _COLUMN_OF = {
     "ablation kl": "ablation_kl_typical",
@@ -100,6 +104,7 @@ class LatentView(View):
     next: int | None
     """Latents beside it in the dictionary."""
     status: str
+    """As in the dictionary, or :data:`NOT_LABELLED`."""
     label: str | None
     label_output: str | None
     explainer: str | None
@@ -128,7 +133,10 @@ class LatentView(View):
 
 
 def latent_view(run: ServedRun, source: str, latent: int) -> LatentView:
-    """Errors: UnknownNameError for a source or a latent that is not there, StoreError where the run has not come to it yet."""
+    """A latent that the run has no label for, since it labels others or has not come to it yet, is shown with its exemplars alone.
+
+    Errors: UnknownNameError for a source or a latent that is not there, StoreError before its source has been extracted.
+    """
     record = run.context.source(source)
     if record.control:
         raise InputError(f"{source!r} is a control of random directions: look at the coder beside it.")
@@ -137,9 +145,12 @@ def latent_view(run: ServedRun, source: str, latent: int) -> LatentView:
             f"{source!r} has {record.num_latents} latents, 0 to {record.num_latents - 1}: there is no latent {latent}."
         )
     said = reviews(run.store, run.run_id, source, [latent])
-    row = latent_row_of(run, source, latent, said)
+    try:
+        row = latent_row_of(run, source, latent, said)
+    except NotLabelledError:
+        row = {}
     series = pd.Series(row, dtype=object)
-    status, label = str(row["status"]), row.get("label")
+    status, label = str(row.get("status", NOT_LABELLED)), row.get("label")
     folder = run.exemplar_folder(source)
     store = run.context.exemplars(source) if folder is not None else None
     before, behind = _beside(run, source, latent)
@@ -155,11 +166,11 @@ def latent_view(run: ServedRun, source: str, latent: int) -> LatentView:
         label_output=plain_line(row["label_output"]) if row.get("label_output") else None,
         explainer=row.get("explainer"),
         why_none=plain_line(row["failure_message"]) if row.get("failure_message") else None,
-        sentence=quotable_sentence(series),
+        sentence=quotable_sentence(series) if row else f"This run has not labelled latent {latent} of {source}.",
         figures=tuple(
             FigureView(**line._asdict(), meaning=_meaning(line.name))
             for line in figure_lines(series)
-            if status != "dead"
+            if row and status != "dead"
         ),
         promoted=tuple(plain_line(repr(str(token))) for token in row.get("top_promoted_tokens") or ()),
         suppressed=tuple(plain_line(repr(str(token))) for token in row.get("top_suppressed_tokens") or ()),
@@ -201,19 +212,11 @@ def _exported(run: ServedRun, source: str, latent: int) -> Mapping[str, Any]:
     if columns is None or source not in [rows.name for rows in columns.outline.sources]:
         return {}
     place = columns.row_of(source, latent)
-    return {} if place is None else columns.rows(_one(place))[0]
-
-
-def _one(row: int) -> Any:
-    import numpy as np
-
-    return np.array([row], np.int64)
+    return {} if place is None else columns.rows(np.array([place], np.int64))[0]
 
 
 def _beside(run: ServedRun, source: str, latent: int) -> tuple[int | None, int | None]:
     latents = run.context.latents(source)
-    import bisect
-
     place = bisect.bisect_left(latents, latent)
     behind = place + 1 if place < len(latents) and latents[place] == latent else place
     return (
@@ -239,8 +242,6 @@ def _neighbours(run: ServedRun, source: str, latent: int) -> tuple[NeighbourView
     columns = run.columns()
     labels: dict[int, str | None] = {}
     if columns is not None and source in [rows.name for rows in columns.outline.sources]:
-        import numpy as np
-
         places = {near: columns.row_of(source, near) for near, _ in found}
         there = [near for near, place in places.items() if place is not None]
         rows = columns.rows(np.array([places[near] for near in there], np.int64))
